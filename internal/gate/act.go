@@ -1,0 +1,257 @@
+package gate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/record"
+)
+
+// Decided is the body of an action.decided record.
+type Decided struct {
+	Action   action.Action   `json:"action"`
+	Decision action.Decision `json:"decision"`
+	Stage    action.Stage    `json:"stage"`
+	Tier     string          `json:"tier"`
+	Labels   []string        `json:"labels,omitempty"`   // on the task when it was decided
+	Approval string          `json:"approval,omitempty"` // the hold that was approved
+}
+
+// Outcome is the body of an action.outcome record.
+type Outcome struct {
+	Action  string         `json:"action"`
+	Seq     int64          `json:"decided"` // position of the decision
+	Outcome action.Outcome `json:"outcome"`
+}
+
+// outcomeLimit bounds how long the outcome record may take once the task's own
+// context is gone: the effect has happened and its outcome must be written.
+const outcomeLimit = 10 * time.Second
+
+// Act is the one door; see the package comment for the order. It blocks while a
+// person must decide, and returns after the outcome is recorded.
+func (g *Gate) Act(ctx context.Context, a action.Action, blobs []record.Blob, d Dispatch) Result {
+	r := g.find(a)
+	if r == nil {
+		return denyAll(a, action.Denied(action.LayerAuthority, "unknown_task",
+			"no running task with this name belongs to this agent", "open a task and run the agent under it"))
+	}
+	a.ID = g.ids()
+
+	// The context ends with the caller or with the task, whichever is first.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.ctx, cancel)()
+
+	dec, facts := r.decide(g.now(), a, false)
+	var hold Hold
+	if dec.Verdict == action.Hold {
+		dec, hold = g.ask(ctx, r, a, dec)
+		if hold != nil {
+			// The world may have changed while people thought.
+			dec, facts = r.decide(g.now(), a, true)
+		}
+	}
+	if dec.Verdict != action.Allow {
+		return g.refuse(ctx, r, a, blobs, dec, facts)
+	}
+
+	body := Decided{Action: a, Decision: dec, Stage: r.Stage, Tier: r.Tier, Labels: facts.Labels}
+	draft := record.Draft{Type: "action.decided", Task: r.Task, Agent: r.Agent, Actor: "agent:" + r.Agent, Body: body, Blobs: blobs}
+	if hold != nil {
+		body.Approval = hold.ID()
+		draft.Body = body
+		draft.Change = hold.Use
+	}
+	// Record before release: a crash after this line leaves a decision without
+	// an effect, which is reported. The other order could leave an effect that
+	// nothing could report.
+	e, err := r.Log.Append(ctx, draft)
+	if err != nil {
+		r.release(a)
+		return Result{Action: a, Seq: -1, Decision: action.Denied(action.LayerLedger, "not_recorded",
+			"the decision could not be recorded: "+public(err), "restore the ledger; nothing passes until it can write")}
+	}
+	a.Evidence = append(a.Evidence, e.Evidence...)
+	res := Result{Action: a, Decision: dec, Seq: e.Seq}
+
+	if why := r.enter(); why != nil {
+		res.Decision = *why
+		res.Decision.Layer = action.LayerDispatch
+		res.Outcome = &action.Outcome{State: action.Failed, Detail: "not dispatched: " + why.Reason}
+		g.outcome(r, res)
+		return res
+	}
+	start := g.now()
+	out := dispatch(ctx, d, newPermit(a, a.Digest))
+	r.leave()
+	out.Took = g.now().Sub(start)
+	res.Outcome = &out
+	g.outcome(r, res)
+	return res
+}
+
+// dispatch turns a panic of one surface into an unknown outcome of one action.
+func dispatch(ctx context.Context, d Dispatch, p Permit) (out action.Outcome) {
+	defer func() {
+		if v := recover(); v != nil {
+			out = action.Outcome{State: action.Unknown, Detail: fmt.Sprintf("sallyport: internal error: %v", v)}
+		}
+	}()
+	if err := ctx.Err(); err != nil {
+		return action.Outcome{State: action.Failed, Detail: "not dispatched: the task or the caller ended"}
+	}
+	return d(ctx, p)
+}
+
+// decide asks form, authority and policy. approved turns the hold that policy
+// asks for into an allow, and nothing else. An allow is counted at once, so that
+// two attempts cannot both be the last that a budget lets through.
+func (r *running) decide(now time.Time, a action.Action, approved bool) (action.Decision, Facts) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f := Facts{Action: a, Stage: r.Stage, Tier: r.Tier, Params: r.Params, Labels: slices.Clone(r.labels), Counts: r.counts}
+	if d := wellFormed(a); d != nil {
+		return *d, f
+	}
+	if r.ended != nil {
+		return *r.ended, f
+	}
+	if !now.Before(r.Deadline) {
+		return action.Denied(action.LayerAuthority, "task_time_spent", "the task's time is spent", "close the task and open a new one"), f
+	}
+	if r.passed >= r.MaxActions {
+		return action.Denied(action.LayerAuthority, "budget_spent",
+			fmt.Sprintf("the task's budget of %d actions is spent", r.MaxActions), "close the task and open a new one"), f
+	}
+	err := r.Certified()
+	f.Certified = err == nil
+	if err != nil && r.Stage == action.Production {
+		return action.Denied(action.LayerAuthority, "no_certification", err.Error(), "re-certify the agent: sallyport certify "+r.Agent), f
+	}
+	d := r.Policy.Decide(f)
+	f.Counts = nil // shared with the task; not for use outside the lock
+	if d.Verdict == action.Hold && approved {
+		d.Verdict = action.Allow
+	}
+	switch d.Verdict {
+	case action.Allow:
+		r.passed++
+		r.counts[a.Operation]++
+		for _, l := range a.Labels {
+			if i, ok := slices.BinarySearch(r.labels, l); !ok {
+				r.labels = slices.Insert(r.labels, i, l)
+			}
+		}
+	case action.Hold:
+	default: // the zero value and anything unknown
+		d.Verdict = action.Deny
+	}
+	return d, f
+}
+
+// release gives back what decide reserved for an action that was not recorded.
+// Labels stay: they only ever narrow.
+func (r *running) release(a action.Action) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.passed--
+	r.counts[a.Operation]--
+}
+
+// wellFormed is layer form.
+func wellFormed(a action.Action) *action.Decision {
+	deny := func(code, reason string) *action.Decision {
+		d := action.Denied(action.LayerForm, code, reason, "send a request that the surface documents")
+		return &d
+	}
+	if strings.HasSuffix(a.Operation, ".malformed") {
+		why := a.Params["why"]
+		if why == "" {
+			why = "malformed"
+		}
+		return deny(why, "the request has no canonical form")
+	}
+	switch a.Surface {
+	case action.Computer, action.Egress, action.Inference, action.Control:
+	default:
+		return deny("unknown_surface", "the surface is not known")
+	}
+	if _, err := action.ParseEffect(string(a.Effect)); err != nil {
+		return deny("unknown_effect", err.Error())
+	}
+	if a.Operation == "" || a.Digest == "" {
+		return deny("incomplete_action", "an action needs an operation and the digest of what would be sent")
+	}
+	return nil
+}
+
+// ask opens a hold and waits. It returns a Hold only when people approved, and
+// otherwise the denial.
+func (g *Gate) ask(ctx context.Context, r *running, a action.Action, d action.Decision) (action.Decision, Hold) {
+	deny := func(code, reason, next string) action.Decision {
+		n := action.Denied(action.LayerHold, code, reason, next)
+		n.Policies, n.Approvers = d.Policies, d.Approvers
+		return n
+	}
+	h, err := r.Holds.Open(ctx, a, d)
+	if err != nil {
+		return deny("hold_not_recorded", "the question to the approvers could not be recorded: "+public(err), "restore the ledger"), nil
+	}
+	limit := r.HoldLimit
+	if left := r.Deadline.Sub(g.now()); left < limit {
+		limit = left
+	}
+	wctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if err := h.Wait(wctx); err != nil {
+		if why := r.why(); why != nil {
+			return *why, nil
+		}
+		return deny("not_approved", "held for "+d.Approvers+": "+public(err), "ask the approver, then try again"), nil
+	}
+	return d, h
+}
+
+func (r *running) why() *action.Decision {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ended
+}
+
+// refuse records a denial. A denial that cannot be recorded is still a denial.
+func (g *Gate) refuse(ctx context.Context, r *running, a action.Action, blobs []record.Blob, d action.Decision, f Facts) Result {
+	res := Result{Action: a, Decision: d, Seq: -1}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), outcomeLimit)
+	defer cancel()
+	e, err := r.Log.Append(ctx, record.Draft{Type: "action.decided", Task: r.Task, Agent: r.Agent, Actor: "agent:" + r.Agent, Blobs: blobs,
+		Body: Decided{Action: a, Decision: d, Stage: r.Stage, Tier: r.Tier, Labels: f.Labels}})
+	if err == nil {
+		res.Seq = e.Seq
+		res.Action.Evidence = append(res.Action.Evidence, e.Evidence...)
+	}
+	return res
+}
+
+// outcome records what became of a dispatch. If it cannot be recorded the
+// ledger is broken and denies everything that follows; the decision without an
+// outcome reads as unknown.
+func (g *Gate) outcome(r *running, res Result) {
+	ctx, cancel := context.WithTimeout(context.Background(), outcomeLimit)
+	defer cancel()
+	_, err := r.Log.Append(ctx, record.Draft{Type: "action.outcome", Task: r.Task, Agent: r.Agent, Actor: "sallyport",
+		Body: Outcome{Action: res.Action.ID, Seq: res.Seq, Outcome: *res.Outcome}})
+	if err != nil {
+		res.Outcome.Detail = strings.TrimPrefix(res.Outcome.Detail+"; the outcome could not be recorded", "; ")
+	}
+}
+
+// public is the part of an internal error that may be shown: its first line.
+func public(err error) string {
+	s, _, _ := strings.Cut(err.Error(), "\n")
+	return s
+}
