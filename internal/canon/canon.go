@@ -3,7 +3,12 @@
 // Canonical form is RFC 8785 (JSON Canonicalization Scheme). Reading refuses
 // what two readers could understand differently: duplicate names, invalid
 // UTF-8, trailing data, unknown members, depth over MaxDepth, input over the
-// caller's limit. Numbers in our own documents are integers within ±2^53.
+// caller's limit.
+//
+// Numbers: RFC 8785 gives every number the precision of an IEEE 754 double, so
+// an integer beyond ±2^53 would silently become another one. Marshal and
+// Unmarshal refuse it; carry such values as strings. A time.Duration is its
+// nanoseconds.
 package canon
 
 import (
@@ -12,9 +17,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	jsonv1 "github.com/go-json-experiment/json/v1"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 )
@@ -26,10 +33,21 @@ const MaxDepth = 64
 // the message, not cut it.
 var ErrTooLarge = errors.New("document is larger than allowed")
 
+// MaxInteger is the largest magnitude of an integer in our own documents:
+// every double up to it is exact (RFC 7493 section 2.2 has one less).
+const MaxInteger = 1 << 53
+
+// style: time.Duration is integer nanoseconds (the library has no default form
+// for it), and omitempty leaves out what encoding/json leaves out.
+var style = json.JoinOptions(jsonv1.FormatDurationAsNano(true), jsonv1.OmitEmptyWithLegacySemantics(true))
+
 // Marshal returns v as RFC 8785 canonical JSON.
 func Marshal(v any) ([]byte, error) {
-	b, err := json.Marshal(v, json.Deterministic(true))
+	b, err := json.Marshal(v, json.Deterministic(true), style)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkIntegers(b); err != nil {
 		return nil, err
 	}
 	val := jsontext.Value(b)
@@ -45,7 +63,10 @@ func Unmarshal(data []byte, limit int, v any) error {
 	if err := Check(data, limit); err != nil {
 		return err
 	}
-	return json.Unmarshal(data, v, json.RejectUnknownMembers(true))
+	if err := checkIntegers(data); err != nil {
+		return err
+	}
+	return json.Unmarshal(data, v, json.RejectUnknownMembers(true), style)
 }
 
 // UnmarshalOpen is Unmarshal for documents of other people's formats: members
@@ -54,7 +75,7 @@ func UnmarshalOpen(data []byte, limit int, v any) error {
 	if err := Check(data, limit); err != nil {
 		return err
 	}
-	return json.Unmarshal(data, v)
+	return json.Unmarshal(data, v, style)
 }
 
 // Check reports whether data is exactly one strict JSON document.
@@ -76,6 +97,37 @@ func Check(data []byte, limit int) error {
 	}
 	if rest := bytes.TrimLeft(data[d.InputOffset():], " \t\r\n"); len(rest) > 0 {
 		return errors.New("json: data after the document")
+	}
+	return nil
+}
+
+// checkIntegers refuses integers that a double cannot hold exactly. b is valid
+// JSON, so a number outside a string starts with a digit or a minus sign.
+func checkIntegers(b []byte) error {
+	for i := 0; i < len(b); {
+		switch c := b[i]; {
+		case c == '"':
+			for i++; b[i] != '"'; i++ {
+				if b[i] == '\\' {
+					i++
+				}
+			}
+			i++
+		case c == '-' || c >= '0' && c <= '9':
+			start, integer := i, true
+			for ; i < len(b) && bytes.IndexByte([]byte("+-.0123456789eE"), b[i]) >= 0; i++ {
+				integer = integer && b[i] != '.' && b[i] != 'e' && b[i] != 'E'
+			}
+			if !integer || i-start < 16 {
+				continue
+			}
+			n, err := strconv.ParseInt(string(b[start:i]), 10, 64)
+			if err != nil || n > MaxInteger || n < -MaxInteger {
+				return fmt.Errorf("json: integer %s is beyond ±2^53", b[start:i])
+			}
+		default:
+			i++
+		}
 	}
 	return nil
 }
