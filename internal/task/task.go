@@ -1,0 +1,304 @@
+// Package task is the life of a bounded run:
+//
+//	proposed → active → closing → closed | revoked | failed
+//	proposed → closed | revoked
+//
+// Every step is one record and one state change in one transaction. Closing
+// first shuts the gate, then ends identity, session and leases; the task leaves
+// closing only when all of them say that they are ended, and is tried again
+// until they do.
+//
+// What a crash leaves behind: a proposed task stays proposed. An active one has
+// lost its session, so Recover moves it to closing, to end as failed. A closing
+// one goes on closing. No task acts again after a restart.
+package task
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/record"
+)
+
+// State of a task.
+type State string
+
+// The states.
+const (
+	Proposed State = "proposed"
+	Active   State = "active"
+	Closing  State = "closing"
+	Closed   State = "closed"
+	Revoked  State = "revoked"
+	Failed   State = "failed"
+)
+
+// Over reports whether nothing more happens to the task.
+func (s State) Over() bool { return s == Closed || s == Revoked || s == Failed }
+
+// Task is one bounded run of a capability: the declared intent.
+type Task struct {
+	ID         string            `json:"id"`
+	Agent      string            `json:"agent"`
+	Capability string            `json:"capability"`
+	Params     map[string]string `json:"params"`
+	Stage      action.Stage      `json:"stage"`
+	Tier       string            `json:"tier"`
+	Requester  string            `json:"requester"`
+	// Digests bind the task to what was approved when it was opened.
+	CapabilityDigest action.Digest `json:"capabilityDigest"`
+	GrantDigest      action.Digest `json:"grantDigest"`
+	BoundaryDigest   action.Digest `json:"boundaryDigest,omitempty"`
+	Certification    string        `json:"certification,omitempty"`
+	// Suite names the certification run that the task belongs to, if any.
+	Suite   string    `json:"suite,omitempty"`
+	Seconds int64     `json:"seconds"` // how long it may be active
+	State   State     `json:"state"`
+	Opened  time.Time `json:"opened"`
+	Started time.Time `json:"started,omitzero"`
+	Ended   time.Time `json:"ended,omitzero"`
+	End     State     `json:"end,omitempty"`  // what closing leads to
+	Code    string    `json:"code,omitempty"` // why it ends: stable
+	Why     string    `json:"why,omitempty"`  // why it ends: for people
+	By      string    `json:"by,omitempty"`   // who ended it
+}
+
+// Errors that a caller acts on.
+var (
+	// ErrUnknown: no such task in this tenant.
+	ErrUnknown = errors.New("no such task")
+	// ErrState: the task is in a state in which this step is not possible.
+	ErrState = errors.New("not possible in the task's state")
+)
+
+// Ender ends one thing that a task holds. It is called again until it returns
+// nil, also after a restart, when it knows nothing of the task.
+type Ender struct {
+	Name string
+	End  func(ctx context.Context, t Task) error
+}
+
+const kind = "task"
+
+// Engine keeps the tasks of one tenant.
+type Engine struct {
+	log    record.Log
+	ids    func() string
+	enders []Ender
+	wake   chan struct{}
+
+	// mu orders the steps of all tasks of the tenant; it is not held while
+	// enders run.
+	mu      sync.Mutex
+	closing map[string]bool // tasks whose enders run now
+}
+
+// New makes the engine of one tenant. enders are called in order; the first
+// must shut the gate.
+func New(log record.Log, ids func() string, enders ...Ender) *Engine {
+	return &Engine{log: log, ids: ids, enders: enders, wake: make(chan struct{}, 1), closing: map[string]bool{}}
+}
+
+// Get returns one task.
+func (e *Engine) Get(ctx context.Context, id string) (Task, error) {
+	var t Task
+	err := e.log.View(ctx, func(tx record.Tx) error { return tx.Get(kind, id, &t) })
+	if errors.Is(err, record.ErrNotFound) {
+		err = fmt.Errorf("task %q: %w", id, ErrUnknown)
+	}
+	return t, err
+}
+
+// List returns all tasks by rising id.
+func (e *Engine) List(ctx context.Context) ([]Task, error) {
+	var out []Task
+	err := e.log.View(ctx, func(tx record.Tx) error {
+		out = nil
+		return tx.List(kind, func(_ string, raw []byte) error {
+			var t Task
+			err := json.Unmarshal(raw, &t)
+			out = append(out, t)
+			return err
+		})
+	})
+	return out, err
+}
+
+// Open proposes a task. The caller has checked that it may exist.
+func (e *Engine) Open(ctx context.Context, t Task, check func(record.Tx) error) (Task, error) {
+	t.ID, t.State, t.Opened = e.ids(), Proposed, time.Now().UTC()
+	_, err := e.log.Append(ctx, record.Draft{Type: "task.opened", Task: t.ID, Agent: t.Agent, Actor: "person:" + t.Requester, Body: t,
+		Change: func(tx record.Tx) error {
+			if check != nil {
+				if err := check(tx); err != nil {
+					return err
+				}
+			}
+			return tx.Put(kind, t.ID, t)
+		}})
+	return t, err
+}
+
+// Start makes a proposed task active. The caller admits it to the gate after
+// Start returned.
+func (e *Engine) Start(ctx context.Context, id string) (Task, error) {
+	return e.step(ctx, id, "task.active", "sallyport", func(t *Task) error {
+		if t.State != Proposed {
+			return fmt.Errorf("task %s is %s: %w: only a proposed task can start", id, t.State, ErrState)
+		}
+		t.State, t.Started = Active, time.Now().UTC()
+		return nil
+	})
+}
+
+// Close ends a task. It returns when everything that the task held is confirmed
+// ended, or with the reason why something is not yet; then Run goes on. Closing
+// a task that is over changes nothing.
+func (e *Engine) Close(ctx context.Context, id string, end State, code, why, by string) (Task, error) {
+	t, err := e.step(ctx, id, "task.closing", by, func(t *Task) error {
+		if t.State.Over() || t.State == Closing {
+			return errNothing
+		}
+		t.State, t.End, t.Code, t.Why, t.By = Closing, end, code, why, by
+		return nil
+	})
+	if err != nil && !errors.Is(err, errNothing) {
+		// The record could not be written: still shut everything that can be
+		// shut, so that a broken ledger never keeps authority alive.
+		if t.ID != "" {
+			err = errors.Join(err, e.runEnders(ctx, t))
+		}
+		return t, err
+	}
+	return e.finish(ctx, id)
+}
+
+var errNothing = errors.New("nothing to do")
+
+func (e *Engine) finish(ctx context.Context, id string) (Task, error) {
+	e.mu.Lock()
+	busy := e.closing[id]
+	e.closing[id] = true
+	e.mu.Unlock()
+	if busy {
+		return e.Get(ctx, id)
+	}
+	defer func() {
+		e.mu.Lock()
+		delete(e.closing, id)
+		e.mu.Unlock()
+	}()
+	t, err := e.Get(ctx, id)
+	if err != nil || t.State.Over() {
+		return t, err
+	}
+	if err := e.runEnders(ctx, t); err != nil {
+		e.nudge()
+		return t, fmt.Errorf("task %s is still closing: %w", id, err)
+	}
+	return e.step(ctx, id, "task."+string(t.End), t.By, func(t *Task) error {
+		t.State, t.Ended = t.End, time.Now().UTC()
+		return nil
+	})
+}
+
+func (e *Engine) runEnders(ctx context.Context, t Task) error {
+	var errs []error
+	for _, x := range e.enders {
+		if err := x.End(ctx, t); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", x.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// step changes one task and writes the record of it in one transaction.
+func (e *Engine) step(ctx context.Context, id, typ, actor string, f func(*Task) error) (Task, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, err := e.Get(ctx, id)
+	if err != nil {
+		return t, err
+	}
+	before := t
+	if err := f(&t); err != nil {
+		return before, err
+	}
+	_, err = e.log.Append(ctx, record.Draft{Type: typ, Task: t.ID, Agent: t.Agent, Actor: actor, Body: t,
+		Change: func(tx record.Tx) error {
+			// Another node may have moved it since it was read.
+			var now Task
+			if err := tx.Get(kind, id, &now); err != nil {
+				return err
+			}
+			if now.State != before.State {
+				return fmt.Errorf("task %s became %s: %w", id, now.State, ErrState)
+			}
+			return tx.Put(kind, id, t)
+		}})
+	if err != nil {
+		return before, err
+	}
+	return t, nil
+}
+
+// Recover moves what an earlier process left behind towards its end. It returns
+// when each was tried once.
+func (e *Engine) Recover(ctx context.Context) error {
+	all, err := e.List(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, t := range all {
+		switch t.State {
+		case Active:
+			_, err = e.Close(ctx, t.ID, Failed, "restarted", "the boundary restarted while the task ran", "sallyport")
+		case Closing:
+			_, err = e.finish(ctx, t.ID)
+		default:
+			continue
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (e *Engine) nudge() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run finishes closing tasks whose enders were not done, first after a second,
+// then less often, until ctx is done.
+func (e *Engine) Run(ctx context.Context) {
+	const first, last = time.Second, time.Minute
+	wait := last
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.wake:
+			wait = first
+			continue
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, last)
+		all, err := e.List(ctx)
+		if err != nil {
+			continue
+		}
+		for _, t := range all {
+			if t.State == Closing {
+				_, _ = e.finish(ctx, t.ID) // said in the lease's own records
+			}
+		}
+	}
+}
