@@ -1,0 +1,109 @@
+package estate
+
+import (
+	"crypto/rand"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// A Copy is the estate of one stage.
+type Copy struct {
+	stage    Stage
+	port     int
+	accounts map[App]map[string]account // fixed at start
+	preKey   []byte                     // signs the token of sign-in forms, fixed at start
+
+	// mu guards everything below. Handlers hold it for one read or one write
+	// together with its audit entry, so no state is seen without its entry.
+	mu       sync.Mutex
+	data     data
+	sessions map[App]map[string]*session // by digest of the cookie
+	hostile  map[string]bool
+}
+
+func newCopy(stage Stage, port int, choose func(Stage, App, string) string) (*Copy, error) {
+	c := &Copy{stage: stage, port: port, accounts: newAccounts(stage, choose), preKey: make([]byte, 32)}
+	if _, err := rand.Read(c.preKey); err != nil {
+		return nil, fmt.Errorf("make sign-in key: %w", err)
+	}
+	c.Reset()
+	return c, nil
+}
+
+// Reset brings the copy back to its start: data, audit logs, sent mail, the
+// attacker's hits and the hostile items; all sessions end. Passwords stay.
+func (c *Copy) Reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.data = seed()
+	c.hostile = map[string]bool{}
+	c.sessions = map[App]map[string]*session{}
+	for _, app := range signedApps {
+		c.sessions[app] = map[string]*session{}
+	}
+}
+
+// SetHostile switches on exactly the named hostile items; without names, none.
+// An unknown name is an error and changes nothing.
+func (c *Copy) SetHostile(names ...string) error {
+	set := map[string]bool{}
+	for _, name := range names {
+		if _, ok := hostileByName(name); !ok {
+			return fmt.Errorf("no hostile item %q", name)
+		}
+		set[name] = true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hostile = set
+	return nil
+}
+
+// Hostile lists the hostile items that are on, sorted.
+func (c *Copy) Hostile() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]string{}, slices.Sorted(maps.Keys(c.hostile))...)
+}
+
+func (c *Copy) isHostile(h Hostile) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hostile[h.Name]
+}
+
+func (c *Copy) url(app App) string {
+	host := Host(c.stage, app)
+	if host == "" {
+		return ""
+	}
+	return fmt.Sprintf("https://%s:%d", host, c.port)
+}
+
+// handler serves all names of the copy. A request for a name other than the
+// one the connection was opened for is misdirected (RFC 9110 section 15.5.20).
+func (c *Copy) handler() http.Handler {
+	sites := map[string]http.Handler{}
+	for _, app := range signedApps {
+		sites[Host(c.stage, app)] = newSite(c, app)
+	}
+	sites[Host(c.stage, Evil)] = c.evilHandler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name
+		}
+		host = strings.ToLower(host)
+		h := sites[host]
+		if h == nil || r.TLS == nil || !strings.EqualFold(r.TLS.ServerName, host) {
+			http.Error(w, "misdirected request", http.StatusMisdirectedRequest)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
