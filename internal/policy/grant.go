@@ -1,0 +1,222 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cedar-policy/cedar-go"
+	"github.com/cedar-policy/cedar-go/ast"
+	"github.com/cedar-policy/cedar-go/types"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+)
+
+// Grant is what one task may do: a capability with its parameters filled in.
+// The zero value permits nothing.
+type Grant struct {
+	Tenant, Agent, Task string
+	Capability          string // name; part of the policy ids
+	Rules               []Rule
+	// Reads are the applications whose recognised reads are covered.
+	Reads []string
+	// Computer lists the computer-surface operations that are covered, on the
+	// applications of Rules and Reads and on the boundary itself.
+	Computer []string
+	// Inference covers calls to the model on the inference surface.
+	Inference bool
+	// Control covers the boundary's own steps for the applications of Rules and
+	// Reads: signing in and out.
+	Control bool
+}
+
+// Rule covers one operation.
+type Rule struct {
+	Operation string
+	App       string
+	// Params are the parameters the operation may have. An action with a
+	// parameter that is not named here, or lacking one that is, is outside.
+	Params map[string]Constraint
+	// Max is how often it may be allowed in the task; at least 1.
+	Max int64
+	// Hold is the role that must approve each use, or "".
+	Hold string
+}
+
+// Constraint limits one parameter. The zero value allows only the empty string.
+type Constraint struct {
+	Any    bool
+	Equals string // when Any is false
+}
+
+// CompileGrant turns a grant into Cedar permits, and forbids for its holds.
+// Values enter through the syntax tree, never as text. Ids are
+// grant/<capability>/<n> in the order of Rules, then reads, computer,
+// inference, control; holds are grant/<capability>/hold/<n>.
+func CompileGrant(g Grant) (*Set, error) {
+	if g.Agent == "" || g.Task == "" || g.Capability == "" {
+		return nil, errors.New("compile grant: agent, task and capability must be named")
+	}
+	c := compiler{g: g}
+	for i, r := range g.Rules {
+		if err := c.rule(r); err != nil {
+			return nil, fmt.Errorf("compile grant %s: rule %d: %w", g.Capability, i, err)
+		}
+	}
+	c.scopes()
+	entries := make([]*entry, 0, len(c.out))
+	for _, e := range c.out {
+		// The text form is what is shown, recorded and digested, so it is also
+		// what is evaluated.
+		var p cedar.Policy
+		if err := p.UnmarshalCedar(e.policy.MarshalCedar()); err != nil {
+			return nil, fmt.Errorf("compile grant %s: %s: %w", g.Capability, e.id, err)
+		}
+		e.policy = &p
+		if err := checkTypes(e); err != nil {
+			return nil, fmt.Errorf("compile grant %s: %s: %w", g.Capability, e.id, err)
+		}
+		entries = append(entries, e)
+	}
+	return newSet(entries)
+}
+
+type compiler struct {
+	g    Grant
+	n    int
+	held int
+	out  []*entry
+}
+
+func (c *compiler) permit() *ast.Policy {
+	c.n++
+	return c.annotate(ast.Permit(), fmt.Sprintf("grant/%s/%d", c.g.Capability, c.n))
+}
+
+func (c *compiler) annotate(p *ast.Policy, id string) *ast.Policy {
+	return p.Annotate("id", types.String(id)).PrincipalEq(uid("Agent", c.g.Agent))
+}
+
+// add finishes a policy: it holds for this task of this tenant only.
+func (c *compiler) add(p *ast.Policy, e entry) {
+	same := ast.Context().Access("task").Equal(ast.String(c.g.Task)).
+		And(ast.Context().Access("tenant").Equal(ast.String(c.g.Tenant)))
+	e.policy = cedar.NewPolicyFromAST(p.When(same))
+	c.out = append(c.out, &e)
+}
+
+func (c *compiler) rule(r Rule) error {
+	switch {
+	case !operationForm.MatchString(r.Operation):
+		return fmt.Errorf("operation %q is not of the form app.thing.verb", r.Operation)
+	case r.App == "":
+		return fmt.Errorf("operation %s names no application", r.Operation)
+	case r.Max < 1:
+		return fmt.Errorf("operation %s: count is %d, want at least 1", r.Operation, r.Max)
+	case r.Hold != "" && !slices.Contains(roles, r.Hold):
+		return fmt.Errorf("operation %s: hold names role %q", r.Operation, r.Hold)
+	}
+	op, app := uid("Action", r.Operation), uid("App", r.App)
+	names := make([]string, 0, len(r.Params))
+	for name := range r.Params {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	values := make([]types.Value, 0, len(names))
+	for _, n := range names {
+		values = append(values, types.String(n))
+	}
+	p := c.permit()
+	p.ActionEq(op).ResourceEq(app)
+	p.When(ast.Context().Access("count").LessThan(ast.Long(r.Max)))
+	present := ast.Context().Access("paramNames")
+	if len(values) == 0 {
+		p.When(present.IsEmpty())
+	} else {
+		p.When(present.Equal(ast.Value(types.NewSet(values...))))
+	}
+	for _, n := range names {
+		if k := r.Params[n]; !k.Any {
+			params := ast.Context().Access("params")
+			p.When(params.Has(types.String(n)).And(params.Access(types.String(n)).Equal(ast.String(k.Equals))))
+		}
+	}
+	c.add(p, entry{id: annotation(p, "id")})
+	if r.Hold != "" {
+		c.held++
+		id := fmt.Sprintf("grant/%s/hold/%d", c.g.Capability, c.held)
+		h := c.annotate(ast.Forbid(), id).Annotate("hold", types.String(r.Hold)).ActionEq(op).ResourceEq(app)
+		c.add(h, entry{
+			id: id, forbid: true, hold: r.Hold,
+			reason: "capability " + c.g.Capability + " asks a person to approve each " + r.Operation,
+		})
+	}
+	return nil
+}
+
+// scopes adds what is covered by kind and not by operation.
+func (c *compiler) scopes() {
+	matched := ast.Not(ast.Context().Access("unmatched"))
+	reads := slices.Compact(slices.Sorted(slices.Values(c.g.Reads)))
+	for _, app := range reads {
+		p := c.permit()
+		p.ActionIn(uid("Action", "effect/"+string(action.Read))).ResourceEq(uid("App", app))
+		p.When(ast.Context().Access("surface").Equal(ast.String(string(action.Egress))).And(matched))
+		c.add(p, entry{id: annotation(p, "id")})
+	}
+	resources := []types.EntityUID{uid("Boundary", "self")}
+	apps := slices.Clone(reads)
+	for _, r := range c.g.Rules {
+		apps = append(apps, r.App)
+	}
+	slices.Sort(apps)
+	for _, app := range slices.Compact(apps) {
+		resources = append(resources, uid("App", app))
+	}
+	harmless := ast.Not(ast.Action().In(ast.EntityUID("Action", types.String("reach/"+string(action.Privileged)))))
+	if len(c.g.Computer) > 0 {
+		ops := make([]types.EntityUID, 0, len(c.g.Computer))
+		for _, op := range slices.Compact(slices.Sorted(slices.Values(c.g.Computer))) {
+			ops = append(ops, uid("Action", op))
+		}
+		for _, res := range resources {
+			p := c.permit()
+			p.ActionInSet(ops...).ResourceEq(res)
+			p.When(ast.Context().Access("surface").Equal(ast.String(string(action.Computer))).And(harmless).And(matched))
+			c.add(p, entry{id: annotation(p, "id")})
+		}
+	}
+	if c.g.Inference {
+		p := c.permit()
+		p.ActionIn(uid("Action", "surface/"+string(action.Inference)))
+		p.When(ast.Context().Access("pinned").And(harmless).And(matched))
+		c.add(p, entry{id: annotation(p, "id")})
+	}
+	if c.g.Control {
+		for _, res := range resources {
+			p := c.permit()
+			p.ActionIn(uid("Action", "surface/"+string(action.Control))).ResourceEq(res)
+			p.When(ast.Context().Access("source").Equal(ast.String(SourceBoundary)).And(harmless).And(matched))
+			c.add(p, entry{id: annotation(p, "id")})
+		}
+	}
+}
+
+func annotation(p *ast.Policy, key types.AnnotationKey) string {
+	for _, a := range p.Annotations {
+		if a.Key == key {
+			return string(a.Value)
+		}
+	}
+	return ""
+}
+
+// capability is the name in the ids of a compiled grant.
+func (s *Set) capability() string {
+	if len(s.entries) == 0 {
+		return "(empty)"
+	}
+	name, _, _ := strings.Cut(strings.TrimPrefix(s.entries[0].id, "grant/"), "/")
+	return name
+}
