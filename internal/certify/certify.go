@@ -1,0 +1,376 @@
+// Package certify keeps what was certified: a signed statement that a boundary,
+// as measured, passed a suite, approved by people, for a stage, until a date.
+//
+// Invariants:
+//   - A certification is of one boundary digest. It becomes live only in the
+//     transaction of its record, after its approval.
+//   - Lapse works in memory first, so that no decision after the drift was seen
+//     finds a live certification; the record follows. A crash in between leaves
+//     a certification that is live again on restart, with nothing running; the
+//     next measurement finds the same drift.
+//   - Nothing un-lapses. Another certification may become live.
+//
+// Not trusted: what an agent says of its own run. Results come from the caller,
+// which reads the ledger and the target.
+package certify
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/boundary"
+	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/record"
+)
+
+// State of a certification.
+type State string
+
+// The states.
+const (
+	Proposed State = "proposed" // ran and passed; waits for approval
+	Failed   State = "failed"   // ran and did not pass
+	Live     State = "live"
+	Lapsed   State = "lapsed"
+)
+
+// Scenario is the result of one scenario of a suite.
+type Scenario struct {
+	Name   string `json:"name"`
+	Trials int    `json:"trials"`
+	Passed int    `json:"passed"`
+	// Lower and Upper bound the pass rate at 95 % (Wilson score interval),
+	// as decimals with three digits.
+	Lower string `json:"lower"`
+	Upper string `json:"upper"`
+	// Failures says per failed trial what was not as expected.
+	Failures []string `json:"failures,omitempty"`
+	Tasks    []string `json:"tasks"` // the tasks that were run, for their records
+}
+
+// Lapse says why a certification ended.
+type Lapse struct {
+	Code    string            `json:"code"` // drift, expired, owner_gone, ...
+	Why     string            `json:"why"`
+	Changes []boundary.Change `json:"changes,omitempty"`
+	At      time.Time         `json:"at"`
+}
+
+// Certification is one run of a suite against one boundary, and what became of it.
+type Certification struct {
+	ID          string            `json:"id"`
+	Agent       string            `json:"agent"`
+	Stage       action.Stage      `json:"stage"`
+	Manifest    boundary.Manifest `json:"manifest"` // as measured during the run
+	Boundary    action.Digest     `json:"boundary"`
+	Suite       string            `json:"suite"`
+	SuiteDigest action.Digest     `json:"suiteDigest"`
+	Scripted    bool              `json:"scripted"` // the model was a script: for demo tenants only
+	Scenarios   []Scenario        `json:"scenarios"`
+	Author      string            `json:"author"` // who ran it
+	State       State             `json:"state"`
+	Ran         time.Time         `json:"ran"`
+	Issued      time.Time         `json:"issued,omitzero"`
+	Expires     time.Time         `json:"expires,omitzero"`
+	Approval    string            `json:"approval,omitempty"`
+	Lapse       *Lapse            `json:"lapse,omitempty"`
+	// Envelope is the in-toto statement in DSSE, as signed by the tenant.
+	Envelope Envelope `json:"envelope"`
+}
+
+// Passed reports whether every trial of every scenario passed.
+func (c Certification) Passed() bool {
+	for _, s := range c.Scenarios {
+		if s.Trials == 0 || s.Passed != s.Trials {
+			return false
+		}
+	}
+	return len(c.Scenarios) > 0
+}
+
+// Envelope is a DSSE 1.0 envelope.
+type Envelope struct {
+	PayloadType string      `json:"payloadType"`
+	Payload     string      `json:"payload"` // base64
+	Signatures  []Signature `json:"signatures"`
+}
+
+// Signature is one signature of an Envelope, over its pre-authentication encoding.
+type Signature struct {
+	KeyID string `json:"keyid"` // hex SHA-256 of the raw public key
+	Sig   string `json:"sig"`   // base64
+}
+
+const (
+	kind        = "certification"
+	keyKind     = "certify-key"
+	payloadType = "application/vnd.in-toto+json"
+)
+
+// Engine keeps the certifications of one tenant.
+type Engine struct {
+	log record.Log
+	ids func() string
+	key ed25519.PrivateKey
+
+	// mu orders lapse against Live: after a lapse took it, no Live returns the
+	// lapsed certification.
+	mu   sync.RWMutex
+	live map[string]Certification // by agent + "/" + stage
+}
+
+// Open loads the tenant's certifications and its statement key, which it makes
+// at the first use.
+func Open(ctx context.Context, log record.Log, seal record.Sealer, ids func() string) (*Engine, error) {
+	e := &Engine{log: log, ids: ids, live: map[string]Certification{}}
+	var sealed struct {
+		Sealed []byte `json:"sealed"`
+		Public []byte `json:"public"`
+	}
+	err := log.View(ctx, func(tx record.Tx) error { return tx.Get(keyKind, "1", &sealed) })
+	if errors.Is(err, record.ErrNotFound) {
+		pub, key, kerr := ed25519.GenerateKey(nil)
+		if kerr != nil {
+			return nil, kerr
+		}
+		if sealed.Sealed, err = seal.Seal(keyKind, key.Seed()); err != nil {
+			return nil, err
+		}
+		sealed.Public = pub
+		_, err = log.Append(ctx, record.Draft{Type: "certification.key", Actor: "sallyport", Body: map[string]any{"public": base64.StdEncoding.EncodeToString(pub)},
+			Change: func(tx record.Tx) error { return tx.Put(keyKind, "1", sealed) }})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("certification key: %w", err)
+	}
+	seed, err := seal.Open(keyKind, sealed.Sealed)
+	if err != nil {
+		return nil, fmt.Errorf("certification key: %w", err)
+	}
+	e.key = ed25519.NewKeyFromSeed(seed)
+	all, err := e.History(ctx, "")
+	for _, c := range all {
+		if c.State == Live {
+			e.live[c.Agent+"/"+string(c.Stage)] = c
+		}
+	}
+	return e, err
+}
+
+// Public is the key that verifies the tenant's statements.
+func (e *Engine) Public() ed25519.PublicKey { return e.key.Public().(ed25519.PublicKey) }
+
+// History lists certifications by rising id, of one agent or of all ("").
+func (e *Engine) History(ctx context.Context, agent string) ([]Certification, error) {
+	var out []Certification
+	err := e.log.View(ctx, func(tx record.Tx) error {
+		out = nil
+		return tx.List(kind, func(_ string, raw []byte) error {
+			var c Certification
+			if err := json.Unmarshal(raw, &c); err != nil {
+				return err
+			}
+			if agent == "" || c.Agent == agent {
+				out = append(out, c)
+			}
+			return nil
+		})
+	})
+	slices.SortFunc(out, func(a, b Certification) int { return a.Ran.Compare(b.Ran) })
+	return out, err
+}
+
+// Get returns one certification.
+func (e *Engine) Get(ctx context.Context, id string) (Certification, error) {
+	var c Certification
+	err := e.log.View(ctx, func(tx record.Tx) error { return tx.Get(kind, id, &c) })
+	return c, err
+}
+
+// Record keeps the result of a run: proposed if everything passed, else failed.
+// It signs the statement either way.
+func (e *Engine) Record(ctx context.Context, c Certification, validity time.Duration) (Certification, error) {
+	c.ID, c.Ran, c.State = e.ids(), time.Now().UTC(), Failed
+	c.Boundary = c.Manifest.Digest()
+	if c.Passed() {
+		c.State = Proposed
+		c.Expires = c.Ran.Add(validity).Truncate(time.Second)
+	}
+	var err error
+	if c.Envelope, err = e.sign(c); err != nil {
+		return c, err
+	}
+	_, err = e.log.Append(ctx, record.Draft{Type: "certification.run", Agent: c.Agent, Actor: "person:" + c.Author, Body: c,
+		Change: func(tx record.Tx) error { return tx.Put(kind, c.ID, c) }})
+	return c, err
+}
+
+// Statement is the digest that approvers sign: of the statement's bytes.
+func (c Certification) Statement() action.Digest {
+	b, err := base64.StdEncoding.DecodeString(c.Envelope.Payload)
+	if err != nil {
+		return ""
+	}
+	return canon.Digest(b)
+}
+
+// Issue makes an approved certification live and retires the one before it. use
+// spends the approval in the same transaction.
+func (e *Engine) Issue(ctx context.Context, id, approval string, use func(record.Tx) error) (Certification, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c, err := e.Get(ctx, id)
+	if err != nil {
+		return c, fmt.Errorf("certification %s: %w", id, err)
+	}
+	if c.State != Proposed {
+		return c, fmt.Errorf("certification %s is %s; only a proposed one can be issued", id, c.State)
+	}
+	c.State, c.Issued, c.Approval = Live, time.Now().UTC(), approval
+	slot := c.Agent + "/" + string(c.Stage)
+	before, had := e.live[slot]
+	_, err = e.log.Append(ctx, record.Draft{Type: "certification.issued", Agent: c.Agent, Actor: "sallyport", Body: c,
+		Change: func(tx record.Tx) error {
+			if use != nil {
+				if err := use(tx); err != nil {
+					return err
+				}
+			}
+			if had {
+				old := before
+				old.State = Lapsed
+				old.Lapse = &Lapse{Code: "replaced", Why: "replaced by " + c.ID, At: c.Issued}
+				if err := tx.Put(kind, old.ID, old); err != nil {
+					return err
+				}
+			}
+			return tx.Put(kind, c.ID, c)
+		}})
+	if err != nil {
+		return c, err
+	}
+	e.live[slot] = c
+	return c, nil
+}
+
+// Live returns the certification that is in force for agent and stage, or why
+// there is none. It does not block on I/O.
+func (e *Engine) Live(agent string, stage action.Stage) (Certification, error) {
+	e.mu.RLock()
+	c, ok := e.live[agent+"/"+string(stage)]
+	e.mu.RUnlock()
+	if !ok {
+		return c, fmt.Errorf("agent %s has no live certification for %s", agent, stage)
+	}
+	if !time.Now().Before(c.Expires) {
+		return c, fmt.Errorf("the certification %s of agent %s expired at %s", c.ID, agent, c.Expires.Format(time.RFC3339))
+	}
+	return c, nil
+}
+
+// Lapse ends the live certification of agent and stage. stop runs after the
+// certification is gone from memory and before the record is written: it ends
+// what ran under it. Lapse of nothing is nothing.
+func (e *Engine) Lapse(ctx context.Context, agent string, stage action.Stage, l Lapse, stop func()) error {
+	slot := agent + "/" + string(stage)
+	e.mu.Lock()
+	c, ok := e.live[slot]
+	delete(e.live, slot)
+	e.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	if stop != nil {
+		stop()
+	}
+	l.At = time.Now().UTC()
+	c.State, c.Lapse = Lapsed, &l
+	_, err := e.log.Append(ctx, record.Draft{Type: "certification.lapsed", Agent: agent, Actor: "sallyport",
+		Body:   map[string]any{"id": c.ID, "stage": c.Stage, "boundary": c.Boundary, "lapse": l},
+		Change: func(tx record.Tx) error { return tx.Put(kind, c.ID, c) }})
+	return err
+}
+
+// resource is an in-toto ResourceDescriptor.
+type resource struct {
+	Name        string            `json:"name,omitempty"`
+	Digest      map[string]string `json:"digest,omitempty"`
+	Annotations map[string]any    `json:"annotations,omitempty"`
+}
+
+// sign makes the in-toto statement (Statement v1, predicate test-result/v0.1)
+// and its DSSE envelope.
+func (e *Engine) sign(c Certification) (Envelope, error) {
+	passed, failed := []string{}, []string{}
+	for _, s := range c.Scenarios {
+		if s.Passed == s.Trials && s.Trials > 0 {
+			passed = append(passed, s.Name)
+		} else {
+			failed = append(failed, s.Name)
+		}
+	}
+	result := "FAILED"
+	if c.Passed() {
+		result = "PASSED"
+	}
+	model := "real"
+	if c.Scripted {
+		model = "scripted"
+	}
+	st := map[string]any{
+		"_type":         "https://in-toto.io/Statement/v1",
+		"subject":       []resource{{Name: "agent/" + c.Agent, Digest: sha(c.Boundary)}},
+		"predicateType": "https://in-toto.io/attestation/test-result/v0.1",
+		"predicate": map[string]any{
+			"result":      result,
+			"passedTests": passed,
+			"failedTests": failed,
+			"configuration": []resource{{Name: "suite/" + c.Suite, Digest: sha(c.SuiteDigest), Annotations: map[string]any{
+				"certification": c.ID, "stage": c.Stage, "expires": c.Expires.Format(time.RFC3339), "ran": c.Ran.Format(time.RFC3339),
+				"model": model, "author": c.Author, "scenarios": c.Scenarios}}},
+		},
+	}
+	payload, err := canon.Marshal(st)
+	if err != nil {
+		return Envelope{}, err
+	}
+	id := sha256.Sum256(e.Public())
+	return Envelope{PayloadType: payloadType, Payload: base64.StdEncoding.EncodeToString(payload), Signatures: []Signature{{
+		KeyID: hex.EncodeToString(id[:]), Sig: base64.StdEncoding.EncodeToString(ed25519.Sign(e.key, pae(payload)))}}}, nil
+}
+
+// pae is the pre-authentication encoding of DSSE 1.0.
+func pae(payload []byte) []byte {
+	return fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(payloadType), payloadType, len(payload), payload)
+}
+
+func sha(d action.Digest) map[string]string {
+	return map[string]string{"sha256": strings.TrimPrefix(string(d), "sha256:")}
+}
+
+// Wilson returns the 95 % Wilson score interval of a rate, with three digits.
+func Wilson(passed, trials int) (lower, upper string) {
+	if trials == 0 {
+		return "0.000", "1.000"
+	}
+	const z = 1.959963984540054
+	n, p := float64(trials), float64(passed)/float64(trials)
+	mid := p + z*z/(2*n)
+	half := z * math.Sqrt(p*(1-p)/n+z*z/(4*n*n))
+	den := 1 + z*z/n
+	digits := func(v float64) string { return strconv.FormatFloat(min(1, max(0, v)), 'f', 3, 64) }
+	return digits((mid - half) / den), digits((mid + half) / den)
+}
