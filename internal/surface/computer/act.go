@@ -1,0 +1,375 @@
+package computer
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/record"
+)
+
+// Statuses of a result.
+const (
+	statusDone        = "done"
+	statusDenied      = "denied"
+	statusFailed      = "failed"       // nothing happened
+	statusUnknown     = "unknown"      // it may have happened
+	statusNotExecuted = "not_executed" // an action before it in the batch was not done
+)
+
+// result is what became of one action of a request.
+type result struct {
+	Type    string   `json:"type"`
+	Status  string   `json:"status"`
+	Actions []string `json:"actions,omitempty"` // ids of the primitives that were decided
+	problem
+	Cursor *cursor `json:"cursor,omitempty"`
+	Image  *img    `json:"image,omitempty"`
+}
+
+// problem is the public text of anything but done.
+type problem struct {
+	Code    string       `json:"code,omitempty"`
+	Layer   action.Layer `json:"layer,omitempty"`
+	Message string       `json:"message,omitempty"`
+	Next    string       `json:"next,omitempty"`
+}
+
+type cursor struct {
+	X int `json:"x"`
+	Y int `json:"y"`
+}
+
+type img struct {
+	MediaType string `json:"mediaType"`
+	Data      []byte `json:"data"` // base64 in JSON
+}
+
+// execute runs the planned actions in order and ends with the first that is not
+// done.
+func (s *Server) execute(ctx context.Context, v view, todo []planned) []result {
+	out := make([]result, 0, len(todo))
+	for i, p := range todo {
+		r := result{Type: p.action, Status: statusDone}
+		for _, st := range p.steps {
+			s.step(ctx, v, st, &r)
+			if r.Status != statusDone {
+				break
+			}
+		}
+		out = append(out, r)
+		if r.Status != statusDone {
+			for _, rest := range todo[i+1:] {
+				out = append(out, result{Type: rest.action, Status: statusNotExecuted})
+			}
+			break
+		}
+	}
+	return out
+}
+
+// step decides and executes one primitive at its turn.
+func (s *Server) step(ctx context.Context, v view, st step, r *result) {
+	if why := s.order(st); why != nil {
+		s.malformed(ctx, why.code, []byte(st.op))
+		r.Status = statusDenied
+		r.problem = problem{why.code, action.LayerForm, why.message, why.next}
+		return
+	}
+	switch st.op {
+	case "screenshot", "zoom":
+		s.picture(ctx, v, st, r)
+	case "cursor_position", "wait":
+		s.idle(ctx, v, st, r)
+	default:
+		s.input(ctx, st, r)
+	}
+}
+
+// order keeps presses and releases of the button in pairs. While it is down
+// only what a drag by hand needs is accepted.
+func (s *Server) order(st step) *refusal {
+	switch {
+	case st.op == "left_mouse_up" && !s.down:
+		return refuse("stray_mouse_up", "the button is not down")
+	case !s.down:
+		return nil
+	}
+	switch st.op {
+	case "left_mouse_up", "move", "screenshot", "zoom", "cursor_position", "wait":
+		return nil
+	}
+	return &refusal{code: "button_is_down", message: "the left button is held down", next: "send left_mouse_up first"}
+}
+
+func (s *Server) action(op string, e action.Effect) action.Action {
+	return action.Action{Tenant: s.c.Tenant, Task: s.c.Task, Agent: s.c.Agent, Surface: action.Computer,
+		Operation: "computer." + op, Effect: e, Params: map[string]string{}}
+}
+
+// act passes the gate and reads the result. It reports whether the primitive
+// was done.
+func (s *Server) act(ctx context.Context, a action.Action, blobs []record.Blob, d gate.Dispatch, r *result) bool {
+	res := s.c.Gate.Act(ctx, a, blobs, d)
+	if res.Action.ID != "" {
+		r.Actions = append(r.Actions, res.Action.ID)
+	}
+	switch {
+	case res.Outcome == nil || res.Decision.Verdict != action.Allow:
+		r.Status = statusDenied
+		r.problem = problem{res.Decision.Code, res.Decision.Layer, res.Decision.Reason, res.Decision.Next}
+	case res.Outcome.State == action.Done:
+		return true
+	case res.Outcome.State == action.Failed:
+		r.Status = statusFailed
+		r.problem = problem{"not_delivered", action.LayerDispatch, res.Outcome.Detail, "look at the screen and try again"}
+	default:
+		r.Status = statusUnknown
+		r.problem = problem{"unknown_outcome", action.LayerDispatch, res.Outcome.Detail, "look at the screen before anything else"}
+	}
+	return false
+}
+
+func (s *Server) failed(r *result, message string) {
+	r.Status = statusFailed
+	r.problem = problem{"screen_unavailable", action.LayerDispatch, message, "try again; if it stays so, close the task"}
+}
+
+// picture takes the picture, has it recorded as evidence of the decision, and
+// only then lets it out.
+func (s *Server) picture(ctx context.Context, v view, st step, r *result) {
+	shot, err := s.c.Screen.Screenshot(ctx)
+	if err != nil {
+		s.failed(r, "no picture of the screen could be taken")
+		return
+	}
+	pic, err := v.render(shot, st.region)
+	if err != nil {
+		s.failed(r, "no picture of the screen could be made")
+		return
+	}
+	a := s.action(st.op, action.Observe)
+	a.Params["width"], a.Params["height"] = strconv.Itoa(v.w), strconv.Itoa(v.h)
+	if st.op == "zoom" {
+		a.Params["region"] = st.region.String()
+	}
+	sum := canon.Digest(pic)
+	a.Params["picture"] = string(sum)
+	a.Digest = sum
+	ok := s.act(ctx, a, []record.Blob{{Name: "screenshot", Type: "image/png", Data: pic}}, func(_ context.Context, p gate.Permit) action.Outcome {
+		if err := p.Consume(canon.Digest(pic)); err != nil {
+			return action.Outcome{State: action.Failed, Detail: err.Error()}
+		}
+		return action.Outcome{State: action.Done}
+	}, r)
+	if ok {
+		r.Image = &img{"image/png", pic}
+		s.seen = sum
+	}
+}
+
+// idle is what touches neither the page nor the picture.
+func (s *Server) idle(ctx context.Context, v view, st step, r *result) {
+	a := s.action(st.op, action.Observe)
+	if st.op == "wait" {
+		a.Params["millis"] = strconv.FormatInt(st.wait.Milliseconds(), 10)
+	}
+	f := form{Task: s.c.Task, Operation: a.Operation, Millis: st.wait.Milliseconds()}
+	a.Digest = f.digest()
+	ok := s.act(ctx, a, nil, func(ctx context.Context, p gate.Permit) action.Outcome {
+		if err := p.Consume(f.digest()); err != nil {
+			return action.Outcome{State: action.Failed, Detail: err.Error()}
+		}
+		t := time.NewTimer(st.wait)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			return action.Outcome{State: action.Done}
+		case <-ctx.Done():
+			return action.Outcome{State: action.Failed, Detail: "the task or the caller ended"}
+		}
+	}, r)
+	if ok && st.op == "cursor_position" {
+		p := v.back(s.cursor)
+		r.Cursor = &cursor{p.X, p.Y}
+	}
+}
+
+// form is the exact form of an input: what is decided and what is dispatched.
+type form struct {
+	Task      string         `json:"task"`
+	Operation string         `json:"operation"`
+	Input     Input          `json:"input"`           // its Text and Key are left out
+	Keyed     string         `json:"keyed,omitempty"` // keyed digest of Key and Text
+	Target    action.Element `json:"target"`
+	Print     action.Digest  `json:"print"`
+	To        action.Element `json:"to"`
+	ToPrint   action.Digest  `json:"toPrint,omitempty"`
+	Millis    int64          `json:"millis,omitempty"`
+}
+
+// digest panics never and is empty, which matches nothing, if there is no
+// canonical form.
+func (f form) digest() action.Digest {
+	d, err := canon.DigestOf(f)
+	if err != nil {
+		return ""
+	}
+	return d
+}
+
+// aim is an input with what it would hit.
+type aim struct {
+	in     Input
+	target Target
+	to     *Target
+}
+
+func (s *Server) digest(op string, a aim) action.Digest {
+	f := form{Task: s.c.Task, Operation: "computer." + op, Input: a.in, Target: a.target.Element, Print: a.target.Fingerprint,
+		Millis: a.in.Hold.Milliseconds()}
+	m := hmac.New(sha256.New, s.key)
+	m.Write([]byte(a.in.Key + "\x00" + a.in.Text))
+	f.Keyed = hex.EncodeToString(m.Sum(nil))
+	f.Input.Key, f.Input.Text, f.Input.Hold = "", "", 0
+	if a.to != nil {
+		f.To, f.ToPrint = a.to.Element, a.to.Fingerprint
+	}
+	return f.digest()
+}
+
+// ground finds what the input would hit now.
+func (s *Server) ground(ctx context.Context, in Input) (aim, error) {
+	a := aim{in: in}
+	var err error
+	if in.Kind == Key || in.Kind == Type {
+		a.target, err = s.c.Screen.GroundFocus(ctx)
+		return a, err
+	}
+	if a.target, err = s.c.Screen.Ground(ctx, in.X, in.Y); err != nil || in.Kind != Drag {
+		return a, err
+	}
+	to, err := s.c.Screen.Ground(ctx, in.ToX, in.ToY)
+	a.to = &to
+	return a, err
+}
+
+func (s *Server) input(ctx context.Context, st step, r *result) {
+	in := st.in
+	end := s.cursor
+	if st.at != nil {
+		end = *st.at
+	}
+	start := end
+	if in.Kind == Drag {
+		start = s.cursor
+		if st.from != nil {
+			start = *st.from
+		}
+		in.ToX, in.ToY = end.X, end.Y
+	}
+	if in.Kind != Key && in.Kind != Type {
+		in.X, in.Y = start.X, start.Y
+	}
+	aimed, err := s.ground(ctx, in)
+	if err != nil {
+		s.failed(r, "what the input would hit could not be found out")
+		return
+	}
+	a, blobs := s.describe(st.op, aimed)
+	a.Digest = s.digest(st.op, aimed)
+	ok := s.act(ctx, a, blobs, func(ctx context.Context, p gate.Permit) action.Outcome {
+		return s.deliver(ctx, p, st.op, in)
+	}, r)
+	switch {
+	case in.Kind == Key || in.Kind == Type || !ok && r.Status != statusUnknown:
+	case in.Kind == Down:
+		s.down = true
+	case in.Kind == Up:
+		s.down = false
+	default:
+		s.cursor = end
+	}
+}
+
+// deliver grounds again: the target may have changed while the gate or a person
+// decided. The journal hears of the input before the page does, so that no
+// request that it causes can come first.
+func (s *Server) deliver(ctx context.Context, p gate.Permit, op string, in Input) action.Outcome {
+	now, err := s.ground(ctx, in)
+	if err != nil {
+		return action.Outcome{State: action.Failed, Detail: "what the input would hit could not be found out"}
+	}
+	if err := p.Consume(s.digest(op, now)); err != nil {
+		return action.Outcome{State: action.Failed, Detail: "the target changed after the decision"}
+	}
+	s.c.Journal.note(p.Action().ID, in, now.target.Element)
+	switch err := s.c.Screen.Press(ctx, now.target, now.to, in); {
+	case err == nil:
+		return action.Outcome{State: action.Done}
+	case errors.Is(err, ErrNotDelivered):
+		return action.Outcome{State: action.Failed, Detail: "the input was not delivered"}
+	default:
+		return action.Outcome{State: action.Unknown, Detail: "the browser did not confirm the input"}
+	}
+}
+
+// describe fills the action for policy, people and the ledger.
+func (s *Server) describe(op string, a aim) (action.Action, []record.Blob) {
+	e := action.Read
+	if a.in.Kind == Move || a.in.Kind == Wheel {
+		e = action.Observe
+	}
+	act := s.action(op, e)
+	act.Element = &a.target.Element
+	p := act.Params
+	if len(a.in.Modifiers) > 0 {
+		p["modifiers"] = strings.Join(a.in.Modifiers, "+")
+	}
+	if s.seen != "" {
+		p["seen"] = string(s.seen) // the picture that the agent acted on
+	}
+	if a.in.Kind == Type {
+		p["textLength"] = strconv.Itoa(a.in.Count)
+		if secretField(a.target.Element) {
+			return act, nil
+		}
+		return act, []record.Blob{{Name: "typed-text", Type: "text/plain; charset=utf-8", Data: []byte(a.in.Text)}}
+	}
+	if a.in.Kind == Key {
+		k := chord{a.in.Key, a.in.Modifiers}
+		if p["key"] = k.String(); k.character() && secretField(a.target.Element) {
+			p["key"] = "(a character)"
+		}
+		if a.in.Hold > 0 {
+			p["millis"] = strconv.FormatInt(a.in.Hold.Milliseconds(), 10)
+		}
+		return act, nil
+	}
+	p["x"], p["y"] = strconv.Itoa(a.in.X), strconv.Itoa(a.in.Y)
+	if a.in.Button != "" {
+		p["button"] = a.in.Button
+	}
+	if a.to != nil {
+		p["toX"], p["toY"] = strconv.Itoa(a.in.ToX), strconv.Itoa(a.in.ToY)
+		p["toOrigin"], p["toTag"] = a.to.Element.FrameOrigin, a.to.Element.Tag
+	}
+	if a.in.Kind == Wheel {
+		p["dx"], p["dy"] = strconv.Itoa(a.in.DX), strconv.Itoa(a.in.DY)
+	}
+	return act, nil
+}
+
+// secretField reports whether typed text must not be recorded. What could not
+// be inspected may be a password field.
+func secretField(e action.Element) bool {
+	return strings.EqualFold(e.InputType, "password") || e.Uninspectable != ""
+}

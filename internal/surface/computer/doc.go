@@ -1,0 +1,108 @@
+// Package computer is door 1: pixels out, pointer and keys in. It serves one
+// task over HTTP on a listener inside the harness's network namespace.
+//
+// Door 1 explains, door 2 decides. Every input is grounded to the element, form
+// and origin that it will hit, decided by the gate and recorded before it is
+// given to the browser; what the input causes is decided again at the egress, on
+// the bytes that would be sent. So looking (screenshot, zoom, move, scroll, wait,
+// cursor_position) has effect observe, clicks and keys have effect read, and a
+// permitted click permits no request.
+//
+// Invariants:
+//   - A request is read completely and strictly before anything of it happens.
+//     Unknown member, duplicate member, unknown action, a point off the screen:
+//     the whole request is refused and recorded as computer.malformed.
+//   - Every action becomes primitive inputs. Each is grounded and decided at its
+//     own turn, so the second step of a batch is decided on the screen that the
+//     first one left behind. The first one that is not done ends the batch.
+//   - Just before an input is given to the browser its target is grounded again
+//     and the digest of the whole input is computed again: a target that changed
+//     since the decision does not get the input (gate.Permit.Consume).
+//   - One request at a time; cursor and button are kept here. A left_mouse_up
+//     without a left_mouse_down is refused.
+//   - A picture is recorded before it leaves.
+//   - Text that goes into a password field, or into something that could not be
+//     inspected, is in no record: only its length is. Digests over typed text
+//     are keyed with a key that dies with the server, so that a short text
+//     cannot be found by trying.
+//
+// Scaled screens. A client may declare a display smaller than the screen
+// (?display=1024x640); pictures are scaled to it and points are mapped back. The
+// aspect must agree within one pixel. Pixel (i, j) of the declared display
+// stands for the screen pixel under its centre: floor((i+0.5)*W/w). So a point
+// never leaves the screen, and at a border between two controls the one under
+// the centre is hit, which may differ from the colour the scaled picture shows.
+//
+// Not trusted: the harness, the model, and every text in an Element that the
+// page's author wrote.
+package computer
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/record"
+)
+
+// ErrNotDelivered is wrapped by an error of Screen.Press if it is certain that
+// the page saw nothing of the input. Any other error leaves the outcome unknown.
+var ErrNotDelivered = errors.New("the input was not delivered")
+
+// Gate is the one door.
+type Gate interface {
+	Act(ctx context.Context, a action.Action, blobs []record.Blob, d gate.Dispatch) gate.Result
+}
+
+// Target is what an input would hit.
+type Target struct {
+	Element     action.Element
+	Fingerprint action.Digest // changes when what would be hit changes
+	Ref         any           // the screen's own handle, given back to Press
+}
+
+// Kind is a kind of primitive input.
+type Kind string
+
+// The primitive inputs.
+const (
+	Move  Kind = "move"
+	Click Kind = "click"
+	Down  Kind = "down"
+	Up    Kind = "up"
+	Drag  Kind = "drag" // from (X, Y) to (ToX, ToY) with the left button
+	Wheel Kind = "wheel"
+	Key   Kind = "key"
+	Type  Kind = "type" // printable text without line breaks
+)
+
+// Input is one primitive input. Points are screen pixels.
+type Input struct {
+	Kind      Kind
+	X, Y      int
+	ToX, ToY  int
+	Button    string        // left, middle, right
+	Count     int           // 1 to 3
+	Modifiers []string      // Alt, Control, Meta, Shift; sorted
+	DX, DY    int           // wheel, CSS pixels
+	Key       string        // DOM key name (UI Events), one key
+	Hold      time.Duration `json:"-"` // how long a key is held
+	Text      string
+}
+
+// Screen is the managed browser. Nothing else puts input into it. Calls are
+// never made concurrently by one Server.
+type Screen interface {
+	// Screenshot is the whole screen as PNG.
+	Screenshot(ctx context.Context) ([]byte, error)
+	// Ground says what a pointer input at the point would hit.
+	Ground(ctx context.Context, x, y int) (Target, error)
+	// GroundFocus says what a key would go to, across frames.
+	GroundFocus(ctx context.Context) (Target, error)
+	// Press gives the input to t and to nothing else; to is the end of a drag
+	// and otherwise nil. It returns an error unless the page was seen to
+	// receive it on t. The caller has consumed the permit.
+	Press(ctx context.Context, t Target, to *Target, in Input) error
+}
