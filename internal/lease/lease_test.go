@@ -1,0 +1,299 @@
+package lease_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/estate"
+	"github.com/sallyport-dev/sallyport/internal/gate/gatetest"
+	"github.com/sallyport-dev/sallyport/internal/lease"
+	"github.com/sallyport-dev/sallyport/internal/record"
+)
+
+// plain is a Sealer that marks and does not hide: hiding is seal's own test.
+type plain struct{}
+
+func (plain) Seal(c string, b []byte) ([]byte, error) { return append([]byte(c+"\x00"), b...), nil }
+func (plain) Open(c string, b []byte) ([]byte, error) {
+	rest, ok := strings.CutPrefix(string(b), c+"\x00")
+	if !ok {
+		return nil, errors.New("sealed for another context")
+	}
+	return []byte(rest), nil
+}
+
+// rig is a real application with a keeper in front of it.
+type rig struct {
+	t      *testing.T
+	estate *estate.Estate
+	log    *gatetest.Log
+	source *lease.Form
+	broken atomic.Bool // the upstream cannot be reached
+	ids    atomic.Int64
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	e, err := estate.Serve(t.Context(), estate.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	r := &rig{t: t, estate: e, log: gatetest.NewLog("acme")}
+	c := e.HTTPClient()
+	c.Jar = nil
+	c.Transport = transport{r, c.Transport}
+	cred := e.Credentials(estate.Production, estate.IAM)
+	r.source = &lease.Form{Client: c, Account: cred.Username,
+		Password: func(context.Context) ([]byte, error) { return []byte(cred.Password.Reveal()), nil },
+		Recipe: lease.Recipe{Origin: e.URL(estate.Production, estate.IAM), LoginPath: "/login", UserField: "username", PasswordField: "password",
+			CSRFField: "_csrf", LogoutPath: "/logout", ConfirmPath: "/api/users", ConfirmStatus: 401,
+			SessionsPath: "/account/sessions", RevokePath: "/account/sessions/{id}/revoke"}}
+	return r
+}
+
+type transport struct {
+	r    *rig
+	next http.RoundTripper
+}
+
+func (t transport) RoundTrip(q *http.Request) (*http.Response, error) {
+	if t.r.broken.Load() {
+		return nil, errors.New("upstream is down")
+	}
+	return t.next.RoundTrip(q)
+}
+
+// keeper is a new process on the same log.
+func (r *rig) keeper() *lease.Keeper {
+	return lease.New(r.log, plain{}, func() string { return fmt.Sprintf("l-%d", r.ids.Add(1)) },
+		func(_ context.Context, l lease.Lease) (lease.Source, error) {
+			if l.Source != "iam-helpdesk" {
+				return nil, errors.New("no such source")
+			}
+			return r.source, nil
+		})
+}
+
+func (r *rig) issue(k *lease.Keeper) (lease.Lease, []byte, error) {
+	return k.Issue(r.t.Context(), lease.Request{Task: "t-1", Agent: "helper", Source: "iam-helpdesk",
+		Audience: r.source.Recipe.Origin, Account: r.source.Account, Purpose: "reset-mfa"})
+}
+
+// alive asks the application how many sessions exist.
+func (r *rig) alive() int {
+	r.t.Helper()
+	n := 0
+	for _, ss := range r.estate.Copy(estate.Production).State().Sessions {
+		n += len(ss)
+	}
+	return n
+}
+
+func (r *rig) types() string {
+	var out []string
+	for _, e := range r.log.All() {
+		out = append(out, strings.TrimPrefix(e.Type, "lease."))
+	}
+	return strings.Join(out, " ")
+}
+
+func TestLeaseLivesAndEnds(t *testing.T) {
+	r := newRig(t)
+	k := r.keeper()
+	l, secret, err := r.issue(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.alive() != 1 {
+		t.Fatalf("got %d sessions, want 1", r.alive())
+	}
+	if cs, err := lease.ParseCookies(secret); err != nil || len(cs) == 0 {
+		t.Fatalf("got %v %v", cs, err)
+	}
+	if err := k.End(t.Context(), "t-other"); err != nil || r.alive() != 1 {
+		t.Errorf("ending another task: %v, %d sessions", err, r.alive())
+	}
+	if err := k.End(t.Context(), l.Task); err != nil {
+		t.Fatal(err)
+	}
+	if r.alive() != 0 {
+		t.Errorf("got %d sessions after the end, want 0", r.alive())
+	}
+	if got := r.types(); got != "requested issued revoking revoked" {
+		t.Errorf("got records %q", got)
+	}
+	// Neither password nor cookie is in a record, and the state forgot them.
+	cs, _ := lease.ParseCookies(secret)
+	for _, e := range r.log.All() {
+		for _, c := range append(cs, lease.Cookie{Value: r.estate.Credentials(estate.Production, estate.IAM).Password.Reveal()}) {
+			if strings.Contains(string(e.Body), c.Value) {
+				t.Errorf("a secret is in record %s", e.Type)
+			}
+		}
+	}
+	if err := r.log.View(t.Context(), func(tx record.Tx) error {
+		var kept lease.Lease
+		if err := tx.Get("lease", l.ID, &kept); err != nil || kept.Sealed != nil {
+			t.Errorf("got %v, sealed %d bytes", err, len(kept.Sealed))
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A process dies after any of its records. The next one finds what it left.
+func TestCrashAtEveryRecordLeavesNothingAlive(t *testing.T) {
+	for crash := 1; crash <= 4; crash++ {
+		t.Run(fmt.Sprintf("after_record_%d", crash), func(t *testing.T) {
+			r := newRig(t)
+			n := 0
+			r.log.Fail = func(record.Draft) error {
+				if n++; n > crash {
+					return errors.New("killed")
+				}
+				return nil
+			}
+			k := r.keeper()
+			if l, _, err := r.issue(k); err == nil {
+				_ = k.End(t.Context(), l.Task)
+			}
+			r.log.Fail = nil
+			if err := r.keeper().Recover(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if r.alive() != 0 {
+				t.Errorf("%d sessions are alive; records: %s", r.alive(), r.types())
+			}
+			if open, err := r.keeper().Open(t.Context()); err != nil || len(open) != 0 {
+				t.Errorf("open leases: %v %v", open, err)
+			}
+		})
+	}
+}
+
+// The process died between sign-in and its record, with the cookie in memory
+// only: the session is found by its label.
+func TestOrphanIsFoundByItsLabel(t *testing.T) {
+	r := newRig(t)
+	if _, err := r.source.Issue(t.Context(), lease.Lease{ID: "l-1"}.Label()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.source.Issue(t.Context(), "somebody else's browser"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.log.Append(t.Context(), record.Draft{Type: "lease.requested", Change: func(tx record.Tx) error {
+		return tx.Put("lease", "l-1", lease.Lease{ID: "l-1", Task: "t-1", Source: "iam-helpdesk", State: lease.Requested})
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.keeper().Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.alive(); got != 1 {
+		t.Errorf("got %d sessions, want only the other one", got)
+	}
+}
+
+func TestUpstreamDownIsVisibleAndTriedAgain(t *testing.T) {
+	r := newRig(t)
+	k := r.keeper()
+	l, _, err := r.issue(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.broken.Store(true)
+	if err := k.End(t.Context(), l.Task); err == nil {
+		t.Fatal("an unreachable upstream confirmed a revocation")
+	}
+	open, err := k.Open(t.Context())
+	if err != nil || len(open) != 1 || open[0].State != lease.Revoking || open[0].Why == "" {
+		t.Fatalf("got %+v %v", open, err)
+	}
+	r.broken.Store(false)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	go k.Run(ctx)
+	for r.alive() != 0 && ctx.Err() == nil {
+		time.Sleep(20 * time.Millisecond)
+	}
+	if r.alive() != 0 {
+		t.Error("the revocation was not tried again")
+	}
+}
+
+// A target that says yes to a sign-out and ends nothing is found out.
+func TestRevocationThatDidNothing(t *testing.T) {
+	r := newRig(t)
+	k := r.keeper()
+	l, _, err := r.issue(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.source.Recipe.LogoutPath = "/login" // answers, ends nothing
+	r.source.Recipe.RevokePath = "/account/sessions/none-{id}/revoke"
+	if err := k.End(t.Context(), l.Task); err == nil {
+		t.Error("a revocation without effect was confirmed")
+	}
+	if r.alive() == 0 {
+		t.Error("the rig did not do what the test is about")
+	}
+}
+
+func TestNoRecordNoLease(t *testing.T) {
+	r := newRig(t)
+	r.log.Fail = func(record.Draft) error { return errors.New("disk full") }
+	if _, secret, err := r.issue(r.keeper()); err == nil || secret != nil {
+		t.Error("got a credential without a record")
+	}
+	if r.alive() != 0 {
+		t.Error("signed in before the record was durable")
+	}
+}
+
+func TestWrongPasswordIsNeverIssued(t *testing.T) {
+	r := newRig(t)
+	r.source.Password = func(context.Context) ([]byte, error) { return []byte("wrong"), nil }
+	_, _, err := r.issue(r.keeper())
+	if !errors.Is(err, lease.ErrNotIssued) || strings.Contains(err.Error(), "wrong") {
+		t.Errorf("got %v", err)
+	}
+	if open, _ := r.keeper().Open(t.Context()); len(open) != 0 {
+		t.Errorf("got %v, want none open", open)
+	}
+}
+
+func TestSealedValueStaysInItsPlace(t *testing.T) {
+	r := newRig(t)
+	k := r.keeper()
+	l, _, err := r.issue(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.log.Append(t.Context(), record.Draft{Type: "tamper", Change: func(tx record.Tx) error {
+		var kept lease.Lease
+		if err := tx.Get("lease", l.ID, &kept); err != nil {
+			return err
+		}
+		kept.Sealed = append([]byte("lease/other\x00"), kept.Sealed...)
+		b, err := json.Marshal(kept)
+		if err != nil {
+			return err
+		}
+		return tx.Put("lease", l.ID, json.RawMessage(b))
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.End(t.Context(), l.Task); err == nil {
+		t.Error("a credential sealed for another lease was used")
+	}
+}
