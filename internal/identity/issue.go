@@ -1,0 +1,276 @@
+package identity
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/record"
+)
+
+// issuedBody is the body of identity.issued. It identifies the SVID without
+// being usable as one.
+type issuedBody struct {
+	V          int           `json:"v"`
+	Kind       string        `json:"kind"` // "x509" or "jwt"
+	Subject    string        `json:"subject"`
+	Serial     string        `json:"serial,omitempty"`    // hex, of an X.509-SVID
+	Cert       action.Digest `json:"cert,omitempty"`      // of the DER
+	JTIDigest  action.Digest `json:"jtiDigest,omitempty"` // of the `jti` of a JWT-SVID
+	Audience   []string      `json:"audience,omitempty"`
+	Authority  string        `json:"authority"`
+	NotBefore  time.Time     `json:"notBefore"`
+	Expires    time.Time     `json:"expires"`
+	Selectors  []string      `json:"selectors"`
+	AttestedBy string        `json:"attestedBy"` // "workload-api" or "broker"
+}
+
+// x509SVID is an issued certificate and its key, which prints as a label.
+type x509SVID struct {
+	id      string
+	cert    []byte // DER
+	key     pkcs8
+	expires time.Time
+}
+
+// pkcs8 is a private key in DER that prints as a label.
+type pkcs8 []byte
+
+func (pkcs8) String() string   { return "[private key]" }
+func (pkcs8) GoString() string { return "[private key]" }
+
+// token is a JWT-SVID that prints as a label.
+type token string
+
+func (token) String() string   { return "[jwt-svid]" }
+func (token) GoString() string { return "[jwt-svid]" }
+
+// Token is a JWT-SVID for the boundary's own use on behalf of a task, e.g. to
+// exchange it at a cloud. It prints as a label.
+type Token struct{ t token }
+
+func (Token) String() string   { return "[jwt-svid]" }
+func (Token) GoString() string { return "[jwt-svid]" }
+
+// Reveal returns the token to be sent to its audience.
+func (t Token) Reveal() string { return string(t.t) }
+
+// IssueJWT issues a JWT-SVID for a workload that the caller has attested by
+// other means (the boundary acting for a task). The same checks and the same
+// record as over the Workload API apply.
+func (i *Issuer) IssueJWT(ctx context.Context, w Workload, audience ...string) (Token, error) {
+	_, t, err := i.issueJWT(ctx, w, audience, "broker")
+	return Token{t}, err
+}
+
+// issueX509 makes an X.509-SVID with a new key.
+func (i *Issuer) issueX509(ctx context.Context, w Workload) (x509SVID, error) {
+	a, err := i.admit(ctx, w)
+	if err != nil {
+		return x509SVID{}, err
+	}
+	id, err := workloadID(i.td, w)
+	if err != nil {
+		return x509SVID{}, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return x509SVID{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	now := i.cfg.Now().UTC().Truncate(time.Second)
+	expires := earlier(now.Add(i.cfg.X509TTL), a.expires)
+	tmpl := &x509.Certificate{ // serial: 20 random bytes, by crypto/x509
+		URIs:                  []*url.URL{id.URL()},
+		NotBefore:             now.Add(-skew),
+		NotAfter:              expires,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, key.Public(), a.x509.k)
+	if err != nil {
+		return x509SVID{}, fmt.Errorf("%w: sign certificate: %w", ErrUnavailable, err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return x509SVID{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return x509SVID{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	err = i.record(ctx, w, issuedBody{
+		V: 1, Kind: "x509", Subject: id.String(), Serial: hex.EncodeToString(cert.SerialNumber.Bytes()), Cert: canon.Digest(der),
+		Authority: a.id, NotBefore: tmpl.NotBefore, Expires: expires, Selectors: w.Selectors, AttestedBy: "workload-api",
+	})
+	if err != nil {
+		return x509SVID{}, err
+	}
+	return x509SVID{id.String(), der, keyDER, expires}, nil
+}
+
+// claims of a JWT-SVID (JWT-SVID section 3, RFC 7519). No others are made and
+// no others are accepted.
+type claims struct {
+	Issuer   string     `json:"iss"`
+	Subject  string     `json:"sub"`
+	Audience stringList `json:"aud"`
+	Expires  int64      `json:"exp"`
+	IssuedAt int64      `json:"iat"`
+	// NotBefore is not made by us, since `iat` says it, but obeyed.
+	NotBefore int64  `json:"nbf,omitempty"`
+	ID        string `json:"jti"`
+}
+
+func (i *Issuer) issueJWT(ctx context.Context, w Workload, audience []string, by string) (string, token, error) {
+	audience, err := checkAudience(audience)
+	if err != nil {
+		return "", "", err
+	}
+	a, err := i.admit(ctx, w)
+	if err != nil {
+		return "", "", err
+	}
+	id, err := workloadID(i.td, w)
+	if err != nil {
+		return "", "", err
+	}
+	var raw [16]byte
+	rand.Read(raw[:])
+	jti := base64.RawURLEncoding.EncodeToString(raw[:])
+	now := i.cfg.Now().UTC().Truncate(time.Second)
+	expires := earlier(now.Add(i.cfg.JWTTTL), a.expires)
+	t, err := sign(a, claims{
+		Issuer: i.cfg.IssuerURL, Subject: id.String(), Audience: audience,
+		Expires: expires.Unix(), IssuedAt: now.Unix(), ID: jti,
+	})
+	if err != nil {
+		return "", "", fmt.Errorf("%w: sign token: %w", ErrUnavailable, err)
+	}
+	err = i.record(ctx, w, issuedBody{
+		V: 1, Kind: "jwt", Subject: id.String(), JTIDigest: canon.Digest([]byte(jti)), Audience: audience,
+		Authority: a.id, NotBefore: now, Expires: expires, Selectors: w.Selectors, AttestedBy: by,
+	})
+	if err != nil {
+		return "", "", err
+	}
+	return id.String(), t, nil
+}
+
+func sign(a *authority, c claims) (token, error) {
+	s, err := jose.NewSigner(jose.SigningKey{
+		Algorithm: jose.ES256,
+		Key:       jose.JSONWebKey{Key: a.jwt.k, KeyID: a.id},
+	}, (&jose.SignerOptions{}).WithType("JWT"))
+	if err != nil {
+		return "", err
+	}
+	payload, err := canon.Marshal(c)
+	if err != nil {
+		return "", err
+	}
+	jws, err := s.Sign(payload)
+	if err != nil {
+		return "", err
+	}
+	compact, err := jws.CompactSerialize()
+	return token(compact), err
+}
+
+// admit asks everything that must hold before something is signed: the
+// workload is of this tenant, its task is not revoked and within its rate,
+// and the authority says that it is live.
+func (i *Issuer) admit(ctx context.Context, w Workload) (*authority, error) {
+	if w.Tenant == "" || w.Tenant != i.log.Tenant() {
+		return nil, refuse("wrong_tenant", "the workload belongs to another tenant")
+	}
+	if err := i.tasks.admit(w.Task); err != nil {
+		return nil, err
+	}
+	if err := i.live.Live(ctx, w.Tenant, w.Task); err != nil {
+		return nil, refuse("no_authority", "the task has no authority to act now")
+	}
+	return i.signer(ctx)
+}
+
+// record makes the issue durable, then asks once more whether the task was
+// revoked while it was being written.
+func (i *Issuer) record(ctx context.Context, w Workload, b issuedBody) error {
+	if b.Selectors == nil {
+		b.Selectors = []string{}
+	}
+	if _, err := i.log.Append(ctx, record.Draft{
+		Type: "identity.issued", Task: w.Task, Agent: w.Agent, Actor: "sallyport", Body: b,
+	}); err != nil {
+		return fmt.Errorf("%w: record issue: %w", ErrUnavailable, err)
+	}
+	return i.tasks.check(w.Task)
+}
+
+// Limits of the audience list of a JWT-SVID.
+const (
+	maxAudiences   = 8
+	maxAudienceLen = 255
+)
+
+// checkAudience sorts and checks the audiences: at least one, each printable
+// and without white space, so that no two can be read as one.
+func checkAudience(in []string) ([]string, error) {
+	if len(in) == 0 {
+		return nil, refuse("bad_audience", "an audience is required")
+	}
+	if len(in) > maxAudiences {
+		return nil, refuse("bad_audience", "too many audiences")
+	}
+	out := slices.Clone(in)
+	slices.Sort(out)
+	out = slices.Compact(out)
+	for _, s := range out {
+		if !validAudience(s) {
+			return nil, refuse("bad_audience", "an audience must be 1 to 255 bytes of printable text without spaces")
+		}
+	}
+	return out, nil
+}
+
+func validAudience(s string) bool {
+	if s == "" || len(s) > maxAudienceLen || !utf8.ValidString(s) {
+		return false
+	}
+	for _, r := range s {
+		if !unicode.IsGraphic(r) || unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) {
+			return false
+		}
+	}
+	return true
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// isRefusal returns the code of a refusal, or "".
+func isRefusal(err error) string {
+	if r, ok := errors.AsType[*Refusal](err); ok {
+		return r.Code
+	}
+	return ""
+}

@@ -1,0 +1,275 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+const (
+	objectKind = "identity-authority"
+	objectID   = "current"
+	// reloadEvery bounds how long this node may not know of an authority that
+	// another node made; it is far below publishAhead.
+	reloadEvery = time.Minute
+)
+
+// Config is what an Issuer needs beside its log.
+type Config struct {
+	// TrustDomain is the tenant's, e.g. "acme.example". It cannot be changed
+	// once the authority exists.
+	TrustDomain string
+	// IssuerURL is the OIDC issuer, e.g. https://host/t/acme: absolute, without
+	// query, fragment or trailing slash. It is the `iss` of every JWT-SVID.
+	IssuerURL string
+	// X509TTL and JWTTTL are the lives of SVIDs: DefaultTTL when zero, at most
+	// MaxTTL.
+	X509TTL, JWTTTL time.Duration
+	// Now is the clock; time.Now when nil.
+	Now func() time.Time
+}
+
+// Issuer is the certificate and token authority of one tenant. It may be used
+// from several goroutines.
+type Issuer struct {
+	log    record.Log
+	seal   record.Sealer
+	live   Authority
+	cfg    Config
+	td     spiffeid.TrustDomain
+	tasks  *tasks
+	denied *refusals
+
+	// mu guards what was last read from the store.
+	mu     sync.Mutex
+	seq    int64
+	auths  []*authority // oldest first
+	loaded time.Time
+}
+
+// Open reads the tenant's authority, or makes it if there is none yet.
+func Open(ctx context.Context, log record.Log, seal record.Sealer, live Authority, cfg Config) (*Issuer, error) {
+	name, err := TrustDomain(cfg.TrustDomain)
+	if err != nil {
+		return nil, err
+	}
+	td, err := spiffeid.TrustDomainFromString(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkIssuerURL(cfg.IssuerURL); err != nil {
+		return nil, err
+	}
+	for _, ttl := range []*time.Duration{&cfg.X509TTL, &cfg.JWTTTL} {
+		if *ttl == 0 {
+			*ttl = DefaultTTL
+		}
+		if *ttl < time.Second || *ttl > MaxTTL {
+			return nil, fmt.Errorf("svid ttl %v: want 1s to %v", *ttl, MaxTTL)
+		}
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if log == nil || seal == nil || live == nil {
+		return nil, errors.New("identity needs a log, a sealer and an authority")
+	}
+	i := &Issuer{log: log, seal: seal, live: live, cfg: cfg, td: td, tasks: newTasks(cfg.Now)}
+	i.denied = newRefusals(log)
+	if _, err := i.authorities(ctx); err != nil {
+		return nil, err
+	}
+	return i, nil
+}
+
+// Close writes what was counted of refusals and ends all streams.
+func (i *Issuer) Close() {
+	i.tasks.closeAll()
+	i.denied.close()
+}
+
+// TrustDomain is the name of the trust domain.
+func (i *Issuer) TrustDomain() string { return i.td.Name() }
+
+func checkIssuerURL(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" || u.User != nil ||
+		u.RawQuery != "" || u.Fragment != "" || u.ForceQuery || s != u.String() || s[len(s)-1] == '/' {
+		return fmt.Errorf("issuer url %q: want an absolute URL without query, fragment and trailing slash", s)
+	}
+	return nil
+}
+
+// authorityBody is the body of identity.authority.
+type authorityBody struct {
+	V           int       `json:"v"`
+	Why         string    `json:"why"` // "created" or "rotated"
+	ID          string    `json:"id"`
+	TrustDomain string    `json:"trustDomain"`
+	Cert        []byte    `json:"cert"`      // DER
+	JWTPublic   []byte    `json:"jwtPublic"` // DER, SubjectPublicKeyInfo
+	Expires     time.Time `json:"expires"`
+}
+
+// authorities returns the published authorities, oldest first. It makes one
+// when there is none, or when the newest is past half of its life.
+func (i *Issuer) authorities(ctx context.Context) ([]*authority, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	now := i.cfg.Now()
+	if age := now.Sub(i.loaded); len(i.auths) == 0 || age < 0 || age >= reloadEvery {
+		if err := i.load(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if n := len(i.auths); n == 0 || !now.Before(i.auths[n-1].created.Add(caLife/2)) {
+		if err := i.rotate(ctx, now); err != nil {
+			return nil, err
+		}
+	}
+	valid := make([]*authority, 0, len(i.auths))
+	for _, a := range i.auths {
+		if now.Before(a.expires) {
+			valid = append(valid, a)
+		}
+	}
+	if len(valid) == 0 {
+		return nil, fmt.Errorf("%w: no signing key is valid now", ErrUnavailable)
+	}
+	return valid, nil
+}
+
+// signer is the authority that signs now: the newest that has been published
+// long enough, or the oldest valid one while none has.
+func (i *Issuer) signer(ctx context.Context) (*authority, error) {
+	auths, err := i.authorities(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := i.cfg.Now()
+	for _, a := range slices.Backward(auths) {
+		if !now.Before(a.created.Add(publishAhead)) {
+			return a, nil
+		}
+	}
+	return auths[0], nil
+}
+
+// load reads the object. i.mu is held.
+func (i *Issuer) load(ctx context.Context) error {
+	var o object
+	err := i.log.View(ctx, func(tx record.Tx) error { return tx.Get(objectKind, objectID, &o) })
+	if errors.Is(err, record.ErrNotFound) {
+		// A state that was there and is gone is torn, not new.
+		if len(i.auths) > 0 {
+			return fmt.Errorf("%w: the authority is gone from the store", ErrUnavailable)
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w: read authority: %w", ErrUnavailable, err)
+	}
+	return i.adopt(o)
+}
+
+func (i *Issuer) adopt(o object) error {
+	if o.V != 1 || o.TrustDomain != i.td.Name() {
+		return fmt.Errorf("the store holds an authority of trust domain %q (version %d), not of %q", o.TrustDomain, o.V, i.td.Name())
+	}
+	if o.Sequence < i.seq {
+		return fmt.Errorf("%w: the store holds an older authority than before", ErrUnavailable)
+	}
+	if o.Sequence == i.seq && len(i.auths) > 0 {
+		i.loaded = i.cfg.Now()
+		return nil
+	}
+	auths := make([]*authority, 0, len(o.Authorities))
+	for _, v := range o.Authorities {
+		a, err := v.open(i.log.Tenant(), i.td, i.seal)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		auths = append(auths, a)
+	}
+	i.auths, i.seq, i.loaded = auths, o.Sequence, i.cfg.Now()
+	return nil
+}
+
+// errMoved says that another node changed the authority first.
+var errMoved = errors.New("authority was changed meanwhile")
+
+// rotate makes and publishes a new authority, in the transaction of its
+// record. i.mu is held. A crash before the commit leaves nothing; the keys
+// that were made die with the process.
+func (i *Issuer) rotate(ctx context.Context, now time.Time) error {
+	v, err := newAuthority(i.log.Tenant(), i.td, i.seal, now)
+	if err != nil {
+		return fmt.Errorf("%w: make authority: %w", ErrUnavailable, err)
+	}
+	why, seen := "rotated", i.seq
+	if len(i.auths) == 0 {
+		why = "created"
+	}
+	var stored object
+	_, err = i.log.Append(ctx, record.Draft{
+		Type: "identity.authority", Actor: "sallyport",
+		Body: authorityBody{V: 1, Why: why, ID: v.ID, TrustDomain: i.td.Name(), Cert: v.Cert, JWTPublic: v.JWTPublic, Expires: v.Expires},
+		Change: func(tx record.Tx) error {
+			var o object
+			switch err := tx.Get(objectKind, objectID, &o); {
+			case errors.Is(err, record.ErrNotFound):
+				o = object{V: 1, TrustDomain: i.td.Name()}
+			case err != nil:
+				return err
+			}
+			if o.Sequence != seen {
+				return errMoved
+			}
+			o.Sequence++
+			kept := []authorityV{}
+			for _, a := range o.Authorities {
+				if now.Before(a.Expires) {
+					kept = append(kept, a)
+				}
+			}
+			o.Authorities = append(kept, v)
+			stored = o
+			return tx.Put(objectKind, objectID, o)
+		},
+	})
+	if errors.Is(err, errMoved) {
+		return i.load(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: record authority: %w", ErrUnavailable, err)
+	}
+	return i.adopt(stored)
+}
+
+// bundle is the SPIFFE bundle as published now.
+func (i *Issuer) bundle(ctx context.Context) (*spiffebundle.Bundle, error) {
+	auths, err := i.authorities(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b := spiffebundle.New(i.td)
+	for _, a := range auths {
+		b.AddX509Authority(a.cert)
+		if err := b.AddJWTAuthority(a.id, a.jwt.k.Public()); err != nil {
+			return nil, err
+		}
+	}
+	i.mu.Lock()
+	b.SetSequenceNumber(uint64(i.seq))
+	i.mu.Unlock()
+	b.SetRefreshHint(5 * time.Minute)
+	return b, nil
+}

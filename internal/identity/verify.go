@@ -1,0 +1,206 @@
+package identity
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+
+	"github.com/sallyport-dev/sallyport/internal/canon"
+)
+
+// maxToken bounds a JWT-SVID that is looked at, in bytes.
+const maxToken = 8 << 10
+
+// VerifyX509 checks an X.509-SVID of this trust domain, leaf first, against the
+// bundle as published now (X509-SVID section 5): signature, validity, exactly
+// one URI SAN and no other names, no CA leaf, no life over MaxTTL. It does not
+// ask whether the task still runs: the caller asks Authority.
+func (i *Issuer) VerifyX509(ctx context.Context, chain ...*x509.Certificate) (Subject, error) {
+	// The CA's path length is 0, so a chain has no intermediate.
+	if len(chain) != 1 {
+		return Subject{}, refuse("bad_chain", "want the leaf certificate alone")
+	}
+	leaf := chain[0]
+	if len(leaf.DNSNames)+len(leaf.IPAddresses)+len(leaf.EmailAddresses) > 0 {
+		return Subject{}, refuse("bad_certificate", "the certificate carries other names")
+	}
+	if leaf.KeyUsage != x509.KeyUsageDigitalSignature || leaf.IsCA {
+		return Subject{}, refuse("bad_certificate", "the certificate is not for signing by a leaf")
+	}
+	if leaf.NotAfter.Sub(leaf.NotBefore) > MaxTTL+skew {
+		return Subject{}, refuse("bad_certificate", "the certificate lives too long")
+	}
+	if pub, ok := leaf.PublicKey.(*ecdsa.PublicKey); !ok || pub.Curve.Params().BitSize != 256 {
+		return Subject{}, refuse("bad_certificate", "the key is not P-256")
+	}
+	b, err := i.bundle(ctx)
+	if err != nil {
+		return Subject{}, err
+	}
+	id, _, err := x509svid.Verify(chain, b, x509svid.WithTime(i.cfg.Now()))
+	if err != nil {
+		return Subject{}, refuse("bad_certificate", "the certificate does not verify against the trust domain")
+	}
+	s, err := parseID(i.td, id.String())
+	s.Expires = leaf.NotAfter
+	return s, err
+}
+
+// header of a JWT-SVID. All else is refused: jwk, jku, x5u, x5c and crit are
+// ways to bring one's own key or rules (JWT-SVID section 2, RFC 8725).
+type header struct {
+	Algorithm string `json:"alg"`
+	KeyID     string `json:"kid"`
+	Type      string `json:"typ,omitempty"`
+}
+
+// stringList is the `aud` claim: a string or an array of strings (RFC 7519
+// section 4.1.3).
+type stringList []string
+
+func (l *stringList) UnmarshalJSON(b []byte) error {
+	var many []string
+	if len(b) > 0 && b[0] == '"' {
+		many = make([]string, 1)
+		if err := json.Unmarshal(b, &many[0]); err != nil {
+			return err
+		}
+	} else if len(b) == 0 || b[0] != '[' {
+		return errors.New("aud: want a string or an array of strings")
+	} else {
+		var raw []json.RawMessage
+		if err := json.Unmarshal(b, &raw); err != nil {
+			return err
+		}
+		for _, r := range raw {
+			if r[0] != '"' { // encoding/json takes null for ""
+				return errors.New("aud: want strings")
+			}
+		}
+		if err := json.Unmarshal(b, &many); err != nil {
+			return err
+		}
+	}
+	*l = many
+	return nil
+}
+
+// VerifyJWT checks a JWT-SVID of this issuer for one audience (JWT-SVID
+// section 5): compact form, ES256, a kid that is exactly one of ours, strict
+// header and claims, this issuer, this trust domain, the audience among those
+// of the token, in time, no life over MaxTTL. It does not ask whether the task
+// still runs: the caller asks Authority.
+func (i *Issuer) VerifyJWT(ctx context.Context, token, audience string) (Subject, error) {
+	s, _, err := i.verifyJWT(ctx, token, audience)
+	return s, err
+}
+
+func (i *Issuer) verifyJWT(ctx context.Context, token, audience string) (Subject, claims, error) {
+	fail := func(code, reason string) (Subject, claims, error) {
+		return Subject{}, claims{}, refuse(code, reason)
+	}
+	if !validAudience(audience) {
+		return fail("bad_audience", "an audience is required")
+	}
+	if len(token) > maxToken {
+		return fail("bad_token", "the token is too long")
+	}
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return fail("bad_token", "the token is not in compact form")
+	}
+	var h header
+	if err := decodePart(parts[0], &h); err != nil {
+		return fail("bad_token", "the header is not strict JSON of alg, kid and typ")
+	}
+	if h.Algorithm != string(jose.ES256) {
+		return fail("bad_algorithm", "want ES256")
+	}
+	if h.Type != "" && h.Type != "JWT" && h.Type != "JOSE" {
+		return fail("bad_token", "the token is of another type")
+	}
+	key, err := i.jwtKey(ctx, h.KeyID)
+	if err != nil {
+		return Subject{}, claims{}, err
+	}
+	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.ES256})
+	if err != nil {
+		return fail("bad_token", "the token is not a signed token")
+	}
+	payload, err := jws.Verify(key)
+	if err != nil {
+		return fail("bad_signature", "the signature is not by the key that it names")
+	}
+	var c claims
+	if err := canon.Unmarshal(payload, maxToken, &c); err != nil {
+		return fail("bad_claims", "the claims are not strict JSON of iss, sub, aud, exp, iat, nbf and jti")
+	}
+	s, err := i.checkClaims(c, audience)
+	return s, c, err
+}
+
+// jwtKey finds a key by its whole id among those published now. The id is
+// compared, never used to fetch or open anything.
+func (i *Issuer) jwtKey(ctx context.Context, kid string) (*ecdsa.PublicKey, error) {
+	auths, err := i.authorities(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range auths {
+		if kid == a.id {
+			return &a.jwt.k.PublicKey, nil
+		}
+	}
+	return nil, refuse("unknown_key", "the token names no key of this trust domain")
+}
+
+func (i *Issuer) checkClaims(c claims, audience string) (Subject, error) {
+	now := i.cfg.Now()
+	if c.Issuer != i.cfg.IssuerURL {
+		return Subject{}, refuse("wrong_issuer", "the token is by another issuer")
+	}
+	for _, a := range c.Audience {
+		if !validAudience(a) {
+			return Subject{}, refuse("bad_audience", "an audience of the token is malformed")
+		}
+	}
+	if !slices.Contains(c.Audience, audience) {
+		return Subject{}, refuse("wrong_audience", "the token is for another audience")
+	}
+	const farthest = 1 << 40 // seconds; far above any date, far below overflow
+	if c.Expires <= 0 || c.IssuedAt <= 0 || c.Expires > farthest || c.NotBefore < 0 || c.NotBefore > farthest || c.IssuedAt > c.Expires {
+		return Subject{}, refuse("bad_claims", "exp and iat are required and must be dates")
+	}
+	if time.Duration(c.Expires-c.IssuedAt) > MaxTTL/time.Second {
+		return Subject{}, refuse("bad_claims", "the token lives too long")
+	}
+	if now.Unix() >= c.Expires { // no skew on expiry: it is our own clock that set it
+		return Subject{}, refuse("expired", "the token has expired")
+	}
+	if limit := now.Add(skew).Unix(); c.IssuedAt > limit || c.NotBefore > limit {
+		return Subject{}, refuse("not_yet_valid", "the token is not valid yet")
+	}
+	if c.ID == "" {
+		return Subject{}, refuse("bad_claims", "jti is required")
+	}
+	s, err := parseID(i.td, c.Subject)
+	s.Expires = time.Unix(c.Expires, 0).UTC()
+	return s, err
+}
+
+func decodePart(s string, v any) error {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if err != nil {
+		return err
+	}
+	return canon.Unmarshal(b, maxToken, v)
+}
