@@ -1,0 +1,305 @@
+package connector
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/canon"
+)
+
+// ErrBody says that the body is not the one that the request's digest and size
+// describe. The caller must not send the request.
+var ErrBody = errors.New("body is not the one of the request")
+
+// Match is what a request means.
+type Match struct {
+	// Allowed says that the origin belongs to a connector of the stage. Nothing
+	// else of an origin that does not is set but Operation, Effect and Code.
+	Allowed   bool
+	Connector string
+	// Matched says that Operation was recognised; otherwise it is
+	// egress.unmatched, Effect is read or write, and Code and Why say why.
+	Matched   bool
+	Operation string
+	Effect    action.Effect
+	Params    map[string]string
+	Labels    []string
+	Code, Why string
+	ReadBack  *Plan             // nil when the operation has none
+	Secrets   map[string]string // field to the secret that door 2 puts in
+	Local     bool              // the origin may resolve to a loopback or private address
+	CA        string            // PEM of the only trusted roots, or ""
+}
+
+// Plan is a read-back, ready to be sent.
+type Plan struct {
+	Origin  string
+	Path    string
+	Pointer string
+	Equals  *string
+	Changed bool
+	Newer   bool
+}
+
+// Unmatched is the operation of a request that nothing describes.
+const Unmatched = string(action.Egress) + ".unmatched"
+
+// Set is the connectors of one tenant, checked and ready. It does not change.
+type Set struct {
+	specs   map[string]*Spec
+	origins map[action.Stage]map[string]*target
+}
+
+// target is one origin of one connector.
+type target struct {
+	connector string
+	spec      *Spec
+	origin    Origin
+	ops       []*compiled
+	urls      map[string]string // origin name to URL, in the stage
+}
+
+type compiled struct {
+	Operation
+	path []segment
+	back []segment
+}
+
+// NewSet checks the connectors, each and together. The error joins everything
+// that is wrong.
+func NewSet(specs map[string]*Spec) (*Set, error) {
+	var errs []error
+	s := &Set{specs: specs, origins: map[action.Stage]map[string]*target{}}
+	owner := map[string]string{} // origin to connector/stage: no origin twice, not even in two stages
+	for _, name := range slices.Sorted(maps.Keys(specs)) {
+		spec, bad := specs[name], false
+		spec.Validate(name, func(path, problem string) {
+			bad = true
+			errs = append(errs, fmt.Errorf("connector %s: %s: %s", name, path, problem))
+		})
+		if bad {
+			continue
+		}
+		for stage, st := range spec.Stages {
+			for _, o := range st.Origins {
+				here := name + "/" + string(stage)
+				if other, dup := owner[o.URL]; dup {
+					errs = append(errs, fmt.Errorf("connector %s: origin %s is also claimed by %s", name, o.URL, other))
+				}
+				owner[o.URL] = here
+				s.add(name, spec, stage, o)
+			}
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Set) add(name string, spec *Spec, stage action.Stage, o Origin) {
+	t := &target{connector: name, spec: spec, origin: o, urls: map[string]string{}}
+	origins := spec.Stages[stage].Origins
+	for _, each := range origins {
+		t.urls[each.Name] = each.URL
+	}
+	for _, op := range spec.Operations {
+		if op.Origin == o.Name || op.Origin == "" && len(origins) == 1 {
+			c := &compiled{Operation: op}
+			c.path, _ = parseTemplate(op.Path) // Validate refused what does not parse
+			if op.ReadBack != nil {
+				c.back, _ = parseTemplate(op.ReadBack.Path)
+			}
+			t.ops = append(t.ops, c)
+		}
+	}
+	if s.origins[stage] == nil {
+		s.origins[stage] = map[string]*target{}
+	}
+	s.origins[stage][o.URL] = t
+}
+
+// Owner is the connector that an origin belongs to in a stage.
+func (s *Set) Owner(stage action.Stage, origin string) (string, bool) {
+	t, ok := s.origins[stage][origin]
+	if !ok {
+		return "", false
+	}
+	return t.connector, true
+}
+
+// Spec is a connector by name, or nil.
+func (s *Set) Spec(name string) *Spec { return s.specs[name] }
+
+// Recognize recovers the operation. The error is ErrBody or nil: a request that
+// means nothing is a Match that is not Matched.
+func (s *Set) Recognize(stage action.Stage, r action.Request, body []byte) (Match, error) {
+	if int64(len(body)) != r.BodySize || r.BodyDigest != "" && canon.Digest(body) != r.BodyDigest ||
+		r.BodyDigest == "" && len(body) > 0 {
+		return Match{}, ErrBody
+	}
+	t, ok := s.origins[stage][r.Origin]
+	if !ok {
+		return Match{Operation: Unmatched, Effect: unmatchedEffect(r), Code: "ungoverned_origin",
+			Why: "the origin belongs to no connector of this stage"}, nil
+	}
+	m := Match{Allowed: true, Connector: t.connector, Local: t.origin.Local, CA: t.origin.CA}
+	t.recognize(&m, r, body)
+	return m, nil
+}
+
+// unmatchedEffect: only a plain GET or HEAD without a body may count as a read.
+func unmatchedEffect(r action.Request) action.Effect {
+	if (r.Method == "GET" || r.Method == "HEAD") && r.BodySize == 0 && r.Destination != "websocket" {
+		return action.Read
+	}
+	return action.Write
+}
+
+func (t *target) recognize(m *Match, r action.Request, body []byte) {
+	m.Operation, m.Effect = Unmatched, unmatchedEffect(r)
+	parts, err := splitPath(r.Path)
+	if err != nil {
+		m.Code, m.Why = "ambiguous_path", "the path can be read in two ways"
+		// An unreadable path may be any operation's.
+		m.Effect = action.Write
+		return
+	}
+	kind := KindRequest
+	if r.Destination == "websocket" {
+		kind = KindWebSocket
+	}
+	near := t.byPath(parts)
+	var matched []Match
+	m.Code, m.Why = "no_operation", "no operation has this method and path"
+	for _, op := range near {
+		// What comes close to a write is not a harmless read.
+		if op.Effect.Changes() && (op.Method == r.Method || r.Method == "HEAD") {
+			m.Effect = action.Write
+		}
+		try, ref := op.match(*m, kind, r, parts, body)
+		if ref == nil {
+			matched = append(matched, try)
+		} else if ref.code != "no_operation" {
+			m.Code, m.Why = ref.code, ref.why
+		}
+	}
+	switch len(matched) {
+	case 0:
+		t.byDefault(m, r)
+	case 1:
+		*m = matched[0]
+		t.plan(m, near)
+	default:
+		m.Effect = action.Write
+		m.Code, m.Why = "ambiguous", "more than one operation matches"
+	}
+}
+
+// byPath are the operations whose path matches, without those for which a
+// narrower path of the same method matches too: "/users/new" is never
+// "/users/{user}", whatever the bodies say.
+func (t *target) byPath(parts []string) []*compiled {
+	var near []*compiled
+	for _, op := range t.ops {
+		if _, ok := matchPath(op.path, parts); ok {
+			near = append(near, op)
+		}
+	}
+	return slices.DeleteFunc(near, func(a *compiled) bool {
+		return slices.ContainsFunc(t.ops, func(b *compiled) bool {
+			_, ok := matchPath(b.path, parts)
+			return ok && a.Method == b.Method && relate(a.path, b.path) == wider
+		})
+	})
+}
+
+// match tries one operation whose path matches.
+func (c *compiled) match(m Match, kind Kind, r action.Request, parts []string, body []byte) (Match, *refusal) {
+	opKind := c.Kind
+	if opKind == "" {
+		opKind = KindRequest
+	}
+	// HEAD is GET without the answer, so only for what GET merely reads.
+	sameMethod := c.Method == r.Method || r.Method == "HEAD" && c.Method == "GET" && !c.Effect.Changes()
+	if !sameMethod || opKind != kind {
+		return m, refuse("no_operation", "no operation has this method and path")
+	}
+	params, _ := matchPath(c.path, parts)
+	secrets := map[string]string{}
+	query, ref := readPairs(r.Query)
+	if ref != nil {
+		return m, ref
+	}
+	want := Fields{}
+	if c.Query != nil {
+		want = *c.Query
+	}
+	if ref := take(want.Fields, want.AllowExtra, query, params, secrets); ref != nil {
+		return m, ref
+	}
+	b := Body{Type: BodyNone}
+	if c.Body != nil {
+		b = *c.Body
+	}
+	fields, ref := readBody(b.Type, r.BodyType, body)
+	if ref != nil {
+		return m, ref
+	}
+	if ref := take(b.Fields, b.AllowExtra, fields, params, secrets); ref != nil {
+		return m, ref
+	}
+	m.Matched, m.Operation, m.Effect, m.Params = true, c.Name, c.Effect, params
+	m.Labels = slices.Compact(slices.Sorted(slices.Values(c.Labels)))
+	m.Code, m.Why = "", ""
+	if len(secrets) > 0 {
+		m.Secrets = secrets
+	}
+	return m, nil
+}
+
+// plan fills in the read-back. A parameter that no path can carry leaves the
+// operation without one, so that its result is reported as unknown.
+func (t *target) plan(m *Match, near []*compiled) {
+	for _, op := range near {
+		if op.Name != m.Operation || op.ReadBack == nil {
+			continue
+		}
+		path, ok := expand(op.back, m.Params)
+		if !ok {
+			return
+		}
+		rb := op.ReadBack
+		origin := t.origin.URL
+		if rb.Origin != "" {
+			origin = t.urls[rb.Origin]
+		}
+		m.ReadBack = &Plan{Origin: origin, Path: path, Pointer: rb.Pointer, Equals: rb.Equals, Changed: rb.Changed, Newer: rb.Newer}
+	}
+}
+
+// byDefault is for what no operation describes: preflights, assets, reads.
+func (t *target) byDefault(m *Match, r action.Request) {
+	known := func(what string) {
+		m.Matched, m.Operation, m.Effect = true, t.connector+"."+what, action.Read
+		m.Code, m.Why = "", ""
+	}
+	switch {
+	case r.Method == "OPTIONS" && r.BodySize == 0 && r.Destination != "websocket":
+		known("preflight")
+	case m.Effect != action.Read:
+	case t.asset(r):
+		known("asset")
+	case t.spec.Reads == ReadsAllow:
+		known("read")
+	}
+}
+
+func (t *target) asset(r action.Request) bool {
+	return slices.ContainsFunc(t.spec.Assets, func(prefix string) bool {
+		return len(r.Path) > len(prefix) && r.Path[:len(prefix)] == prefix
+	})
+}

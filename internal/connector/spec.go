@@ -1,0 +1,229 @@
+// Package connector describes governed applications and recovers the business
+// operation from a request.
+//
+// Invariants:
+//   - Unknown means no: a request that is not exactly what one operation
+//     describes is unmatched, with a reason. Extra fields, doubled names, a
+//     second spelling of a path, a method override: none of it is guessed at.
+//   - An origin belongs to at most one connector and one stage of a tenant.
+//   - Recognition is on the bytes that will be sent: a body that does not carry
+//     the request's digest is an error.
+//   - Two operations never match one request: overlap is an error in the
+//     specification, and what could not be seen there is unmatched.
+//
+// Not trusted: the request. Everything in it may come from a page.
+package connector
+
+import (
+	"fmt"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+)
+
+// Spec is the body of a resource of kind Connector. Fields without omitempty
+// must be given.
+type Spec struct {
+	Description string `json:"description,omitempty"`
+	// Stages says where the application lives. A stage that is not named cannot
+	// be reached.
+	Stages map[action.Stage]Stage `json:"stages"`
+	SignIn *SignIn                `json:"signIn,omitempty"`
+	// BrokeredCookies are the cookies that the boundary keeps to itself: they
+	// are put in at door 2 and never reach the browser. "*" means all.
+	BrokeredCookies []string `json:"brokeredCookies,omitempty"`
+	// Reads says what becomes of a GET or HEAD that no operation describes.
+	Reads ReadsDefault `json:"reads,omitempty"`
+	// Assets are path prefixes ending in "/" under which a GET is a plain asset.
+	Assets     []string    `json:"assets,omitempty"`
+	Operations []Operation `json:"operations,omitempty"`
+}
+
+// ReadsDefault is allow or deny; the zero value is deny.
+type ReadsDefault string
+
+// The defaults for reads.
+const (
+	ReadsAllow ReadsDefault = "allow" // recognised as <connector>.read
+	ReadsDeny  ReadsDefault = "deny"  // unmatched
+)
+
+// Values lists what may be written.
+func (ReadsDefault) Values() []string { return []string{string(ReadsAllow), string(ReadsDeny)} }
+
+// Stage is one copy of the application.
+type Stage struct {
+	Origins []Origin `json:"origins"`
+}
+
+// Origin is one scheme, host and port.
+type Origin struct {
+	// Name is how operations refer to it; the same names in every stage.
+	Name string `json:"name"`
+	URL  string `json:"url"` // scheme://host[:port], nothing else
+	// CA is PEM of the only roots trusted for it; CAFile is a path that the
+	// client resolves into CA. Neither means the machine's roots.
+	CA     string `json:"ca,omitempty"`
+	CAFile string `json:"caFile,omitempty"`
+	// Local lets the name resolve to a loopback or private address.
+	Local bool `json:"local,omitempty"`
+}
+
+// SignIn is how the boundary signs in by a form, and how it finds and ends the
+// session afterwards.
+type SignIn struct {
+	Origin string `json:"origin"` // name
+	// Login posts the form found at Path back to Path.
+	Login Login `json:"login"`
+	// Logout ends the session that asks, by POST.
+	Logout Logout `json:"logout"`
+	// Confirm answers Status to a dead session and something else to a live one.
+	Confirm Confirm `json:"confirm"`
+	// Sessions lists the account's sessions, so that one can be found by the
+	// User-Agent label and ended.
+	Sessions *Sessions `json:"sessions,omitempty"`
+}
+
+// Login is a sign-in form.
+type Login struct {
+	Path     string `json:"path"`
+	Username string `json:"username"` // field name
+	Password string `json:"password"` // field name
+	CSRF     string `json:"csrf,omitempty"`
+	// Success is the status that a right password is answered with.
+	Success int `json:"success,omitempty"`
+}
+
+// Logout is the request that ends a session.
+type Logout struct {
+	Path string `json:"path"`
+	CSRF string `json:"csrf,omitempty"` // field name, when the application asks for one
+}
+
+// Confirm is the request that tells a live session from a dead one.
+type Confirm struct {
+	Path   string `json:"path"`
+	Status int    `json:"status"`
+}
+
+// Sessions says where the sessions of an account are listed and ended.
+type Sessions struct {
+	List   string `json:"list"`   // JSON array of objects with id and userAgent
+	Revoke string `json:"revoke"` // POST; {id} stands for the session
+}
+
+// Kind of an operation.
+type Kind string
+
+// The kinds; the zero value is KindRequest.
+const (
+	KindRequest   Kind = "request"
+	KindWebSocket Kind = "websocket" // the handshake
+)
+
+// Values lists what may be written.
+func (Kind) Values() []string { return []string{string(KindRequest), string(KindWebSocket)} }
+
+// Operation is one business effect and the only request that has it.
+type Operation struct {
+	// Name is <connector>.thing.verb.
+	Name        string        `json:"name"`
+	Description string        `json:"description,omitempty"`
+	Kind        Kind          `json:"kind,omitempty"`
+	Origin      string        `json:"origin,omitempty"` // name; may be left out when there is one
+	Method      string        `json:"method"`
+	Path        string        `json:"path"` // "/users/{user}/reset": a parameter is one whole segment
+	Query       *Fields       `json:"query,omitempty"`
+	Body        *Body         `json:"body,omitempty"`
+	Effect      action.Effect `json:"effect"`
+	Labels      []string      `json:"labels,omitempty"`
+	Reversible  bool          `json:"reversible,omitempty"`
+	ReadBack    *ReadBack     `json:"readBack,omitempty"`
+}
+
+// BodyType is how a body is read.
+type BodyType string
+
+// The body types. Multipart is not read: such a request is unmatched.
+const (
+	BodyForm BodyType = "form" // application/x-www-form-urlencoded
+	BodyJSON BodyType = "json" // one object
+	BodyNone BodyType = "none"
+)
+
+// Values lists what may be written.
+func (BodyType) Values() []string {
+	return []string{string(BodyForm), string(BodyJSON), string(BodyNone)}
+}
+
+// Body is what a request must carry.
+type Body struct {
+	Type       BodyType         `json:"type"`
+	Fields     map[string]Field `json:"fields,omitempty"`
+	AllowExtra bool             `json:"allowExtra,omitempty"` // other fields may be present
+}
+
+// Fields are query parameters.
+type Fields struct {
+	Fields     map[string]Field `json:"fields,omitempty"`
+	AllowExtra bool             `json:"allowExtra,omitempty"`
+}
+
+// Field says what one field is: exactly one of Param, Const, Ignored, Secret.
+type Field struct {
+	Param   string  `json:"param,omitempty"`   // becomes a parameter of the operation
+	Const   *string `json:"const,omitempty"`   // must be exactly this
+	Ignored bool    `json:"ignored,omitempty"` // may be anything: an anti-forgery token
+	Secret  string  `json:"secret,omitempty"`  // must be Placeholder of this name
+	// Optional lets the field be absent. A parameter is then absent as well.
+	Optional bool `json:"optional,omitempty"`
+	// Type of a JSON value; the zero value is string.
+	Type FieldType `json:"type,omitempty"`
+}
+
+// FieldType is the JSON type of a field's value.
+type FieldType string
+
+// The field types.
+const (
+	TypeString  FieldType = "string"
+	TypeInteger FieldType = "integer" // within ±2^53
+	TypeBoolean FieldType = "boolean"
+)
+
+// Values lists what may be written.
+func (FieldType) Values() []string {
+	return []string{string(TypeString), string(TypeInteger), string(TypeBoolean)}
+}
+
+// Placeholder is the text that stands for a secret in a request until door 2
+// puts the secret in.
+func Placeholder(name string) string { return "sallyport-secret:" + name }
+
+// ReadBack is the GET that shows whether the operation took effect, and what
+// must be true of its answer: exactly one of Equals, Changed, Newer.
+type ReadBack struct {
+	Origin  string  `json:"origin,omitempty"` // name; the operation's own by default
+	Path    string  `json:"path"`             // with the operation's parameters
+	Pointer string  `json:"pointer"`          // RFC 6901
+	Equals  *string `json:"equals,omitempty"` // the value is this string
+	Changed bool    `json:"changed,omitempty"`
+	Newer   bool    `json:"newer,omitempty"` // an RFC 3339 time, not before the dispatch
+}
+
+// Resolve puts the content of CAFile into CA.
+func (s *Spec) Resolve(read func(path string) ([]byte, error)) error {
+	for name, st := range s.Stages {
+		for i := range st.Origins {
+			o := &st.Origins[i]
+			if o.CAFile == "" {
+				continue
+			}
+			b, err := read(o.CAFile)
+			if err != nil {
+				return fmt.Errorf("stages.%s.origins[%d].caFile: %w", name, i, err)
+			}
+			o.CA, o.CAFile = string(b), ""
+		}
+	}
+	return nil
+}
