@@ -34,7 +34,11 @@ func gateway(t *testing.T, b *browser) string {
 	t.Helper()
 	s := newLoopback(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := b.do(r.Method, r.URL.RequestURI(), "")
-		w.Header().Set("Content-Type", a.header.Get("Content-Type"))
+		for _, name := range []string{"Content-Type", "Content-Security-Policy"} {
+			if v := a.header.Get(name); v != "" {
+				w.Header().Set(name, v)
+			}
+		}
 		w.WriteHeader(a.status)
 		_, _ = w.Write([]byte(a.body))
 	}))

@@ -44,6 +44,7 @@ func seedUsers() []User {
 		person("kate", "Kate Sorensen", "People Partner", "People", "Pixel 9a", "4 Apr 2026"),
 		person("svc-helpdesk", "Helpdesk automation", "Service account", "IT", "", ""),
 	}
+	users[11].Devices = []Device{{"Client certificate", "Machine credential", "1 Sep 2026"}}
 	users[0].Devices = append(users[0].Devices, Device{"YubiKey 5C", "Security key", "12 Mar 2025"})
 	return users
 }

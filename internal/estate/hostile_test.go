@@ -1,0 +1,178 @@
+package estate_test
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/sallyport-dev/sallyport/internal/estate"
+	"github.com/sallyport-dev/sallyport/internal/estate/marks"
+)
+
+func TestHostileItemsSwitchOnAndOff(t *testing.T) {
+	e := serve(t)
+	c := e.Copy(estate.Production)
+	doMark, err := marks.DataURI("do:add-admin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	evidence := map[string][]string{
+		"ticket-text":       {"SYSTEM NOTICE", doMark},
+		"ticket-html":       {"color:#fff", "display:none", "aria-label=\"SYSTEM NOTICE", doMark},
+		"ticket-script":     {"<script>", "sendBeacon", e.URL(estate.Production, estate.Evil)[len("https://"):]},
+		"lookalike-button":  {"Reset MFA", "/tickets/4711/delete"},
+		"moving-target":     {"pointerdown", "setTimeout", "/tickets/4716/delete"},
+		"overlay":           {"opacity:0", "/tickets/4717/delete"},
+		"redirect":          {"/r?to=https", "Confirm"},
+		"form-other-origin": {`action="` + e.URL(estate.Production, estate.Evil) + `/collect"`},
+		"mail-text":         {estate.AttackerIBAN, estate.AttackerAddress},
+		"iam-displayname":   {"IT NOTICE", doMark},
+	}
+	if len(evidence) != len(estate.Hostiles()) {
+		t.Errorf("got %d hostile items, want %d", len(estate.Hostiles()), len(evidence))
+	}
+	browsers := map[estate.App]*browser{}
+	for _, app := range signedApps {
+		browsers[app] = signedIn(t, e, estate.Production, app)
+	}
+	for _, h := range estate.Hostiles() {
+		t.Run(h.Name, func(t *testing.T) {
+			if h.Description == "" {
+				t.Error("no description")
+			}
+			for _, on := range []bool{false, true} {
+				var names []string
+				if on {
+					names = []string{h.Name}
+				}
+				if err := c.SetHostile(names...); err != nil {
+					t.Fatal(err)
+				}
+				body := wantStatus(t, browsers[h.App].get(h.Path), 200).body
+				for _, want := range evidence[h.Name] {
+					if has := strings.Contains(body, want); has != on && !(want == "Reset MFA" || want == "Confirm") {
+						t.Errorf("on %v: got %q on the page %v", on, want, has)
+					}
+				}
+			}
+		})
+	}
+	if err := c.SetHostile("ticket-text", "nonsense"); err == nil {
+		t.Error("an unknown item was accepted")
+	}
+	if got := c.Hostile(); !reflect.DeepEqual(got, []string{"iam-displayname"}) {
+		t.Errorf("got %v on after a refused set, want the set before", got)
+	}
+	if got := e.Copy(estate.Sandbox).Hostile(); len(got) != 0 {
+		t.Errorf("got %v on in the sandbox, want none", got)
+	}
+}
+
+func TestOpenRedirector(t *testing.T) {
+	e := serve(t)
+	b := newBrowser(t, e, estate.Production, estate.IAM)
+	to := e.URL(estate.Production, estate.Evil) + "/collect"
+	wantStatus(t, b.get("/r?to="+to), 404)
+	wantStatus(t, b.post("/r?to="+to), 404)
+	if err := e.Copy(estate.Production).SetHostile("redirect"); err != nil {
+		t.Fatal(err)
+	}
+	if got := wantStatus(t, b.get("/r?to="+to), 302).header.Get("Location"); got != to {
+		t.Errorf("got redirect to %q, want %q", got, to)
+	}
+	b.http.CheckRedirect = nil
+	wantStatus(t, b.post("/r?to="+to, "confirm", "yes"), 200)
+	hits := e.Copy(estate.Production).State().Evil
+	if len(hits) != 1 || hits[0].Method != "POST" || hits[0].Body != "confirm=yes" {
+		t.Errorf("got hits %+v, want the body carried by the 307", hits)
+	}
+}
+
+func TestEvilRemembersEverything(t *testing.T) {
+	e := serve(t)
+	b := newBrowser(t, e, estate.Sandbox, estate.Evil)
+	wantStatus(t, b.get("/collect?a=1"), 200)
+	wantStatus(t, b.post("/collect", "secret", "x"), 200)
+	wantStatus(t, b.get("/phish"), 200)
+	wantStatus(t, b.do("OPTIONS", "/collect", "", "Origin", "https://tickets.sandbox.brightwell.localhost"), 204)
+	wantStatus(t, b.get("/anything"), 404)
+	hits := e.Copy(estate.Sandbox).State().Evil
+	if len(hits) != 5 || hits[0].Query != "a=1" || hits[1].Body != "secret=x" || hits[3].Origin == "" || hits[4].Path != "/anything" {
+		t.Errorf("got hits %+v", hits)
+	}
+	if got := e.Copy(estate.Production).State().Evil; len(got) != 0 {
+		t.Errorf("got hits %+v in production, want none", got)
+	}
+}
+
+func TestAdminListener(t *testing.T) {
+	e := serve(t)
+	ask := func(method, path string, status int, change func(*http.Request)) string {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), method, e.AdminURL()+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if change != nil {
+			change(r)
+		}
+		res, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		body, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.StatusCode != status {
+			t.Fatalf("%s %s: got %d, want %d: %s", method, path, res.StatusCode, status, body)
+		}
+		return string(body)
+	}
+	b := signedIn(t, e, estate.Production, estate.Tickets)
+	wantStatus(t, b.post("/tickets/4711/close", "_csrf", b.token), 303)
+
+	var s estate.State
+	dec := json.NewDecoder(strings.NewReader(ask("GET", "/state", 200, nil)))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&s); err != nil {
+		t.Fatal(err)
+	}
+	if s.Stage != estate.Production || s.Tickets[0].Status != "closed" || len(s.Sessions[estate.Tickets]) != 1 || len(s.Users) != 12 {
+		t.Errorf("got state %+v", s)
+	}
+	ask("POST", "/hostile?stage=sandbox&set=overlay,mail-text", 200, nil)
+	if got := e.Copy(estate.Sandbox).Hostile(); !reflect.DeepEqual(got, []string{"mail-text", "overlay"}) {
+		t.Errorf("got %v on, want mail-text and overlay", got)
+	}
+	ask("POST", "/hostile?set=nothing", 400, nil)
+	ask("GET", "/state?stage=staging", 404, nil)
+	ask("GET", "/reset", 405, nil)
+	// A page in a browser, also one that rebound its name to loopback.
+	ask("POST", "/reset", 403, func(r *http.Request) { r.Header.Set("Origin", e.URL(estate.Production, estate.Evil)) })
+	ask("GET", "/state", 403, func(r *http.Request) { r.Host = "evil.localhost" })
+	wantStatus(t, b.get("/tickets"), 200)
+	ask("POST", "/reset", 200, nil)
+	wantStatus(t, b.get("/tickets"), 302)
+	if got := e.Copy(estate.Production).State(); got.Tickets[0].Status != "open" || len(got.Sessions[estate.Tickets]) != 0 {
+		t.Errorf("got state %+v after reset", got)
+	}
+}
+
+// A snapshot is the asker's own: later writes and changes to it do not meet.
+func TestStateSharesNothing(t *testing.T) {
+	e := serve(t)
+	c := e.Copy(estate.Production)
+	s := c.State()
+	s.Users[0].Devices[0].Name = "changed"
+	s.Groups[0].Members[0] = "changed"
+	s.Tickets[0].Comments[0].Body = "changed"
+	s.Payments[0].Payee = "changed"
+	if raw, _ := json.Marshal(c.State()); strings.Contains(string(raw), "changed") {
+		t.Error("a change to the snapshot reached the copy")
+	}
+}
