@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -26,9 +27,21 @@ type Grant struct {
 	Computer []string
 	// Inference covers calls to the model on the inference surface.
 	Inference bool
+	// Caps bound single operations of any surface, computer actions included.
+	Caps map[string]int64
+	// Labels take effect once the task carries the label.
+	Labels []LabelRule
 	// Control covers the boundary's own steps for the applications of Rules and
 	// Reads: signing in and out.
 	Control bool
+}
+
+// LabelRule holds what reaches at least Reach once the task carries Label, or
+// denies it when Hold is empty.
+type LabelRule struct {
+	Label string
+	Reach action.Effect
+	Hold  string // role
 }
 
 // Rule covers one operation.
@@ -53,7 +66,8 @@ type Constraint struct {
 // CompileGrant turns a grant into Cedar permits, and forbids for its holds.
 // Values enter through the syntax tree, never as text. Ids are
 // grant/<capability>/<n> in the order of Rules, then reads, computer,
-// inference, control; holds are grant/<capability>/hold/<n>.
+// inference, control; holds are grant/<capability>/hold/<n>, and what caps and
+// labels forbid is grant/<capability>/limit/<n>.
 func CompileGrant(g Grant) (*Set, error) {
 	if g.Agent == "" || g.Task == "" || g.Capability == "" {
 		return nil, errors.New("compile grant: agent, task and capability must be named")
@@ -65,6 +79,9 @@ func CompileGrant(g Grant) (*Set, error) {
 		}
 	}
 	c.scopes()
+	if err := c.limits(); err != nil {
+		return nil, fmt.Errorf("compile grant %s: %w", g.Capability, err)
+	}
 	entries := make([]*entry, 0, len(c.out))
 	for _, e := range c.out {
 		// The text form is what is shown, recorded and digested, so it is also
@@ -201,6 +218,37 @@ func (c *compiler) scopes() {
 			c.add(p, entry{id: annotation(p, "id")})
 		}
 	}
+}
+
+// limits adds what caps and labels forbid or hold.
+func (c *compiler) limits() error {
+	for i, op := range slices.Sorted(maps.Keys(c.g.Caps)) {
+		if !operationForm.MatchString(op) || c.g.Caps[op] < 1 {
+			return fmt.Errorf("cap on %q is %d, want at least 1", op, c.g.Caps[op])
+		}
+		p := c.annotate(ast.Forbid(), fmt.Sprintf("grant/%s/limit/%d", c.g.Capability, i+1))
+		p.ActionEq(uid("Action", op)).When(ast.Context().Access("count").GreaterThanOrEqual(ast.Long(c.g.Caps[op])))
+		c.add(p, entry{
+			id: annotation(p, "id"), forbid: true, code: CodeCountSpent,
+			reason: "capability " + c.g.Capability + " allows " + op + " no more often in one task",
+			next:   "open another task of " + c.g.Capability,
+		})
+	}
+	for i, l := range c.g.Labels {
+		if _, err := action.ParseEffect(string(l.Reach)); err != nil || l.Label == "" || l.Hold != "" && !slices.Contains(roles, l.Hold) {
+			return fmt.Errorf("label rule %d: want a label, an effect, and a role or none", i)
+		}
+		p := c.annotate(ast.Forbid(), fmt.Sprintf("grant/%s/limit/%d", c.g.Capability, len(c.g.Caps)+i+1))
+		if l.Hold != "" {
+			p.Annotate("hold", types.String(l.Hold))
+		}
+		p.ActionIn(uid("Action", "reach/"+string(l.Reach))).When(ast.Context().Access("labels").Contains(ast.String(l.Label)))
+		c.add(p, entry{
+			id: annotation(p, "id"), forbid: true, hold: l.Hold,
+			reason: "capability " + c.g.Capability + " limits what follows " + l.Label,
+		})
+	}
+	return nil
 }
 
 func annotation(p *ast.Policy, key types.AnnotationKey) string {
