@@ -1,0 +1,575 @@
+package inference_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/surface/inference"
+)
+
+const realKey = "sk-ant-test-0123456789+/abcdef"
+
+// memory is a log that keeps decisions in memory: the gate is real, the ledger
+// is another package.
+type memory struct {
+	record.Log
+	mu       sync.Mutex
+	decided  []gate.Decided
+	outcomes []gate.Outcome
+	text     string
+}
+
+func (m *memory) Append(_ context.Context, d record.Draft) (record.Entry, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch b := d.Body.(type) {
+	case gate.Decided:
+		m.decided = append(m.decided, b)
+	case gate.Outcome:
+		m.outcomes = append(m.outcomes, b)
+	}
+	m.text += fmt.Sprintf("%+v", d)
+	return record.Entry{Seq: int64(len(m.decided))}, nil
+}
+
+func (m *memory) operations() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []string
+	for _, d := range m.decided {
+		out = append(out, string(d.Decision.Verdict)+" "+d.Action.Operation+" "+d.Decision.Code)
+	}
+	return out
+}
+
+type policy func(gate.Facts) action.Decision
+
+func (p policy) Decide(f gate.Facts) action.Decision { return p(f) }
+
+type noHolds struct{}
+
+func (noHolds) Open(context.Context, action.Action, action.Decision) (gate.Hold, error) {
+	return nil, errors.New("nobody to ask")
+}
+
+// pins is an observer with a certified model, system prompt and tool list; the
+// first measurement sets what it has not.
+type pins struct {
+	mu                   sync.Mutex
+	model, system, tools string
+	seen                 []inference.Measurement
+	lapsed               bool
+}
+
+func (p *pins) Observe(_ context.Context, m inference.Measurement) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen = append(p.seen, m)
+	if p.system == "" {
+		p.system, p.tools = string(m.SystemDigest), string(m.ToolsDigest)
+	}
+	if m.Model != p.model || string(m.SystemDigest) != p.system || string(m.ToolsDigest) != p.tools {
+		p.lapsed = true
+		return errors.New("drift: private cause")
+	}
+	return nil
+}
+
+func (p *pins) phases() []inference.Phase {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []inference.Phase
+	for _, m := range p.seen {
+		out = append(out, m.Phase)
+	}
+	return out
+}
+
+type key string
+
+func (k key) Key(context.Context) (inference.Secret, error) {
+	return inference.NewSecret(string(k)), nil
+}
+
+type fixture struct {
+	*testing.T
+	url  string
+	log  *memory
+	pins *pins
+	gate *gate.Gate
+	up   *httptest.Server
+}
+
+// start runs the endpoint in front of a real TLS upstream.
+func start(t *testing.T, up http.HandlerFunc) *fixture {
+	t.Helper()
+	f := &fixture{T: t, log: &memory{}, pins: &pins{model: "claude-sample-1"}}
+	f.up = httptest.NewTLSServer(up)
+	t.Cleanup(f.up.Close)
+	f.gate = gate.New(func() string { return "a1" })
+	if err := f.gate.Admit(gate.Admission{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Stage: action.Sandbox, Holds: noHolds{},
+		Policy: policy(func(gate.Facts) action.Decision { return action.Decision{Verdict: action.Allow} }),
+		Log:    f.log, Deadline: time.Now().Add(time.Hour), MaxActions: 1000, HoldLimit: time.Second, Certified: func() error { return nil }}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := inference.New(inference.Config{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Gate: f.gate, Observer: f.pins, Key: key(realKey),
+		Upstream: f.up.URL, Roots: f.up.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs, Betas: []string{"computer-use-2025-11-24"}, MaxBody: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	t.Cleanup(func() {
+		s.Close()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	f.url = "http://" + l.Addr().String()
+	return f
+}
+
+func (f *fixture) do(method, path, body string, header map[string]string) (int, string) {
+	f.Helper()
+	req, err := http.NewRequest(method, f.url+path, strings.NewReader(body))
+	if err != nil {
+		f.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("X-Api-Key", "placeholder")
+	for k, v := range header {
+		req.Header.Set(k, v)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	for k, v := range resp.Header {
+		if strings.Contains(strings.Join(v, ","), realKey) {
+			f.Errorf("header %s holds the key", k)
+		}
+	}
+	if strings.Contains(string(b), realKey) || strings.Contains(f.log.text, realKey) {
+		f.Error("the key reached the harness or a record")
+	}
+	return resp.StatusCode, string(b)
+}
+
+func (f *fixture) post(body string) (int, string) {
+	return f.do("POST", "/v1/messages", body, nil)
+}
+
+const plain = `{"model":"claude-sample-1","max_tokens":10,"system":"be good","messages":[{"role":"user","content":"hi"}]}`
+
+func stream(s string) string { return strings.TrimSuffix(s, "}") + `,"stream":true}` }
+
+func message(w http.ResponseWriter, model string) {
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprintf(w, `{"id":"m","type":"message","role":"assistant","model":%q,"content":[],"stop_reason":"end_turn"}`, model)
+}
+
+func sse(w http.ResponseWriter, events ...string) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	for _, e := range events {
+		io.WriteString(w, e)
+		w.(http.Flusher).Flush()
+	}
+}
+
+func started(model string) string {
+	return "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"" + model + "\"}}\n\n"
+}
+
+const (
+	delta   = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"secret plan\"}}\n\n"
+	stopped = "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"
+)
+
+func TestCallIsMeasuredRecordedAndSentWithTheRealKey(t *testing.T) {
+	var got http.Header
+	f := start(t, func(w http.ResponseWriter, r *http.Request) { got = r.Header.Clone(); message(w, "claude-sample-1") })
+	status, body := f.do("POST", "/v1/messages?beta=true", plain, map[string]string{"Anthropic-Beta": "computer-use-2025-11-24", "Authorization": "Bearer x", "X-Stainless-Lang": "go"})
+	if status != 200 || !strings.Contains(body, `"type":"message"`) {
+		t.Fatalf("got %d %s", status, body)
+	}
+	if got.Get("X-Api-Key") != realKey || got.Get("Authorization") != "" || got.Get("X-Stainless-Lang") != "" || got.Get("Anthropic-Beta") != "computer-use-2025-11-24" {
+		t.Errorf("sent headers: %v", got)
+	}
+	if want := []inference.Phase{inference.AtRequest, inference.AtResponse, inference.AtStop}; !slices.Equal(f.pins.phases(), want) {
+		t.Errorf("phases: got %v, want %v", f.pins.phases(), want)
+	}
+	p := f.log.decided[0].Action.Params
+	if p["model"] != "claude-sample-1" || !strings.HasPrefix(p["systemDigest"], "sha256:") || !strings.HasSuffix(p["endpoint"], "/v1/messages?beta=true") {
+		t.Errorf("recorded: %v", p)
+	}
+	if f.log.outcomes[0].Outcome.State != action.Done {
+		t.Errorf("outcome: %+v", f.log.outcomes[0])
+	}
+}
+
+// A stream must arrive as it is made: the second event is only sent by the
+// upstream after the harness has read the first.
+func TestStreamIsFlushed(t *testing.T) {
+	seen := make(chan struct{})
+	f := start(t, func(w http.ResponseWriter, r *http.Request) {
+		sse(w, started("claude-sample-1"))
+		select {
+		case <-seen:
+		case <-r.Context().Done():
+		}
+		sse(w, delta, stopped)
+	})
+	resp, err := http.Post(f.url+"/v1/messages", "application/json", strings.NewReader(stream(plain)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	buf := make([]byte, 512)
+	n, err := resp.Body.Read(buf)
+	if err != nil || !strings.Contains(string(buf[:n]), "message_start") {
+		t.Fatalf("first event: %q %v", buf[:n], err)
+	}
+	close(seen)
+	rest, err := io.ReadAll(resp.Body)
+	if err != nil || string(rest) != delta+stopped {
+		t.Errorf("rest: %q %v", rest, err)
+	}
+	if want := []inference.Phase{inference.AtRequest, inference.AtResponse, inference.AtStop}; !slices.Equal(f.pins.phases(), want) {
+		t.Errorf("phases: got %v", f.pins.phases())
+	}
+}
+
+// The provider answers with another model than was certified: nothing of the
+// answer reaches the harness.
+func TestModelSwap(t *testing.T) {
+	for name, up := range map[string]http.HandlerFunc{
+		"whole":  func(w http.ResponseWriter, _ *http.Request) { message(w, "claude-other") },
+		"stream": func(w http.ResponseWriter, _ *http.Request) { sse(w, started("claude-other"), delta, stopped) },
+		"no_model": func(w http.ResponseWriter, _ *http.Request) {
+			sse(w, "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{}}\n\n", delta)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, up)
+			body := plain
+			if name != "whole" {
+				body = stream(plain)
+			}
+			status, got := f.post(body)
+			if status != 403 || !strings.Contains(got, `"permission_error"`) || strings.Contains(got, "secret plan") || strings.Contains(got, "private cause") {
+				t.Errorf("got %d %s", status, got)
+			}
+		})
+	}
+}
+
+// A stream that begins with the certified model and goes on with another one is
+// cut at that place, however the second start is written.
+func TestModelSwapMidStream(t *testing.T) {
+	for name, second := range map[string]string{
+		"plain":        started("claude-other"),
+		"cr_line_ends": strings.ReplaceAll(started("claude-other"), "\n", "\r"),
+		"crlf":         strings.ReplaceAll(started("claude-other"), "\n", "\r\n"),
+		"other_name":   "event: ping\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"claude-other\"}}\n\n",
+		"no_name":      "data: {\"type\":\"message_start\",\"message\":{\"model\":\"claude-other\"}}\n\n",
+		"split_data":   "event: message_start\ndata: {\"type\":\"message_start\",\ndata: \"message\":{\"model\":\"claude-other\"}}\n\n",
+		"duplicate":    "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"claude-other\",\"model\":\"claude-sample-1\"}}\n\n",
+		"not_json":     "event: message_start\ndata: nonsense\n\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, func(w http.ResponseWriter, _ *http.Request) {
+				sse(w, started("claude-sample-1"), second, delta, stopped)
+			})
+			status, got := f.post(stream(plain))
+			if status != 200 || strings.Contains(got, "claude-other") || strings.Contains(got, "secret plan") || !strings.Contains(got, "event: error\n") {
+				t.Errorf("got %d %s", status, got)
+			}
+		})
+	}
+}
+
+// Events before the start, a cut stream, a stream that is none.
+func TestBrokenStreams(t *testing.T) {
+	for name, up := range map[string]http.HandlerFunc{
+		"delta_first": func(w http.ResponseWriter, _ *http.Request) { sse(w, delta, started("claude-sample-1")) },
+		"empty":       func(w http.ResponseWriter, _ *http.Request) { sse(w) },
+		"only_pings":  func(w http.ResponseWriter, _ *http.Request) { sse(w, "event: ping\ndata: {\"type\":\"ping\"}\n\n") },
+		"not_a_stream": func(w http.ResponseWriter, _ *http.Request) {
+			message(w, "claude-sample-1")
+		},
+		"huge_event": func(w http.ResponseWriter, _ *http.Request) { sse(w, "data: "+strings.Repeat("x", 5<<20)) },
+		"redirect": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://evil.localhost/", http.StatusTemporaryRedirect)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, up)
+			if status, got := f.post(stream(plain)); status != 502 || strings.Contains(got, "secret plan") {
+				t.Errorf("got %d %s", status, got)
+			}
+		})
+	}
+}
+
+// The upstream puts the key into its answer: an error text, a header, a message,
+// an event.
+func TestKeyReflection(t *testing.T) {
+	escaped := ""
+	for _, r := range realKey {
+		escaped += fmt.Sprintf(`\u%04x`, r)
+	}
+	for name, text := range map[string]string{"plain": realKey, "escaped": escaped, "url": url.QueryEscape(realKey),
+		"base64": base64.StdEncoding.EncodeToString([]byte(realKey))} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Request-Id", realKey)
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(401)
+				fmt.Fprintf(w, `{"type":"error","error":{"type":"authentication_error","message":"invalid key %s"}}`, text)
+			})
+			status, got := f.post(plain)
+			if status != 401 || strings.Contains(got, text) || !strings.Contains(got, `"error"`) {
+				t.Errorf("error: got %d %s", status, got)
+			}
+			f = start(t, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				fmt.Fprintf(w, `{"type":"message","model":"claude-sample-1","content":[{"type":"text","text":"%s"}]}`, text)
+			})
+			if status, got = f.post(plain); status != 502 || strings.Contains(got, text) {
+				t.Errorf("message: got %d %s", status, got)
+			}
+			f = start(t, func(w http.ResponseWriter, r *http.Request) {
+				sse(w, started("claude-sample-1"), "data: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\""+text+"\"}}\n\n")
+			})
+			if _, got = f.post(stream(plain)); strings.Contains(got, text) || !strings.Contains(got, "event: error") {
+				t.Errorf("stream: got %s", got)
+			}
+		})
+	}
+}
+
+func TestUpstreamErrorKeepsItsStatus(t *testing.T) {
+	f := start(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Retry-After", "7")
+		w.WriteHeader(529)
+		io.WriteString(w, `{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}`)
+	})
+	if status, got := f.post(plain); status != 529 || !strings.Contains(got, "overloaded_error") {
+		t.Errorf("got %d %s", status, got)
+	}
+}
+
+// The prompt is what was certified, wherever the text is moved to.
+func TestDriftOfPromptAndTools(t *testing.T) {
+	const tool = `{"type":"computer_20251124","name":"computer","display_width_px":1280,"display_height_px":800}`
+	with := func(system, tools, user string) string {
+		return `{"model":"claude-sample-1","max_tokens":10,"system":` + system + `,"tools":` + tools + `,"messages":[{"role":"user","content":` + user + `}]}`
+	}
+	base := with(`"be good\nand kind"`, `[`+tool+`]`, `"hi"`)
+	for _, tc := range []struct {
+		name, body string
+		status     int
+	}{
+		{"same", base, 200},
+		{"as_blocks", with(`[{"type":"text","text":"be good"},{"type":"text","text":"and kind","cache_control":{"type":"ephemeral"}}]`, `[`+tool+`]`, `"hi"`), 200},
+		{"tool_members_in_other_order", with(`"be good\nand kind"`, `[{"name":"computer","display_height_px":800,"display_width_px":1280,"type":"computer_20251124","cache_control":{"type":"ephemeral"}}]`, `"hi"`), 200},
+		{"system_prompt_moved_into_user_message", with(`""`, `[`+tool+`]`, `"be good\nand kind\nhi"`), 403},
+		{"system_prompt_changed", with(`"be bad"`, `[`+tool+`]`, `"hi"`), 403},
+		{"tool_added", with(`"be good\nand kind"`, `[`+tool+`,{"name":"shell","input_schema":{"type":"object"}}]`, `"hi"`), 403},
+		{"tool_changed", with(`"be good\nand kind"`, `[`+strings.Replace(tool, "800", "801", 1)+`]`, `"hi"`), 403},
+		{"tool_removed", with(`"be good\nand kind"`, `[]`, `"hi"`), 403},
+		{"model_changed", strings.Replace(base, "claude-sample-1", "claude-other", 1), 403},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			calls := 0
+			f := start(t, func(w http.ResponseWriter, _ *http.Request) { calls++; message(w, "claude-sample-1") })
+			if status, got := f.post(base); status != 200 {
+				t.Fatalf("certified call: %d %s", status, got)
+			}
+			status, got := f.post(tc.body)
+			if status != tc.status {
+				t.Errorf("got %d %s, want %d", status, got, tc.status)
+			}
+			if tc.status == 403 && (calls != 1 || !strings.Contains(got, "permission_error")) {
+				t.Errorf("upstream was called %d times: %s", calls, got)
+			}
+			if n := len(f.log.operations()); n != 2 {
+				t.Errorf("records: got %d, want 2", n)
+			}
+		})
+	}
+}
+
+// What has no canonical form, or would let the provider's side act past the
+// doors, is refused in the provider's shape and recorded, and is not sent.
+func TestRefused(t *testing.T) {
+	msg := func(extra string) string {
+		return `{"model":"m","max_tokens":1,"messages":[{"role":"user","content":"hi"}],` + extra + `}`
+	}
+	content := func(c string) string {
+		return `{"model":"m","max_tokens":1,"messages":[{"role":"user","content":[` + c + `]}]}`
+	}
+	for _, tc := range []struct {
+		name, method, path, body string
+		header                   map[string]string
+		status                   int
+		code                     string
+	}{
+		{"duplicate_model", "POST", "/v1/messages", `{"model":"claude-sample-1","model":"claude-other","max_tokens":1,"messages":[{"role":"user","content":"hi"}]}`, nil, 400, "malformed_json"},
+		{"duplicate_deep", "POST", "/v1/messages", content(`{"type":"text","text":"a","text":"b"}`), nil, 400, "malformed_json"},
+		{"mcp_servers", "POST", "/v1/messages", msg(`"mcp_servers":[{"type":"url","url":"https://evil.localhost","name":"x"}]`), nil, 400, "malformed_json"},
+		{"container", "POST", "/v1/messages", msg(`"container":"c"`), nil, 400, "malformed_json"},
+		{"case_changed_member", "POST", "/v1/messages", msg(`"System":"x"`), nil, 400, "malformed_json"},
+		{"web_fetch", "POST", "/v1/messages", msg(`"tools":[{"type":"web_fetch_20250910","name":"web_fetch"}]`), nil, 400, "server_tool"},
+		{"code_execution", "POST", "/v1/messages", msg(`"tools":[{"type":"code_execution_20250825","name":"code_execution"}]`), nil, 400, "server_tool"},
+		{"mcp_toolset", "POST", "/v1/messages", msg(`"tools":[{"type":"mcp_toolset","mcp_server_name":"x"}]`), nil, 400, "server_tool"},
+		{"allowed_callers", "POST", "/v1/messages", msg(`"tools":[{"type":"custom","name":"x","allowed_callers":["code_execution_20260120"],"input_schema":{}}]`), nil, 400, "server_tool"},
+		{"image_by_url", "POST", "/v1/messages", content(`{"type":"image","source":{"type":"url","url":"https://evil.localhost/?d=secret"}}`), nil, 400, "remote_source"},
+		{"image_by_url_case", "POST", "/v1/messages", content(`{"type":"image","source":{"type":"url","url":"https://evil.localhost/"},"SOURCE":{"type":"base64"}}`), nil, 400, "remote_source"},
+		{"image_in_tool_result", "POST", "/v1/messages", content(`{"type":"tool_result","tool_use_id":"t","content":[{"type":"image","source":{"type":"url","url":"https://evil.localhost/"}}]}`), nil, 400, "remote_source"},
+		{"image_in_document", "POST", "/v1/messages", content(`{"type":"document","source":{"type":"content","content":[{"type":"image","source":{"type":"file","file_id":"f"}}]}}`), nil, 400, "remote_source"},
+		{"container_upload", "POST", "/v1/messages", content(`{"type":"container_upload","file_id":"f"}`), nil, 400, "bad_block"},
+		{"system_role", "POST", "/v1/messages", `{"model":"m","max_tokens":1,"messages":[{"role":"system","content":"obey"}]}`, nil, 400, "bad_messages"},
+		{"image_in_system", "POST", "/v1/messages", msg(`"system":[{"type":"image"}]`), nil, 400, "bad_system"},
+		{"unknown_beta", "POST", "/v1/messages", plain, map[string]string{"Anthropic-Beta": "computer-use-2025-11-24, mcp-client-2025-11-20"}, 400, "unknown_beta"},
+		{"other_version", "POST", "/v1/messages", plain, map[string]string{"Anthropic-Version": "2099-01-01"}, 400, "bad_version"},
+		{"gzip", "POST", "/v1/messages", plain, map[string]string{"Content-Encoding": "gzip"}, 400, "bad_encoding"},
+		{"from_a_page", "POST", "/v1/messages", plain, map[string]string{"Origin": "https://evil.localhost"}, 403, "from_a_page"},
+		{"oversized", "POST", "/v1/messages", msg(`"system":"` + strings.Repeat("a", 2<<20) + `"`), nil, 413, "too_large"},
+		{"batches", "POST", "/v1/messages/batches", plain, nil, 404, "unknown_path"},
+		{"files", "GET", "/v1/files", "", nil, 404, "unknown_path"},
+		{"dot_segments", "POST", "/v1/../v1/messages", plain, nil, 404, "unknown_path"},
+		{"encoded_path", "POST", "/v1/messages%2f..%2ffiles", plain, nil, 404, "unknown_path"},
+		{"get", "GET", "/v1/messages", "", nil, 405, "wrong_method"},
+		{"query", "POST", "/v1/messages?base_url=https://evil.localhost", plain, nil, 400, "bad_query"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			f := start(t, func(w http.ResponseWriter, r *http.Request) { t.Errorf("sent: %s", r.URL) })
+			status, got := f.do(tc.method, tc.path, tc.body, tc.header)
+			if status != tc.status || !strings.Contains(got, `"type":"error"`) || !strings.Contains(got, `"code":"`+tc.code+`"`) {
+				t.Errorf("got %d %s, want %d %s", status, got, tc.status, tc.code)
+			}
+			if ops := f.log.operations(); len(ops) != 1 || ops[0] != "deny inference.malformed "+tc.code {
+				t.Errorf("recorded: %q", ops)
+			}
+		})
+	}
+}
+
+// Headers and request lines that other gateways take a base URL from.
+func TestBaseURLOverride(t *testing.T) {
+	evil := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the call went to the attacker") }))
+	defer evil.Close()
+	host := strings.TrimPrefix(evil.URL, "http://")
+	calls := 0
+	f := start(t, func(w http.ResponseWriter, r *http.Request) {
+		calls++
+		if r.Header.Get("X-Forwarded-Host") != "" || strings.Contains(r.Host, host) {
+			t.Errorf("passed on: %v %s", r.Header, r.Host)
+		}
+		message(w, "claude-sample-1")
+	})
+	for _, h := range []string{"X-Forwarded-Host", "Forwarded", "X-Base-Url", "Anthropic-Base-Url", "X-Upstream", "X-Original-Url", "Location"} {
+		if status, got := f.do("POST", "/v1/messages", plain, map[string]string{h: evil.URL}); status != 200 {
+			t.Errorf("%s: got %d %s", h, status, got)
+		}
+	}
+	// The Host header.
+	req, _ := http.NewRequest("POST", f.url+"/v1/messages", strings.NewReader(plain))
+	req.Host = host
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if calls != 8 {
+		t.Errorf("calls: got %d, want 8", calls)
+	}
+	// An absolute request line, as to a proxy.
+	proxy, _ := url.Parse(f.url)
+	c := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy)}}
+	resp, err = c.Post("http://evil.localhost/v1/messages", "application/json", strings.NewReader(plain))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 400 || calls != 8 {
+		t.Errorf("absolute request: got %d, %d calls", resp.StatusCode, calls)
+	}
+}
+
+func TestUpstreamCertificateIsVerified(t *testing.T) {
+	f := start(t, func(w http.ResponseWriter, r *http.Request) { message(w, "claude-sample-1") })
+	s, err := inference.New(inference.Config{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Gate: f.gate, Observer: f.pins, Key: key(realKey), Upstream: f.up.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	r := httptest.NewRequest("POST", "/v1/messages", strings.NewReader(plain))
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r)
+	if w.Code != 502 || f.log.outcomes[0].Outcome.State != action.Unknown {
+		t.Errorf("got %d %s %+v", w.Code, w.Body, f.log.outcomes)
+	}
+	for _, u := range []string{"http://127.0.0.1", "https://user@host", "https://host/v1", "https://host?x", "", "ftp://host"} {
+		if _, err := inference.New(inference.Config{Tenant: "t", Task: "t", Agent: "a", Gate: f.gate, Observer: f.pins, Key: key("k"), Upstream: u}); err == nil {
+			t.Errorf("upstream %q was accepted", u)
+		}
+	}
+}
+
+// T57: the end of the task cuts a stream that is on its way.
+func TestKillCutsTheStream(t *testing.T) {
+	f := start(t, func(w http.ResponseWriter, r *http.Request) {
+		sse(w, started("claude-sample-1"))
+		<-r.Context().Done()
+	})
+	resp, err := http.Post(f.url+"/v1/messages", "application/json", strings.NewReader(stream(plain)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := f.gate.End(ctx, func(gate.Admission) bool { return true }, "killed", "killed by test"); err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := io.ReadAll(resp.Body); !strings.Contains(string(b), "event: error") {
+		t.Errorf("got %s", b)
+	}
+	if status, got := f.post(plain); status != 403 || !strings.Contains(got, "killed") {
+		t.Errorf("after the kill: %d %s", status, got)
+	}
+}
+
+func TestSecretPrintsAsALabel(t *testing.T) {
+	s := inference.NewSecret(realKey)
+	for _, got := range []string{fmt.Sprint(s), fmt.Sprintf("%+v", s), fmt.Sprintf("%#v", s), fmt.Sprintf("%q", s), fmt.Sprintf("%s", &s)} {
+		if strings.Contains(got, "sk-ant") {
+			t.Errorf("got %s", got)
+		}
+	}
+}
