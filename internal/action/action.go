@@ -141,6 +141,7 @@ type Action struct {
 	Task      string            `json:"task"`
 	Agent     string            `json:"agent"`
 	Surface   Surface           `json:"surface"`
+	Source    string            `json:"source,omitempty"` // browser, harness or boundary: who sent it
 	Operation string            `json:"operation"`     // dotted name; "<surface>.unmatched" when no operation matches
 	Effect    Effect            `json:"effect"`        // of the operation
 	App       string            `json:"app,omitempty"` // connector's name, when one owns the target
