@@ -33,6 +33,9 @@ const MaxDepth = 64
 // the message, not cut it.
 var ErrTooLarge = errors.New("document is larger than allowed")
 
+// Value is one JSON document kept as bytes inside a larger one.
+type Value = jsontext.Value
+
 // MaxInteger is the largest magnitude of an integer in our own documents:
 // every double up to it is exact (RFC 7493 section 2.2 has one less).
 const MaxInteger = 1 << 53
