@@ -1,0 +1,214 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/gate"
+)
+
+// readBackTimeout and readBackSize bound a read-back.
+const (
+	readBackTimeout = 15 * time.Second
+	readBackSize    = 1 << 20 // bytes
+)
+
+// exchange is one decided request and its response.
+type exchange struct {
+	p      *Proxy
+	w      http.ResponseWriter
+	in     incoming
+	rec    Recognized
+	up     *upstream // nil if no connector owns the origin
+	out    *http.Request
+	accept string
+
+	started bool   // the client has been sent a response
+	cut     bool   // and it is not whole
+	code    string // why there is none
+}
+
+func (x *exchange) failure() string {
+	if x.code == "" {
+		return "not_dispatched"
+	}
+	return x.code
+}
+
+func (x *exchange) failed(code string) action.Outcome {
+	x.code = code
+	return action.Outcome{State: action.Failed, Detail: code}
+}
+
+// dispatch does the effect. The gate calls it once, after the decision is durable.
+func (x *exchange) dispatch(ctx context.Context, permit gate.Permit) action.Outcome {
+	if x.up == nil {
+		return x.failed("origin_without_connector")
+	}
+	digest, err := wireDigest(x.out, x.in.body)
+	if err != nil || permit.Consume(digest) != nil {
+		return x.failed("permit_refused")
+	}
+	if err := x.inject(ctx); err != nil {
+		return x.failed("credentials_refused")
+	}
+	var touched atomic.Bool
+	out := x.out.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { touched.Store(true) },
+	}))
+	tr := x.up.tr
+	if x.in.websocket {
+		tr = x.up.trWS
+	}
+	resp, err := tr.RoundTrip(out)
+	if err != nil {
+		x.code = "upstream_failed"
+		if errors.Is(err, errAddress) {
+			x.code = "address_refused"
+		}
+		if !touched.Load() || !writes(out.Method) {
+			return action.Outcome{State: action.Failed, Detail: x.code}
+		}
+		return action.Outcome{State: action.Unknown, Detail: x.code + " after the request may have been sent"}
+	}
+	defer resp.Body.Close()
+	// A client that does not read must not outlive its task.
+	defer context.AfterFunc(ctx, func() {
+		http.NewResponseController(x.w).SetWriteDeadline(time.Unix(1, 0))
+		resp.Body.Close()
+	})()
+	outcome := x.answer(ctx, resp, permit.Action().ID)
+	if rb := x.rec.ReadBack; rb != nil {
+		outcome.ReadBack = x.readBack(ctx, rb, resp.StatusCode)
+	}
+	return outcome
+}
+
+// inject adds credentials and checks that nothing else was changed by it.
+func (x *exchange) inject(ctx context.Context) error {
+	if x.p.cfg.Credentials == nil || x.rec.OwnCredentials {
+		return nil
+	}
+	return inject(ctx, x.p.cfg.Credentials, x.out)
+}
+
+var errInjector = errors.New("credentials changed the request")
+
+func inject(ctx context.Context, in Injector, r *http.Request) error {
+	method, host, u := r.Method, r.Host, *r.URL
+	if err := in.Inject(ctx, r); err != nil {
+		return err
+	}
+	if r.Method != method || r.Host != host || *r.URL != u {
+		return errInjector
+	}
+	return nil
+}
+
+// answer passes the response on.
+func (x *exchange) answer(ctx context.Context, resp *http.Response, id string) action.Outcome {
+	if x.p.cfg.Credentials != nil && !x.rec.OwnCredentials {
+		x.p.cfg.Credentials.Observe(resp)
+	}
+	x.p.redirects.remember(x.out, resp, id)
+	scrub := x.p.scrubber()
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return x.relay(ctx, resp, scrub)
+	}
+	outcome := action.Outcome{State: action.Done, Status: resp.StatusCode}
+	body, length, err := decode(resp, x.out.Method)
+	if err != nil {
+		outcome.Detail = "response_encoding"
+		x.code = outcome.Detail
+		return outcome
+	}
+	scanned := scrub.active() && isText(resp.Header.Get("Content-Type"))
+	if scanned {
+		body, length = scrub.reader(body), -1
+	}
+	h := x.w.Header()
+	copyResponseHeader(h, resp.Header, !x.rec.OwnCredentials, scrub)
+	bodyless := x.out.Method == "HEAD" || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified
+	if length >= 0 && !bodyless {
+		h.Set("Content-Length", itoa(length))
+	}
+	if x.in.websocket {
+		h.Set("Connection", "close") // the client may already speak another protocol
+	}
+	x.started = true
+	x.w.WriteHeader(resp.StatusCode)
+	if bodyless {
+		return outcome
+	}
+	if err := copyBody(x.w, body, length < 0); err != nil {
+		x.cut = true
+		outcome.Detail = "response_cut"
+	}
+	return outcome
+}
+
+// readBack asks the application whether the write took.
+func (x *exchange) readBack(ctx context.Context, rb *ReadBack, status int) string {
+	if status >= 400 {
+		return "failed"
+	}
+	const unknown = "unknown"
+	path, _, code := splitPath(rb.Path)
+	if code != "" || path != rb.Path {
+		return unknown
+	}
+	// The client may be gone; the answer is still wanted, within its own limit.
+	ctx, cancel := context.WithTimeout(ctx, readBackTimeout)
+	defer cancel()
+	r := outgoing(action.Request{Method: "GET", Origin: x.in.to.origin(), Path: rb.Path, Query: rb.Query},
+		http.Header{"Accept": {"*/*"}, "User-Agent": nil, "Accept-Encoding": {"gzip"}}, nil)
+	if c := x.p.cfg.Credentials; c != nil && !x.rec.OwnCredentials {
+		if err := inject(ctx, c, r); err != nil {
+			return unknown
+		}
+	}
+	resp, err := x.up.tr.RoundTrip(r.WithContext(ctx))
+	if err != nil {
+		return unknown
+	}
+	defer resp.Body.Close()
+	if c := x.p.cfg.Credentials; c != nil && !x.rec.OwnCredentials {
+		c.Observe(resp)
+	}
+	body, _, err := decode(resp, "GET")
+	if err != nil {
+		return unknown
+	}
+	data, err := io.ReadAll(io.LimitReader(body, readBackSize+1))
+	if err != nil || len(data) > readBackSize {
+		return unknown
+	}
+	switch v := rb.Verify(resp.StatusCode, data); v {
+	case "verified", "failed":
+		return v
+	}
+	return unknown
+}
+
+// isText reports whether a body is searched for secrets: everything but media
+// and fonts, which pages cannot make an origin reflect into.
+func isText(contentType string) bool {
+	mt, _, _ := strings.Cut(strings.ToLower(contentType), ";")
+	mt = strings.TrimSpace(mt)
+	if strings.HasSuffix(mt, "+xml") {
+		return true // image/svg+xml
+	}
+	for _, prefix := range []string{"image/", "video/", "audio/", "font/"} {
+		if strings.HasPrefix(mt, prefix) {
+			return false
+		}
+	}
+	return true
+}

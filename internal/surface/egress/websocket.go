@@ -1,0 +1,157 @@
+package egress
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha1"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+)
+
+// maxFrame bounds one WebSocket frame in bytes.
+const maxFrame = 64 << 20
+
+// upgradeOf reports whether r is a WebSocket handshake (RFC 6455 section 4.2.1).
+// No other protocol can be upgraded to.
+func upgradeOf(r *http.Request) (bool, string) {
+	up := r.Header.Values("Upgrade")
+	if len(up) == 0 {
+		return false, ""
+	}
+	if len(up) != 1 || !strings.EqualFold(up[0], "websocket") {
+		return false, "upgrade_protocol"
+	}
+	connection := false
+	for t := range strings.SplitSeq(strings.Join(r.Header.Values("Connection"), ","), ",") {
+		connection = connection || strings.EqualFold(strings.TrimSpace(t), "upgrade")
+	}
+	keys, versions := r.Header.Values("Sec-Websocket-Key"), r.Header.Values("Sec-Websocket-Version")
+	if r.Method != "GET" || r.ProtoMajor != 1 || !connection || len(keys) != 1 || len(versions) != 1 || versions[0] != "13" {
+		return false, "upgrade_handshake"
+	}
+	if k, err := base64.StdEncoding.DecodeString(keys[0]); err != nil || len(k) != 16 {
+		return false, "upgrade_handshake"
+	}
+	return true, ""
+}
+
+// webSocketHeader completes the outgoing handshake. No extensions are offered:
+// a secret could hide in compressed frames.
+func webSocketHeader(h http.Header) {
+	h.Set("Connection", "Upgrade")
+	h.Set("Upgrade", "websocket")
+	h.Del("Sec-Websocket-Extensions")
+	h.Del("Accept-Encoding")
+}
+
+// relay passes frames until one side closes or ctx ends. The handshake was the
+// action; what it let through ends with it.
+func (x *exchange) relay(ctx context.Context, resp *http.Response, s *scrubber) action.Outcome {
+	up, ok := resp.Body.(io.ReadWriteCloser)
+	client, isWire := x.in.conn.(*wire)
+	if !ok || !isWire || !x.in.websocket || !accepted(x.out, resp) {
+		x.code = "upgrade_refused"
+		return action.Outcome{State: action.Done, Status: resp.StatusCode, Detail: x.code}
+	}
+	outcome := action.Outcome{State: action.Done, Status: resp.StatusCode}
+	if _, _, err := http.NewResponseController(x.w).Hijack(); err != nil || client.fail != nil {
+		outcome.Detail = "client_gone"
+		x.started = true
+		client.Close()
+		return outcome
+	}
+	x.started = true
+	client.raw.Store(true)
+	cut := func() { up.Close(); client.Close() }
+	defer cut()
+	defer context.AfterFunc(ctx, cut)()
+	h := http.Header{}
+	copyResponseHeader(h, resp.Header, !x.rec.OwnCredentials, s)
+	h.Del("Content-Type")
+	h.Del("Date")
+	h.Set("Connection", "Upgrade")
+	h.Set("Upgrade", "websocket")
+	var head strings.Builder
+	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	h.Write(&head)
+	head.WriteString("\r\n")
+	if _, err := io.WriteString(client, head.String()); err != nil {
+		return outcome
+	}
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		defer cut()
+		frames(up, client, true, nil)
+	}()
+	if err := frames(client, up, false, s); errors.Is(err, errReflected) {
+		outcome.Detail = "secret_reflected"
+	}
+	cut()
+	<-sent
+	return outcome
+}
+
+// accepted checks the server's part of the handshake (RFC 6455 section 4.1), so
+// that an origin which did not upgrade cannot be used as a raw tunnel.
+func accepted(out *http.Request, resp *http.Response) bool {
+	sum := sha1.Sum([]byte(out.Header.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return strings.EqualFold(resp.Header.Get("Upgrade"), "websocket") &&
+		resp.Header.Get("Sec-Websocket-Accept") == base64.StdEncoding.EncodeToString(sum[:]) &&
+		resp.Header.Get("Sec-Websocket-Extensions") == ""
+}
+
+var errFrame = errors.New("not a websocket frame")
+
+// frames copies WebSocket frames (RFC 6455 section 5.2) and nothing else. With s,
+// a payload that carries a secret ends the connection before it is passed on.
+func frames(dst io.Writer, src io.Reader, masked bool, s *scrubber) error {
+	in := bufio.NewReaderSize(src, 32<<10)
+	for {
+		head := make([]byte, 2, 14)
+		if _, err := io.ReadFull(in, head); err != nil {
+			return err
+		}
+		op, control := head[0]&0x0f, head[0]&0x08 != 0
+		n := uint64(head[1] & 0x7f)
+		if head[0]&0x70 != 0 || (op > 2 && op < 8) || op > 10 || (head[1]&0x80 != 0) != masked ||
+			control && (n > 125 || head[0]&0x80 == 0) {
+			return errFrame
+		}
+		extra := map[uint64]int{126: 2, 127: 8}[n]
+		if masked {
+			extra += 4
+		}
+		head = head[:2+extra]
+		if _, err := io.ReadFull(in, head[2:]); err != nil {
+			return err
+		}
+		switch n {
+		case 126:
+			n = uint64(binary.BigEndian.Uint16(head[2:]))
+		case 127:
+			n = binary.BigEndian.Uint64(head[2:])
+		}
+		if n > maxFrame {
+			return errFrame
+		}
+		if _, err := dst.Write(head); err != nil {
+			return err
+		}
+		var payload io.Reader = io.LimitReader(in, int64(n))
+		if s != nil && s.active() {
+			payload = &scrubReader{s: s, src: payload, refuse: true}
+		}
+		// A short read ends the copy without an error; the next header read
+		// then meets the end of the stream.
+		if _, err := io.Copy(dst, payload); err != nil {
+			return err
+		}
+	}
+}
