@@ -142,9 +142,9 @@ type Action struct {
 	Agent     string            `json:"agent"`
 	Surface   Surface           `json:"surface"`
 	Source    string            `json:"source,omitempty"` // browser, harness or boundary: who sent it
-	Operation string            `json:"operation"`     // dotted name; "<surface>.unmatched" when no operation matches
-	Effect    Effect            `json:"effect"`        // of the operation
-	App       string            `json:"app,omitempty"` // connector's name, when one owns the target
+	Operation string            `json:"operation"`        // dotted name; "<surface>.unmatched" when no operation matches
+	Effect    Effect            `json:"effect"`           // of the operation
+	App       string            `json:"app,omitempty"`    // connector's name, when one owns the target
 	Params    map[string]string `json:"params,omitempty"`
 	Labels    []string          `json:"labels,omitempty"` // put on the task if the action is let through
 	Element   *Element          `json:"element,omitempty"`
