@@ -44,6 +44,7 @@ import (
 type Spec struct {
 	// Path is the executable, an absolute path as seen inside. If no Mount
 	// covers it, the host file of the same path is bound there read-only.
+	// "/proc/self/fd/3" and so on executes one of Files.
 	Path string
 	Args []string // without argv[0], which is Path
 	Env  []string // the whole environment; HOME in it chooses the home tmpfs (default /home/agent)
@@ -67,6 +68,8 @@ type Spec struct {
 
 	MemoryMax int64 // bytes; 0 is no limit. See Doctor for how it is enforced here
 	PidsMax   int64 // processes and threads; 0 means 4096
+
+	argv0 string // of the self-test's probe; empty is Path
 }
 
 // Mount makes the host's Source visible at Target. Both are absolute; Source
@@ -187,7 +190,7 @@ func (s *Spec) home() string {
 // inner one is not hidden by an outer one.
 func (s *Spec) mounts() []Mount {
 	ms := slices.Clone(s.Mounts)
-	covered := slices.ContainsFunc(ms, func(m Mount) bool {
+	covered := strings.HasPrefix(s.Path, "/proc/self/fd/") || slices.ContainsFunc(ms, func(m Mount) bool {
 		return m.Target == s.Path || strings.HasPrefix(s.Path, m.Target+"/")
 	})
 	if !covered {

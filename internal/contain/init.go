@@ -67,7 +67,7 @@ func execute(p plan) (pid, pidfd int, err error) {
 	for i := range p.Files {
 		files = append(files, uintptr(fdFirst+i))
 	}
-	pid, err = syscall.ForkExec(p.Path, append([]string{p.Path}, p.Args...), &syscall.ProcAttr{
+	pid, err = syscall.ForkExec(p.Path, append([]string{p.Argv0}, p.Args...), &syscall.ProcAttr{
 		Dir: p.Dir, Env: p.Env, Files: files,
 		Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
 	})

@@ -1,6 +1,7 @@
 package contain
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +55,7 @@ func (p *Process) start(ctx context.Context, s *Spec) error {
 		Mounts: s.mounts(), UID: s.UID, Files: len(s.Files), Nested: s.NestedUserNS,
 		MemoryMax: s.MemoryMax, PidsMax: s.PidsMax,
 	}
+	pl.Argv0 = cmp.Or(s.argv0, s.Path)
 	if pl.UID == 0 {
 		pl.UID = defaultUID
 	}

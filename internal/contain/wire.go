@@ -13,6 +13,7 @@ import (
 // plan is what the stages need of a Spec. It travels in a sealed memory file.
 type plan struct {
 	Path, Dir, Home string
+	Argv0           string
 	Args, Env       []string
 	Listen          []string
 	Mounts          []Mount
