@@ -18,11 +18,16 @@ const (
 	doorWord = "the door"
 )
 
-// An attempt returns why it was stopped, or nil if it got through.
+// An attempt returns why it was stopped, or nil if it got through, or through
+// if there is more to say about that.
 type attempt struct {
 	name string
 	try  func(bait) error
 }
+
+type through string
+
+func (t through) Error() string { return string(t) }
 
 var attempts = []attempt{
 	{"control-served-listener", control},
@@ -81,7 +86,8 @@ func runProbe() {
 	enc := json.NewEncoder(os.Stdout)
 	for _, a := range attempts {
 		err := a.try(b)
-		f := Finding{Name: a.name, Stopped: err != nil, How: "it worked"}
+		_, open := err.(through)
+		f := Finding{Name: a.name, Stopped: err != nil && !open, How: "it worked"}
 		if err != nil {
 			f.How = err.Error()
 		}
@@ -223,12 +229,12 @@ func writeOutside(bait) error {
 	} {
 		f, err := os.OpenFile(p, os.O_WRONLY|os.O_CREATE, 0o600)
 		if err == nil {
-			if st, _ := f.Stat(); st != nil && st.Mode()&os.ModeCharDevice != 0 {
-				f.Close() // hidden behind /dev/null
-				continue
-			}
+			st, err := f.Stat()
 			f.Close()
-			return nil
+			if err == nil && st.Mode()&os.ModeCharDevice != 0 {
+				continue // hidden behind /dev/null
+			}
+			return through(p)
 		}
 		why = err
 	}
@@ -250,11 +256,10 @@ func mountOptions(bait) error {
 			return nil
 		}
 		at, opts := f[4], ","+f[5]+","
-		device := strings.HasPrefix(at, "/dev/") && at != "/dev/shm" || strings.HasPrefix(at, "/proc/")
+		device := strings.HasPrefix(at, "/dev/") && at != "/dev/shm"
 		writable := strings.Contains(opts, ",rw,") && kind[0] != "tmpfs" && kind[0] != "proc" && !device
 		if !strings.Contains(opts, ",nosuid,") || !device && !strings.Contains(opts, ",nodev,") || writable {
-			fmt.Fprintln(os.Stderr, line)
-			return nil
+			return through(strings.TrimSpace(line))
 		}
 		n++
 	}
@@ -274,7 +279,7 @@ func inherited(bait) error {
 		case err != nil, len(e.Name()) == 1 && e.Name() <= "3":
 		case strings.HasPrefix(to, "anon_inode:"), strings.HasPrefix(to, "/proc/"):
 		default:
-			return nil
+			return through("descriptor " + e.Name() + " is " + to)
 		}
 	}
 	return errors.New("only the named descriptors are open")

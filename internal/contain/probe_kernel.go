@@ -282,8 +282,7 @@ func kernelInterfaces(bait) error {
 		unix.SYS_OPEN_BY_HANDLE_AT: "open_by_handle_at", unix.SYS_PIDFD_GETFD: "pidfd_getfd",
 	} {
 		if _, _, e := unix.Syscall6(nr, 0, 0, 0, 0, 0, 0); e != unix.EPERM {
-			fmt.Fprintln(os.Stderr, name, "answers:", e)
-			return nil
+			return through(fmt.Sprintf("%s answers: %v", name, e))
 		}
 	}
 	return unix.EPERM

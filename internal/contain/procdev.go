@@ -75,6 +75,7 @@ func (b *builder) proc() {
 			b.do("hide", p, func(path string) error {
 				return unix.Mount("/dev/null", path, "", unix.MS_BIND, "")
 			})
+			b.readOnly(p, unix.MS_NOEXEC) // and nodev: it cannot even be opened
 		})
 	}
 	for _, p := range []string{"/proc/acpi", "/proc/scsi", "/proc/asound"} {
