@@ -1,0 +1,222 @@
+package receipt
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// ApprovalNamespace is the SSHSIG namespace of approvals. A signature made for
+// another purpose (git, file) never counts.
+const ApprovalNamespace = "sallyport-approval@v1"
+
+// ErrSignature is wrapped by every refusal of a signature. The statement was
+// not signed by the key that was asked for; there is nothing to retry.
+var ErrSignature = errors.New("signature is not valid")
+
+// SSHPolicy says what a signature by a security key must show. The zero value
+// accepts software keys, and security keys whose button was touched.
+type SSHPolicy struct {
+	RequireHardware     bool // only sk- keys
+	RequireVerification bool // the key checked a PIN or a fingerprint; implies RequireHardware
+}
+
+// SSHSigner is who made a valid signature, and how.
+type SSHSigner struct {
+	Key         string // "type base64", as in an authorized_keys line, without a comment
+	Fingerprint string // SHA256:...
+	Hardware    bool   // a security key (FIDO)
+	Present     bool   // it was touched
+	Verified    bool   // it verified its user
+	Counter     uint32 // of the security key; it only rises on an uncloned one
+}
+
+// Flags of a security key's signature (WebAuthn level 3, section 6.1).
+const (
+	flagPresent  = 0x01
+	flagVerified = 0x04
+)
+
+var sshKeyTypes = []string{ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521,
+	ssh.KeyAlgoSKED25519, ssh.KeyAlgoSKECDSA256}
+
+// sshsig is the signature blob (OpenSSH PROTOCOL.sshsig, section 3) after its
+// magic preamble.
+type sshsig struct {
+	Version   uint32
+	PublicKey []byte
+	Namespace string
+	Reserved  string
+	Hash      string
+	Signature []byte
+}
+
+// sshsigMessage is what is signed (PROTOCOL.sshsig, section 4), after the
+// preamble.
+type sshsigMessage struct {
+	Namespace string
+	Reserved  string
+	Hash      string
+	Digest    []byte
+}
+
+const sshsigMagic = "SSHSIG"
+
+// VerifySSHSIG verifies an armored SSH signature (OpenSSH PROTOCOL.sshsig, as
+// made by ssh-keygen -Y sign) over message, made for namespace by one of the
+// allowed keys, which are public keys as in authorized_keys, without options.
+// Ed25519, ECDSA and their security key forms count; RSA, DSA and certificates
+// do not. A security key must have been touched.
+func VerifySSHSIG(message, armored []byte, namespace string, allowed []string, p SSHPolicy) (SSHSigner, error) {
+	s, err := verifySSHSIG(message, armored, namespace, allowed, p)
+	if err != nil {
+		return SSHSigner{}, fmt.Errorf("%w: %w", ErrSignature, err)
+	}
+	return s, nil
+}
+
+func verifySSHSIG(message, armored []byte, namespace string, allowed []string, p SSHPolicy) (SSHSigner, error) {
+	blob, err := unarmor(armored)
+	if err != nil {
+		return SSHSigner{}, err
+	}
+	key, err := ssh.ParsePublicKey(blob.PublicKey)
+	if err != nil {
+		return SSHSigner{}, fmt.Errorf("public key: %w", err)
+	}
+	if !slices.Contains(sshKeyTypes, key.Type()) {
+		return SSHSigner{}, fmt.Errorf("key type %s does not count", key.Type())
+	}
+	if err := allowKey(key, allowed); err != nil {
+		return SSHSigner{}, err
+	}
+	if namespace == "" || blob.Namespace != namespace {
+		return SSHSigner{}, fmt.Errorf("made for %q, want %q", blob.Namespace, namespace)
+	}
+	digest, err := sshDigest(blob.Hash, message)
+	if err != nil {
+		return SSHSigner{}, err
+	}
+	var sig ssh.Signature
+	if err := ssh.Unmarshal(blob.Signature, &sig); err != nil {
+		return SSHSigner{}, fmt.Errorf("signature: %w", err)
+	}
+	if sig.Format != key.Type() {
+		return SSHSigner{}, fmt.Errorf("%s signature by a %s key", sig.Format, key.Type())
+	}
+	who := SSHSigner{Key: keyLine(key), Fingerprint: ssh.FingerprintSHA256(key)}
+	if err := readFlags(&who, key.Type(), sig.Rest); err != nil {
+		return SSHSigner{}, err
+	}
+	signed := append([]byte(sshsigMagic), ssh.Marshal(sshsigMessage{blob.Namespace, "", blob.Hash, digest})...)
+	if err := key.Verify(signed, &sig); err != nil {
+		return SSHSigner{}, err
+	}
+	switch {
+	case (p.RequireHardware || p.RequireVerification) && !who.Hardware:
+		return SSHSigner{}, errors.New("not made by a security key")
+	case p.RequireVerification && !who.Verified:
+		return SSHSigner{}, errors.New("the security key did not verify its user")
+	}
+	return who, nil
+}
+
+// unarmor reads the one PEM-like block that armored must be, to the byte.
+func unarmor(armored []byte) (sshsig, error) {
+	var s sshsig
+	b, rest := pem.Decode(armored)
+	if b == nil || b.Type != "SSH SIGNATURE" || len(b.Headers) > 0 || len(bytes.TrimSpace(rest)) > 0 ||
+		!bytes.HasPrefix(armored, []byte("-----BEGIN ")) {
+		return s, errors.New("not one armored SSH signature")
+	}
+	body, ok := bytes.CutPrefix(b.Bytes, []byte(sshsigMagic))
+	if !ok {
+		return s, errors.New("not an SSH signature")
+	}
+	if err := ssh.Unmarshal(body, &s); err != nil {
+		return s, fmt.Errorf("signature blob: %w", err)
+	}
+	if s.Version != 1 {
+		return s, fmt.Errorf("version %d is not known", s.Version)
+	}
+	if s.Reserved != "" {
+		return s, errors.New("reserved field is not empty")
+	}
+	return s, nil
+}
+
+func sshDigest(hash string, message []byte) ([]byte, error) {
+	switch hash {
+	case "sha256":
+		h := sha256.Sum256(message)
+		return h[:], nil
+	case "sha512":
+		h := sha512.Sum512(message)
+		return h[:], nil
+	}
+	return nil, fmt.Errorf("hash %q is not known", hash)
+}
+
+// readFlags reads flags and counter of a security key's signature. That the
+// key was touched is checked here, whatever the library does.
+func readFlags(who *SSHSigner, keyType string, rest []byte) error {
+	if keyType != ssh.KeyAlgoSKED25519 && keyType != ssh.KeyAlgoSKECDSA256 {
+		if len(rest) > 0 {
+			return errors.New("data after the signature")
+		}
+		return nil
+	}
+	var f struct {
+		Flags   byte
+		Counter uint32
+	}
+	if err := ssh.Unmarshal(rest, &f); err != nil {
+		return fmt.Errorf("security key fields: %w", err)
+	}
+	who.Hardware, who.Counter = true, f.Counter
+	who.Present, who.Verified = f.Flags&flagPresent != 0, f.Flags&flagVerified != 0
+	if !who.Present {
+		return errors.New("the security key was not touched")
+	}
+	return nil
+}
+
+func allowKey(key ssh.PublicKey, allowed []string) error {
+	for _, line := range allowed {
+		k, err := ParseSSHKey(line)
+		if err != nil {
+			return err
+		}
+		if k == keyLine(key) {
+			return nil
+		}
+	}
+	return fmt.Errorf("key %s is not one of the %d allowed", ssh.FingerprintSHA256(key), len(allowed))
+}
+
+// ParseSSHKey reads one authorized_keys line of a type that counts and returns
+// it as "type base64". A line with options is refused: an option such as
+// no-touch-required would be promised and not kept.
+func ParseSSHKey(line string) (string, error) {
+	k, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(line))
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("SSH key: %w", err)
+	case len(options) > 0 || len(bytes.TrimSpace(rest)) > 0:
+		return "", errors.New("SSH key: want one line without options")
+	case !slices.Contains(sshKeyTypes, k.Type()):
+		return "", fmt.Errorf("SSH key: type %s does not count", k.Type())
+	}
+	return keyLine(k), nil
+}
+
+func keyLine(k ssh.PublicKey) string {
+	return k.Type() + " " + base64.StdEncoding.EncodeToString(k.Marshal())
+}
