@@ -1,0 +1,381 @@
+package browser
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/canon"
+)
+
+// maxHops bounds how deep frames in frames (and shadow roots) are followed.
+const maxHops = 16
+
+// Grounded is what an input would act on, at the moment of grounding.
+type Grounded struct {
+	Element action.Element
+	// Fingerprint changes when anything about the element changes that a
+	// decision rests on: the node, its document, the frame's origin, tag,
+	// link, form action and method, the default button, its rectangle.
+	Fingerprint action.Digest
+	// X and Y are where, in CSS pixels of the screen. Zero for the keyboard.
+	X, Y float64
+	// Keyboard says that the focused element was grounded. Element's form is
+	// then what Enter would submit.
+	Keyboard bool
+	// Editable says that text can go into the element.
+	Editable bool
+	// Rect is the element's x, y, width and height in CSS pixels of its frame.
+	Rect [4]float64
+	// Page, Frame and Loader are Chromium's names of the page, the frame and
+	// the load of its document.
+	Page, Frame, Loader string
+}
+
+// facts are what the guard reads of an element. See guard.js.
+type facts struct {
+	Node     int        `json:"node"`
+	Submit   int        `json:"submit"`
+	Tag      string     `json:"tag"`
+	Role     string     `json:"role"`
+	Name     string     `json:"name"`
+	Link     string     `json:"link"`
+	Action   string     `json:"action"`
+	Method   string     `json:"method"`
+	Type     string     `json:"type"`
+	URL      string     `json:"url"`
+	Origin   string     `json:"origin"`
+	Rect     [4]float64 `json:"rect"`
+	Blind    string     `json:"blind"`
+	Editable bool       `json:"editable"`
+}
+
+type frameInfo struct {
+	ID     string `json:"id"`
+	Loader string `json:"loaderId"`
+	URL    string `json:"url"`
+	Origin string `json:"securityOrigin"`
+}
+
+type frameTree struct {
+	Frame    frameInfo   `json:"frame"`
+	Children []frameTree `json:"childFrames"`
+}
+
+func (t *frameTree) find(id string) (frameInfo, bool) {
+	if t.Frame.ID == id {
+		return t.Frame, true
+	}
+	for i := range t.Children {
+		if f, ok := t.Children[i].find(id); ok {
+			return f, true
+		}
+	}
+	return frameInfo{}, false
+}
+
+// origin is the frame's origin in the form of action.Element: "null" is opaque.
+func (f frameInfo) origin() string {
+	if f.Origin == "" || f.Origin == "://" {
+		return "null"
+	}
+	return f.Origin
+}
+
+type treeAnswer struct {
+	Tree frameTree `json:"frameTree"`
+}
+
+// Ground finds what a press at x, y (CSS pixels of the screen) would act on.
+// Where nothing can be known, Element.Uninspectable says why and err is nil.
+func (b *Browser) Ground(ctx context.Context, x, y float64) (Grounded, error) {
+	if !(x >= 0 && y >= 0 && x < float64(b.cfg.Width) && y < float64(b.cfg.Height)) {
+		return Grounded{}, fmt.Errorf("%w: point outside the screen", ErrInput)
+	}
+	return b.settled(ctx, func(ctx context.Context, page *session) (Grounded, error) {
+		g, _, err := b.groundPoint(ctx, page, x, y, nil)
+		return g, err
+	})
+}
+
+// GroundFocus finds what a key would act on: the focused element, through
+// frames and shadow roots.
+func (b *Browser) GroundFocus(ctx context.Context) (Grounded, error) {
+	return b.settled(ctx, func(ctx context.Context, page *session) (Grounded, error) {
+		g, _, err := b.groundFocus(ctx, page, nil)
+		return g, err
+	})
+}
+
+// settled runs find on the current page, once more if a document was replaced
+// in the middle.
+func (b *Browser) settled(ctx context.Context, find func(context.Context, *session) (Grounded, error)) (Grounded, error) {
+	ctx, cancel := context.WithTimeout(ctx, stepLimit)
+	defer cancel()
+	var g Grounded
+	var err error
+	for range 5 {
+		page, err := b.current(ctx)
+		if err != nil {
+			return Grounded{}, err
+		}
+		if g, err = find(ctx, page); err == nil {
+			return g, nil
+		}
+		if pe := (*protocolError)(nil); !errors.As(err, &pe) {
+			return Grounded{}, err
+		}
+	}
+	return g, err
+}
+
+func (b *Browser) groundPoint(ctx context.Context, page *session, x, y float64, spec *armSpec) (Grounded, place, error) {
+	p, why, err := b.locate(ctx, page, x, y)
+	if err != nil {
+		return Grounded{}, p, err
+	}
+	g := Grounded{X: x, Y: y, Page: page.target}
+	if why != "" {
+		return b.blind(g, p, why)
+	}
+	raw, err := b.on(ctx, p, "ground", spec)
+	b.conn.send(p.session.id, "Runtime.releaseObject", obj{"objectId": p.object})
+	if err != nil {
+		return g, p, err
+	}
+	return b.grounded(g, p, raw)
+}
+
+// blind is the answer where there is nothing to inspect and nothing to arm.
+func (b *Browser) blind(g Grounded, p place, why string) (Grounded, place, error) {
+	p.object = ""
+	g.Element = action.Element{FrameOrigin: p.top.origin(), TopOrigin: p.top.origin(), URL: p.top.URL, Uninspectable: why}
+	g.Frame, g.Loader = p.top.ID, p.top.Loader
+	d, err := canon.DigestOf(obj{"page": g.Page, "loader": g.Loader, "x": g.X, "y": g.Y, "why": why})
+	g.Fingerprint = d
+	return g, p, err
+}
+
+func (b *Browser) grounded(g Grounded, p place, raw jsontext.Value) (Grounded, place, error) {
+	if string(raw) == "null" {
+		return b.blind(g, p, "no_element")
+	}
+	var f facts
+	if err := json.Unmarshal(raw, &f, lax); err != nil {
+		return g, p, fmt.Errorf("facts of an element: %w", err)
+	}
+	origin := p.frame.origin()
+	if f.Origin != origin { // a sandboxed frame shows its address, and has no origin
+		origin = "null"
+	}
+	g.Element = action.Element{
+		FrameOrigin: origin, TopOrigin: p.top.origin(), URL: f.URL, Tag: f.Tag, Role: clip(f.Role, 40), Name: clip(f.Name, 120),
+		Link: f.Link, FormAction: f.Action, FormMethod: strings.ToUpper(f.Method), InputType: f.Type, Uninspectable: f.Blind,
+	}
+	if why := foreign(f.URL); why != "" {
+		g.Element.Uninspectable = why
+	}
+	g.Frame, g.Loader, g.Rect, g.Editable = p.frame.ID, p.frame.Loader, f.Rect, f.Editable
+	var rect [4]int64
+	for i, v := range f.Rect {
+		rect[i] = int64(math.Round(max(-1e9, min(1e9, v))))
+	}
+	// Node and Submit are the guard's own numbers of the nodes in this
+	// document: they name the actionable element, where Chromium's number
+	// would name whatever happens to be drawn on it.
+	d, err := canon.DigestOf(obj{
+		"page": g.Page, "frame": g.Frame, "loader": g.Loader, "node": f.Node, "submit": f.Submit, "origin": origin, "top": p.top.origin(),
+		"topLoader": p.top.Loader, "url": f.URL, "tag": f.Tag, "link": f.Link, "action": f.Action, "method": f.Method, "type": f.Type,
+		"rect": rect, "keyboard": g.Keyboard, "uninspectable": g.Element.Uninspectable})
+	g.Fingerprint = d
+	return g, p, err
+}
+
+// foreign says why a document of this address is not the application's.
+func foreign(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "address_unreadable"
+	}
+	switch u.Scheme {
+	case "http", "https", "about", "data", "blob":
+		return ""
+	}
+	return "browser_page"
+}
+
+// locate finds the node at a point, through frames with their own process.
+func (b *Browser) locate(ctx context.Context, page *session, x, y float64) (place, string, error) {
+	p := place{session: page}
+	for hop := range maxHops {
+		s := p.session
+		metrics, tree := b.conn.send(s.id, "Page.getLayoutMetrics", nil), b.conn.send(s.id, "Page.getFrameTree", nil)
+		var lm struct {
+			Viewport struct {
+				X float64 `json:"pageX"`
+				Y float64 `json:"pageY"`
+			} `json:"cssVisualViewport"`
+		}
+		if err := metrics.get(ctx, &lm); err != nil {
+			return p, "", err
+		}
+		var ta treeAnswer
+		if err := tree.get(ctx, &ta); err != nil {
+			return p, "", err
+		}
+		if hop == 0 {
+			p.top = ta.Tree.Frame
+		}
+		// The method wants whole pixels of the document, not of the viewport.
+		var n struct {
+			Backend int    `json:"backendNodeId"`
+			Frame   string `json:"frameId"`
+		}
+		err := b.conn.call(ctx, s.id, "DOM.getNodeForLocation", obj{"x": int(math.Floor(x + lm.Viewport.X)), "y": int(math.Floor(y + lm.Viewport.Y)),
+			"includeUserAgentShadowDOM": false, "ignorePointerEventsNone": false}, &n)
+		if pe := (*protocolError)(nil); errors.As(err, &pe) && strings.Contains(pe.Message, "No node found") {
+			return p, "no_node", nil
+		}
+		if err != nil {
+			return p, "", err
+		}
+		f, ok := ta.Tree.find(n.Frame)
+		if !ok {
+			return p, "", &protocolError{method: "Page.getFrameTree", Message: "the frame left"}
+		}
+		p.frame, p.backend = f, n.Backend
+		child, err := b.childAt(ctx, page, p)
+		if err != nil {
+			return p, "", err
+		}
+		if child == nil {
+			p.object, err = b.resolve(ctx, p, n.Backend)
+			return p, "", err
+		}
+		if err := b.usable(ctx, child); err != nil {
+			return p, "", err
+		}
+		var why string
+		if x, y, why, err = b.intoFrame(ctx, p, x, y); why != "" || err != nil {
+			return p, why, err
+		}
+		p.session = child
+	}
+	return p, "frames_too_deep", nil
+}
+
+// childAt is the session of the frame that the found node owns, if it lives in
+// its own process.
+func (b *Browser) childAt(ctx context.Context, page *session, p place) (*session, error) {
+	b.mu.Lock()
+	any := false
+	for _, s := range b.sessions {
+		any = any || s.kind == "iframe"
+	}
+	b.mu.Unlock()
+	if !any {
+		return nil, nil
+	}
+	var d described
+	if err := b.conn.call(ctx, p.session.id, "DOM.describeNode", obj{"backendNodeId": p.backend}, &d); err != nil {
+		return nil, err
+	}
+	if d.Node.FrameID == "" || d.Node.FrameID == p.frame.ID {
+		return nil, nil
+	}
+	return b.frameSession(page, d.Node.FrameID), nil
+}
+
+type described struct {
+	Node struct {
+		Backend int    `json:"backendNodeId"`
+		Name    string `json:"nodeName"`
+		FrameID string `json:"frameId"`
+		Shadow  []struct {
+			Backend int    `json:"backendNodeId"`
+			Type    string `json:"shadowRootType"`
+		} `json:"shadowRoots"`
+	} `json:"node"`
+}
+
+func (b *Browser) resolve(ctx context.Context, p place, backend int) (string, error) {
+	w, err := b.world(ctx, p.session.id, p.frame.ID)
+	if err != nil {
+		return "", err
+	}
+	var r struct {
+		Object remote `json:"object"`
+	}
+	err = b.conn.call(ctx, p.session.id, "DOM.resolveNode", obj{"backendNodeId": backend, "executionContextId": w}, &r)
+	return r.Object.ObjectID, err
+}
+
+// intoFrame maps a point of the session's viewport into the frame drawn at the
+// found node, undoing its transform.
+func (b *Browser) intoFrame(ctx context.Context, p place, x, y float64) (float64, float64, string, error) {
+	var m struct {
+		Model struct {
+			Content []float64 `json:"content"`
+		} `json:"model"`
+	}
+	if err := b.conn.call(ctx, p.session.id, "DOM.getBoxModel", obj{"backendNodeId": p.backend}, &m); err != nil {
+		return 0, 0, "", err
+	}
+	object, err := b.resolve(ctx, p, p.backend)
+	if err != nil {
+		return 0, 0, "", err
+	}
+	p.object = object
+	raw, err := b.on(ctx, p, "size", nil)
+	if err != nil {
+		return 0, 0, "", err
+	}
+	var s [4]float64 // paddings, then client size
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return 0, 0, "", err
+	}
+	x, y, ok := unproject(m.Model.Content, s[2]-s[0], s[3]-s[1], x, y)
+	if !ok {
+		return 0, 0, "frame_transformed", nil
+	}
+	return x, y, "", nil
+}
+
+// unproject maps a point through the inverse of the affine map that takes the
+// rectangle w x h to the quad q (clockwise from the top left corner). A quad
+// that is no parallelogram (perspective) has no such map.
+func unproject(q []float64, w, h, x, y float64) (float64, float64, bool) {
+	if len(q) != 8 || w <= 0 || h <= 0 {
+		return 0, 0, false
+	}
+	const slack = 0.5
+	if math.Abs(q[0]+q[4]-q[2]-q[6]) > slack || math.Abs(q[1]+q[5]-q[3]-q[7]) > slack {
+		return 0, 0, false
+	}
+	ax, ay, bx, by := q[2]-q[0], q[3]-q[1], q[6]-q[0], q[7]-q[1]
+	det := ax*by - ay*bx
+	if math.Abs(det) < 1 {
+		return 0, 0, false
+	}
+	dx, dy := x-q[0], y-q[1]
+	return (dx*by - dy*bx) / det * w, (ax*dy - ay*dx) / det * h, true
+}
+
+func clip(s string, n int) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
