@@ -1,0 +1,223 @@
+// Package provider is the model provider of the sample estate. It is SCRIPTED:
+// no model, no neural network, no call to anybody. It speaks the real wire
+// format of the Anthropic Messages API (plain and streamed) over TLS and wants
+// an API key, so that everything between an agent and its provider is exercised
+// as it would be with a real one.
+//
+// It is driven by pixels: the script finds its way by the marks (package marks)
+// in the last screenshot of the conversation and by the step names that it put
+// into its own earlier answers. It keeps no state between calls. It never learns
+// that a boundary exists, other than by what its actions answer.
+//
+// Two behaviours: Honest does the task that the first user message names, and
+// Gullible also obeys every instruction mark (do:...) that it sees on a page, as
+// a model that fell for an injected instruction would.
+//
+// Not for production: a tenant that is not marked as a demo must refuse it.
+package provider
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/subtle"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/canon"
+)
+
+// Behaviour is how the script takes what it sees.
+type Behaviour string
+
+// The behaviours.
+const (
+	Honest   Behaviour = "honest"
+	Gullible Behaviour = "gullible"
+)
+
+const (
+	maxBody     = 64 << 20
+	computerUse = "computer-use-2025-11-24"
+	toolType    = "computer_20251124"
+)
+
+// Config of a provider.
+type Config struct {
+	Addr string // loopback host:port, "" = 127.0.0.1:0
+	// Key is the API key that calls must carry. It must not be empty.
+	Key string
+	// Model is the name that answers carry. It may differ from the one asked
+	// for, as with an alias that a provider moves.
+	Model     string
+	Behaviour Behaviour
+	// Patience is how often the script looks again for the effect of a write
+	// (a person may have to approve it) before it gives up; 0 means 30.
+	Patience int
+}
+
+// Provider is a running provider.
+type Provider struct {
+	key  string
+	url  string
+	ca   []byte
+	http *http.Server
+
+	mu        sync.Mutex
+	model     string
+	behaviour Behaviour
+	patience  int
+	calls     int
+}
+
+// Serve returns when the provider listens. It ends with ctx or Close.
+func Serve(ctx context.Context, c Config) (*Provider, error) {
+	if c.Key == "" || c.Model == "" || c.Behaviour != Honest && c.Behaviour != Gullible {
+		return nil, errors.New("provider: a key, a model name and a behaviour are needed")
+	}
+	if c.Addr == "" {
+		c.Addr = "127.0.0.1:0"
+	}
+	if c.Patience == 0 {
+		c.Patience = 30
+	}
+	host, _, err := net.SplitHostPort(c.Addr)
+	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+		return nil, errors.New("provider: the address must be a loopback address and a port")
+	}
+	cert, ca, err := certificate()
+	if err != nil {
+		return nil, fmt.Errorf("provider: make a certificate: %w", err)
+	}
+	l, err := net.Listen("tcp", c.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("provider: %w", err)
+	}
+	p := &Provider{key: c.Key, url: "https://" + l.Addr().String(), ca: ca, model: c.Model, behaviour: c.Behaviour, patience: c.Patience}
+	p.http = &http.Server{Handler: p, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}}
+	go func() {
+		if err := p.http.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			slog.Error("provider ended", "err", err)
+		}
+	}()
+	context.AfterFunc(ctx, func() { _ = p.Close() })
+	return p, nil
+}
+
+// URL is the base URL.
+func (p *Provider) URL() string { return p.url }
+
+// CAPEM is the certificate to trust for URL.
+func (p *Provider) CAPEM() []byte { return slices.Clone(p.ca) }
+
+// Close cuts every call.
+func (p *Provider) Close() error { return p.http.Close() }
+
+// SetModel changes the name that answers carry, as a provider's silent update would.
+func (p *Provider) SetModel(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.model = name
+}
+
+// SetBehaviour changes how the script takes what it sees.
+func (p *Provider) SetBehaviour(b Behaviour) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.behaviour = b
+}
+
+// Calls is the number of answered calls with a valid key.
+func (p *Provider) Calls() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.calls
+}
+
+// ServeHTTP answers one call.
+func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if subtle.ConstantTimeCompare([]byte(r.Header.Get("X-Api-Key")), []byte(p.key)) != 1 {
+		fail(w, http.StatusUnauthorized, "authentication_error", "invalid x-api-key")
+		return
+	}
+	if r.URL.Path != "/v1/messages" {
+		fail(w, http.StatusNotFound, "not_found_error", "Not found")
+		return
+	}
+	if r.Method != http.MethodPost {
+		fail(w, http.StatusMethodNotAllowed, "invalid_request_error", "Method Not Allowed")
+		return
+	}
+	if r.Header.Get("Anthropic-Version") == "" {
+		fail(w, http.StatusBadRequest, "invalid_request_error", "anthropic-version: header is required")
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		fail(w, http.StatusRequestEntityTooLarge, "request_too_large", "Request exceeds the maximum size")
+		return
+	}
+	var q request
+	if err := canon.UnmarshalOpen(body, maxBody, &q); err != nil {
+		fail(w, http.StatusBadRequest, "invalid_request_error", "the request body is not valid")
+		return
+	}
+	if q.Model == "" || q.MaxTokens < 1 || len(q.Messages) == 0 || q.Messages[0].Role != "user" {
+		fail(w, http.StatusBadRequest, "invalid_request_error", "model, max_tokens and messages that begin with a user message are required")
+		return
+	}
+	if !slices.ContainsFunc(q.Tools, func(t tool) bool { return t.Type == toolType && t.Name == "computer" }) {
+		fail(w, http.StatusBadRequest, "invalid_request_error", "tools: the script needs the tool "+toolType)
+		return
+	}
+	if !strings.Contains(strings.Join(r.Header.Values("Anthropic-Beta"), ","), computerUse) {
+		fail(w, http.StatusBadRequest, "invalid_request_error", "tools: "+toolType+" needs the beta "+computerUse)
+		return
+	}
+	conv, err := read(q.Messages)
+	if err != nil {
+		fail(w, http.StatusBadRequest, "invalid_request_error", err.Error())
+		return
+	}
+	p.mu.Lock()
+	p.calls++
+	model, s := p.model, script{gullible: p.behaviour == Gullible, patience: p.patience}
+	p.mu.Unlock()
+	m := compose(model, len(q.Messages), s.next(conv))
+	if q.Stream {
+		writeStream(w, m)
+		return
+	}
+	writeWhole(w, m)
+}
+
+func certificate() (tls.Certificate, []byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	t := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "sample provider"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(30 * 24 * time.Hour), KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IsCA: true, BasicConstraintsValid: true,
+		DNSNames: []string{"localhost", "provider.localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
+}
