@@ -89,7 +89,7 @@ func (p *Proxy) deny(w http.ResponseWriter, r *http.Request, res gate.Result) {
 // recordMalformed sends input without a canonical form through the gate, which
 // denies and records it. to is what it was meant for, if that is known.
 func (p *Proxy) recordMalformed(ctx context.Context, code string, raw []byte, to *target) gate.Result {
-	a := action.Action{Tenant: p.cfg.Tenant, Task: p.cfg.Task, Agent: p.cfg.Agent, Surface: action.Egress,
+	a := action.Action{Tenant: p.cfg.Tenant, Task: p.cfg.Task, Agent: p.cfg.Agent, Surface: action.Egress, Source: p.cfg.Source,
 		Operation: "egress.malformed", Effect: action.Irreversible, Params: map[string]string{"why": code}, Digest: canon.Digest(raw)}
 	if to != nil && to.host != "" {
 		a.Params["origin"] = to.origin()
@@ -129,6 +129,7 @@ func (p *Proxy) refuseWire(w *wire, code string, raw []byte, answer bool) {
 		raw = raw[:maxHead]
 	}
 	res := asDenied(p.recordMalformed(p.ctx, code, raw, &w.tunnel), code)
+	w.denial = &res
 	if !answer {
 		return
 	}

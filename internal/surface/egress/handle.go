@@ -39,6 +39,10 @@ func (p *Proxy) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	in, code := p.read(w, r, conn, inside, ok)
+	if wc, isWire := conn.(*wire); isWire && code == "body_unreadable" && wc.denial != nil {
+		p.deny(w, r, *wc.denial) // recorded when it was found
+		return
+	}
 	if code != "" {
 		p.malformedRequest(w, r, code, in)
 		return
@@ -133,9 +137,6 @@ func (in *incoming) place(r *http.Request, inside target, tunnelled bool) (code 
 				return "host_mismatch"
 			}
 		}
-		if r.ProtoMajor == 2 && r.TLS == nil {
-			return "scheme" // :scheme http inside TLS
-		}
 	}
 	in.path, in.query, code = splitPath(uri)
 	return code
@@ -220,7 +221,7 @@ func (p *Proxy) actContext(r *http.Request) (context.Context, context.CancelFunc
 
 // action fills the vocabulary from what was recognised.
 func (p *Proxy) action(req action.Request, rec Recognized, websocket bool) action.Action {
-	a := action.Action{Tenant: p.cfg.Tenant, Task: p.cfg.Task, Agent: p.cfg.Agent, Surface: action.Egress,
+	a := action.Action{Tenant: p.cfg.Tenant, Task: p.cfg.Task, Agent: p.cfg.Agent, Surface: action.Egress, Source: p.cfg.Source,
 		Operation: rec.Operation, Effect: rec.Effect, App: rec.App, Labels: rec.Labels, Request: &req, Params: map[string]string{}}
 	for k, v := range rec.Params {
 		a.Params[k] = v

@@ -260,7 +260,11 @@ func raw(t testing.TB, c net.Conn, in string) (int, http.Header, string) {
 	if _, err := io.WriteString(c, in); err != nil {
 		t.Fatal(err)
 	}
-	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	br := bufio.NewReader(c)
+	resp, err := http.ReadResponse(br, nil)
+	for err == nil && resp.StatusCode == http.StatusContinue {
+		resp, err = http.ReadResponse(br, nil)
+	}
 	if err != nil {
 		return 0, nil, ""
 	}

@@ -46,7 +46,7 @@ func parseTarget(scheme, s string) (target, string) {
 		return t, "scheme"
 	}
 	host, port, ok := splitAuthority(s)
-	if !ok {
+	if !ok || strings.ContainsAny(s, "@\\/?#%") {
 		return t, "host"
 	}
 	if port != "" {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+
+	"github.com/sallyport-dev/sallyport/internal/gate"
 )
 
 // Limits of one HTTP/1.1 message head and of the lines of a chunked body.
@@ -40,6 +42,9 @@ type wire struct {
 	state wireState
 	left  int64 // bytes of body or chunk still to come
 	fail  error // sticky
+	// denial is what the gate said of fail. It is read by the handler whose body
+	// read met fail.
+	denial *gate.Result
 	// open counts heads handed on whose responses are not complete.
 	open atomic.Int64
 	// raw is set when the connection was taken over and is no longer HTTP.
@@ -223,13 +228,14 @@ func (w *wire) head() (need bool, code string) {
 	if code := w.sameHost(lines[0], f.host); code != "" {
 		return false, code
 	}
+	last := method == "CONNECT" || f.upgrade
+	if last && (f.chunked || f.length > 0) {
+		return false, "body_with_upgrade"
+	}
 	w.pass(end + 4)
 	w.open.Add(1)
 	switch {
-	case method == "CONNECT" || f.upgrade:
-		if f.chunked || f.length > 0 {
-			return false, "body_with_upgrade"
-		}
+	case last:
 		w.state = awaiting
 	case f.chunked:
 		w.state, w.left = inChunkSize, 0
