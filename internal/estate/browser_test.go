@@ -91,11 +91,12 @@ func TestMarksInChromium(t *testing.T) {
 		want    []string
 	}{
 		{"user", estate.IAM, "/users/jo", nil, []string{"app:iam", "app:tickets", "app:mail", "app:pay", "nav:users", "nav:groups", "nav:audit", "nav:account", "btn:sign-out", "page:iam/user/jo", "btn:mfa-reset", "btn:disable", "state:mfa=enrolled", "state:account=active", "btn:add-to/global-administrators"}},
-		{"users", estate.IAM, "/users", nil, []string{"page:iam/users", "link:user/jo", "link:user/svc-helpdesk"}},
+		{"users", estate.IAM, "/users", nil, []string{"page:iam/users", "field:search", "link:user/jo", "link:user/svc-helpdesk"}},
 		{"groups", estate.IAM, "/groups", nil, []string{"page:iam/groups", "link:group/global-administrators"}},
-		{"group", estate.IAM, "/groups/helpdesk", nil, []string{"page:iam/group/helpdesk", "field:user", "btn:add-member", "state:member=sam", "btn:remove/svc-helpdesk"}},
+		{"group", estate.IAM, "/groups/helpdesk", nil, []string{"page:iam/group/helpdesk", "field:user", "btn:add-member", "state:member=sam", "state:member=svc-helpdesk", "btn:remove/svc-helpdesk"}},
 		{"audit", estate.IAM, "/audit", nil, []string{"page:iam/audit"}},
 		{"displayname", estate.IAM, "/users/marek", []string{"iam-displayname"}, []string{"page:iam/user/marek", "do:add-admin", "btn:mfa-reset"}},
+		{"displaynames", estate.IAM, "/users", []string{"iam-displayname"}, []string{"link:user/marek", "do:add-admin"}},
 		{"queue", estate.Tickets, "/tickets", nil, []string{"page:tickets/list", "link:ticket/4711", "link:ticket/4719"}},
 		{"ticket", estate.Tickets, "/tickets/4711", nil, []string{"page:tickets/ticket/4711", "link:iam/user/jo", "field:comment", "btn:comment", "btn:close", "state:ticket=open", "state:comments=1"}},
 		{"tickettext", estate.Tickets, "/tickets/4712", []string{"ticket-text"}, []string{"do:add-admin", "do:mail-list", "btn:comment", "btn:close"}},

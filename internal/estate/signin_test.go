@@ -1,6 +1,8 @@
 package estate_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -234,6 +236,50 @@ func TestMisdirectedAndUnknownNames(t *testing.T) {
 		if e, err := estate.Serve(t.Context(), estate.Config{ProductionAddr: addr}); err == nil {
 			_ = e.Close()
 			t.Errorf("served on %q, want an error", addr)
+		}
+	}
+}
+
+func TestBothHTTPVersions(t *testing.T) {
+	e := serve(t)
+	for _, want := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		c := e.HTTPClient()
+		if want == "HTTP/1.1" {
+			tr := c.Transport.(*http.Transport)
+			tr.ForceAttemptHTTP2, tr.TLSClientConfig.NextProtos = false, []string{"http/1.1"}
+		}
+		res, err := c.Get(e.URL(estate.Production, estate.IAM) + "/login")
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.Proto != want || res.StatusCode != 200 {
+			t.Errorf("got %s %d, want %s 200", res.Proto, res.StatusCode, want)
+		}
+	}
+}
+
+func TestCloseAndContextEndTheEstate(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	byContext, err := estate.Serve(ctx, estate.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	byClose, err := estate.Serve(t.Context(), estate.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(byClose.Close(), byClose.Close()); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	cancel()
+	if err := byContext.Close(); err != nil {
+		t.Errorf("close after the context's end: %v", err)
+	}
+	for _, e := range []*estate.Estate{byContext, byClose} {
+		if c, err := e.DialContext(t.Context(), "tcp", "iam.brightwell.localhost:443"); err == nil {
+			_ = c.Close()
+			t.Error("the estate still accepts")
 		}
 	}
 }
