@@ -39,7 +39,7 @@ func Start(ctx context.Context, s Spec) (*Process, error) {
 	p := &Process{reaped: make(chan struct{}), done: make(chan struct{})}
 	if err := p.start(ctx, &s); err != nil {
 		p.abort()
-		return nil, fmt.Errorf("contain %s: %w", s.Path, err)
+		return nil, fmt.Errorf("contain %s: %w%s", s.Path, err, hint(err))
 	}
 	return p, nil
 }
@@ -131,7 +131,7 @@ func (p *Process) fork(s *Spec, pl plan) error {
 	}()
 	if err := <-started; err != nil {
 		p.cmd = nil
-		return fmt.Errorf("create namespaces: %w%s", err, hint(err))
+		return fmt.Errorf("create namespaces: %w", err)
 	}
 	return nil
 }
@@ -219,13 +219,13 @@ func closeAll(fds []int) {
 	}
 }
 
-// hint names the usual reason for a refusal to create namespaces.
+// hint names the setting behind a refusal. Stages report in words, so the
+// words are what there is to look at.
 func hint(err error) string {
-	if !errors.Is(err, syscall.EPERM) && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EACCES) {
-		return ""
-	}
-	if why := namespaceObstacle(); why != "" {
-		return " (" + why + ")"
+	for _, sign := range []error{syscall.EPERM, syscall.ENOSPC} {
+		if why := namespaceObstacle(); why != "" && strings.Contains(err.Error(), sign.Error()) {
+			return " (" + why + ")"
+		}
 	}
 	return ""
 }
