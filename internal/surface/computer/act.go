@@ -188,14 +188,10 @@ func (s *Server) idle(ctx context.Context, v view, st step, r *result) {
 		if err := p.Consume(f.digest()); err != nil {
 			return action.Outcome{State: action.Failed, Detail: err.Error()}
 		}
-		t := time.NewTimer(st.wait)
-		defer t.Stop()
-		select {
-		case <-t.C:
-			return action.Outcome{State: action.Done}
-		case <-ctx.Done():
+		if !pass(ctx, st.wait) {
 			return action.Outcome{State: action.Failed, Detail: "the task or the caller ended"}
 		}
+		return action.Outcome{State: action.Done}
 	}, r)
 	if ok && st.op == "cursor_position" {
 		p := v.back(s.cursor)
@@ -233,13 +229,13 @@ type aim struct {
 	to     *Target
 }
 
-func (s *Server) digest(op string, a aim) action.Digest {
+func (s *Server) digest(op string, a aim, wait time.Duration) action.Digest {
 	f := form{Task: s.c.Task, Operation: "computer." + op, Input: a.in, Target: a.target.Element, Print: a.target.Fingerprint,
-		Millis: a.in.Hold.Milliseconds()}
+		Millis: wait.Milliseconds()}
 	m := hmac.New(sha256.New, s.key)
 	m.Write([]byte(a.in.Key + "\x00" + a.in.Text))
 	f.Keyed = hex.EncodeToString(m.Sum(nil))
-	f.Input.Key, f.Input.Text, f.Input.Hold = "", "", 0
+	f.Input.Key, f.Input.Text = "", ""
 	if a.to != nil {
 		f.To, f.ToPrint = a.to.Element, a.to.Fingerprint
 	}
@@ -285,9 +281,12 @@ func (s *Server) input(ctx context.Context, st step, r *result) {
 		return
 	}
 	a, blobs := s.describe(st.op, aimed)
-	a.Digest = s.digest(st.op, aimed)
+	if st.wait > 0 {
+		a.Params["millis"] = strconv.FormatInt(st.wait.Milliseconds(), 10)
+	}
+	a.Digest = s.digest(st.op, aimed, st.wait)
 	ok := s.act(ctx, a, blobs, func(ctx context.Context, p gate.Permit) action.Outcome {
-		return s.deliver(ctx, p, st.op, in)
+		return s.deliver(ctx, p, st, in)
 	}, r)
 	switch {
 	case in.Kind == Key || in.Kind == Type || !ok && r.Status != statusUnknown:
@@ -302,23 +301,42 @@ func (s *Server) input(ctx context.Context, st step, r *result) {
 
 // deliver grounds again: the target may have changed while the gate or a person
 // decided. The journal hears of the input before the page does, so that no
-// request that it causes can come first.
-func (s *Server) deliver(ctx context.Context, p gate.Permit, op string, in Input) action.Outcome {
+// request that it causes can come first, and forgets it if the page did not get
+// it.
+func (s *Server) deliver(ctx context.Context, p gate.Permit, st step, in Input) action.Outcome {
 	now, err := s.ground(ctx, in)
 	if err != nil {
 		return action.Outcome{State: action.Failed, Detail: "what the input would hit could not be found out"}
 	}
-	if err := p.Consume(s.digest(op, now)); err != nil {
+	d := s.digest(st.op, now, st.wait)
+	if d != p.Action().Digest {
 		return action.Outcome{State: action.Failed, Detail: "the target changed after the decision"}
 	}
-	s.c.Journal.note(p.Action().ID, in, now.target.Element)
-	switch err := s.c.Screen.Press(ctx, now.target, now.to, in); {
+	id := p.Action().ID
+	s.c.Journal.note(id, in, now.target.Element)
+	switch err := s.c.Screen.Press(ctx, now.target, now.to, p, d, in); {
 	case err == nil:
-		return action.Outcome{State: action.Done}
-	case errors.Is(err, ErrNotDelivered):
+	case errors.Is(err, ErrNotDelivered), errors.Is(err, gate.ErrPermit):
+		s.c.Journal.forget(id)
 		return action.Outcome{State: action.Failed, Detail: "the input was not delivered"}
 	default:
 		return action.Outcome{State: action.Unknown, Detail: "the browser did not confirm the input"}
+	}
+	if !pass(ctx, st.wait) {
+		return action.Outcome{State: action.Done, Detail: "the task or the caller ended"}
+	}
+	return action.Outcome{State: action.Done}
+}
+
+// pass lets time pass and reports whether all of it did.
+func pass(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -348,9 +366,6 @@ func (s *Server) describe(op string, a aim) (action.Action, []record.Blob) {
 		k := chord{a.in.Key, a.in.Modifiers}
 		if p["key"] = k.String(); k.character() && secretField(a.target.Element) {
 			p["key"] = "(a character)"
-		}
-		if a.in.Hold > 0 {
-			p["millis"] = strconv.FormatInt(a.in.Hold.Milliseconds(), 10)
 		}
 		return act, nil
 	}

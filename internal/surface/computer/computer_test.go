@@ -117,7 +117,10 @@ func (s *screen) Ground(_ context.Context, x, y int) (computer.Target, error) {
 
 func (s *screen) GroundFocus(context.Context) (computer.Target, error) { return s.focus, nil }
 
-func (s *screen) Press(_ context.Context, _ computer.Target, _ *computer.Target, in computer.Input) error {
+func (s *screen) Press(_ context.Context, _ computer.Target, _ *computer.Target, p gate.Permit, d action.Digest, in computer.Input) error {
+	if err := p.Consume(d); err != nil {
+		return err
+	}
 	if s.before != nil {
 		s.before()
 	}
@@ -258,7 +261,7 @@ func TestAnthropicActions(t *testing.T) {
 		{`{"action":"left_click_drag","start_coordinate":[1,2],"coordinate":[5,6]}`, "drag", computer.Input{Kind: computer.Drag, X: 1, Y: 2, ToX: 5, ToY: 6, Button: "left", Count: 1}},
 		{`{"action":"scroll","coordinate":[5,6],"scroll_direction":"down","scroll_amount":3}`, "scroll", computer.Input{Kind: computer.Wheel, X: 5, Y: 6, DY: 300}},
 		{`{"action":"key","text":"ctrl+shift+Page_Down"}`, "key", computer.Input{Kind: computer.Key, Key: "PageDown", Modifiers: []string{"Control", "Shift"}}},
-		{`{"action":"hold_key","text":"a","duration":0.5}`, "hold_key", computer.Input{Kind: computer.Key, Key: "a", Hold: 500 * time.Millisecond}},
+		{`{"action":"hold_key","text":"a","duration":0.05}`, "hold_key", computer.Input{Kind: computer.Key, Key: "a"}},
 		{`{"action":"type","text":"héllo"}`, "type", computer.Input{Kind: computer.Type, Text: "héllo", Count: 5}},
 	} {
 		t.Run(tc.op, func(t *testing.T) {
@@ -293,6 +296,7 @@ func TestMalformedIsRefusedAndRecorded(t *testing.T) {
 		{"off_screen_drag_start", neutral, `{"actions":[{"type":"left_click_drag","fromX":5000,"fromY":1,"x":1,"y":1}]}`, "off_screen"},
 		{"fractional", anthropic, `{"action":"left_click","coordinate":[1.5,3]}`, "malformed_json"},
 		{"three_coordinates", anthropic, `{"action":"left_click","coordinate":[1,2,3]}`, "malformed_json"},
+		{"zoom_by_wheel", anthropic, `{"action":"scroll","coordinate":[1,1],"scroll_direction":"down","scroll_amount":1,"text":"ctrl"}`, "unknown_key"},
 		{"half_a_point", neutral, `{"actions":[{"type":"left_click","x":1}]}`, "bad_point"},
 		{"field_of_another_action", neutral, `{"actions":[{"type":"screenshot","text":"x"}]}`, "bad_member"},
 		{"point_on_mouse_down", anthropic, `{"action":"left_mouse_down","coordinate":[1,1]}`, "bad_member"},

@@ -17,7 +17,8 @@
 //     first one left behind. The first one that is not done ends the batch.
 //   - Just before an input is given to the browser its target is grounded again
 //     and the digest of the whole input is computed again: a target that changed
-//     since the decision does not get the input (gate.Permit.Consume).
+//     since the decision does not get the input. The screen consumes the permit
+//     with that digest and compares once more, in one step with the event.
 //   - One request at a time; cursor and button are kept here. A left_mouse_up
 //     without a left_mouse_down is refused.
 //   - A picture is recorded before it leaves.
@@ -33,6 +34,9 @@
 // never leaves the screen, and at a border between two controls the one under
 // the centre is hit, which may differ from the colour the scaled picture shows.
 //
+// hold_key presses and releases the key and lets the time pass: no key stays
+// down while somebody decides. A left button can stay down, for drags by hand.
+//
 // Not trusted: the harness, the model, and every text in an Element that the
 // page's author wrote.
 package computer
@@ -40,7 +44,6 @@ package computer
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/gate"
@@ -48,7 +51,8 @@ import (
 )
 
 // ErrNotDelivered is wrapped by an error of Screen.Press if it is certain that
-// the page saw nothing of the input. Any other error leaves the outcome unknown.
+// the page saw nothing of the input, as is gate.ErrPermit. Any other error
+// leaves the outcome unknown.
 var ErrNotDelivered = errors.New("the input was not delivered")
 
 // Gate is the one door.
@@ -83,12 +87,11 @@ type Input struct {
 	Kind      Kind
 	X, Y      int
 	ToX, ToY  int
-	Button    string        // left, middle, right
-	Count     int           // 1 to 3
-	Modifiers []string      // Alt, Control, Meta, Shift; sorted
-	DX, DY    int           // wheel, CSS pixels
-	Key       string        // DOM key name (UI Events), one key
-	Hold      time.Duration `json:"-"` // how long a key is held
+	Button    string   // left, middle, right
+	Count     int      // 1 to 3
+	Modifiers []string // Alt, Control, Meta, Shift; sorted
+	DX, DY    int      // wheel, CSS pixels
+	Key       string   // DOM key name (UI Events), one key
 	Text      string
 }
 
@@ -102,7 +105,7 @@ type Screen interface {
 	// GroundFocus says what a key would go to, across frames.
 	GroundFocus(ctx context.Context) (Target, error)
 	// Press gives the input to t and to nothing else; to is the end of a drag
-	// and otherwise nil. It returns an error unless the page was seen to
-	// receive it on t. The caller has consumed the permit.
-	Press(ctx context.Context, t Target, to *Target, in Input) error
+	// and otherwise nil. It consumes p with digest before the first event, and
+	// returns an error unless the page was seen to receive the input on t.
+	Press(ctx context.Context, t Target, to *Target, p gate.Permit, digest action.Digest, in Input) error
 }

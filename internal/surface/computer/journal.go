@@ -2,6 +2,7 @@ package computer
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -89,6 +90,13 @@ func (j *Journal) note(id string, in Input, e action.Element) {
 		j.inputs = append(j.inputs[:0], j.inputs[1:]...)
 	}
 	j.inputs = append(j.inputs, pressed{id: id, at: j.now(), in: in.Kind, key: in.Key, element: e})
+}
+
+// forget takes an input out that the page did not get.
+func (j *Journal) forget(id string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.inputs = slices.DeleteFunc(j.inputs, func(p pressed) bool { return p.id == id })
 }
 
 // Explain returns the ID of the permitted input that explains r at time at, or "".

@@ -6,6 +6,7 @@ import (
 	"image"
 	"math"
 	"net/http"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -205,7 +206,7 @@ var actions = map[string]struct{ need, may members }{
 	"triple_click":    {may: mAt | mModifiers},
 	"left_mouse_down": {},
 	"left_mouse_up":   {},
-	"left_click_drag": {need: mAt, may: mFrom | mModifiers},
+	"left_click_drag": {need: mAt, may: mFrom},
 	"scroll":          {need: mDirection | mAmount, may: mAt | mModifiers},
 	"type":            {need: mText},
 	"key":             {need: mKey},
@@ -218,7 +219,7 @@ type step struct {
 	op       string // operation without the surface
 	at, from *image.Point
 	in       Input
-	wait     time.Duration
+	wait     time.Duration // of wait, and after the key of hold_key
 	region   image.Rectangle
 }
 
@@ -317,6 +318,9 @@ func (s *step) scroll(direction string, amount int) *refusal {
 	default:
 		return refuse("bad_direction", "scroll goes up, down, left or right")
 	}
+	if len(s.in.Modifiers) > 0 && !slices.Equal(s.in.Modifiers, []string{"Shift"}) {
+		return refuse("unknown_key", "scroll takes Shift alone: other modifiers zoom the browser")
+	}
 	s.in.Kind = Wheel
 	return nil
 }
@@ -331,7 +335,7 @@ func (s *step) press(c call) *refusal {
 		return nil
 	}
 	var r *refusal
-	s.in.Hold, r = seconds(*c.seconds, maxHold)
+	s.wait, r = seconds(*c.seconds, maxHold)
 	return r
 }
 
