@@ -162,7 +162,7 @@ func (g *Log) sign(ctx context.Context) ([]byte, error) {
 	if next.note, err = note.Sign(&note.Note{Text: text}, g.signer); err != nil {
 		return nil, err
 	}
-	err = g.l.store.Update(ctx, func(tx WriteTx) error {
+	agree := func(tx ReadTx) error {
 		stored, err := readEdge(tx, g.tenant, head.Size)
 		if err != nil {
 			return err
@@ -170,8 +170,18 @@ func (g *Log) sign(ctx context.Context) ([]byte, error) {
 		if root, err := stored.root(); err != nil || root != next.root {
 			return errors.Join(err, fmt.Errorf("stored hashes of %d records do not agree with the records: %w", head.Size, errTampered))
 		}
-		return tx.PutCheckpoint(g.tenant, head.Size, next.note)
-	})
+		return nil
+	}
+	if g.l.readOnly {
+		err = g.l.store.View(ctx, agree)
+	} else {
+		err = g.l.store.Update(ctx, func(tx WriteTx) error {
+			if err := agree(tx); err != nil {
+				return err
+			}
+			return tx.PutCheckpoint(g.tenant, head.Size, next.note)
+		})
+	}
 	// An unknown commit is harmless here: the note is the same each time.
 	if err != nil && !errors.Is(err, ErrUnknown) {
 		return nil, g.l.check(err)

@@ -67,9 +67,10 @@ type Keys interface {
 
 // Ledger is all tenants' logs in one store.
 type Ledger struct {
-	store Store
-	keys  Keys
-	now   func() time.Time
+	store    Store
+	keys     Keys
+	now      func() time.Time
+	readOnly bool
 
 	queue   queue
 	ctx     context.Context // of the signer
@@ -99,29 +100,57 @@ type logKey struct {
 	Sealed   []byte `json:"sealed"`   // Ed25519 seed
 }
 
+// ErrReadOnly is the cause of every refusal of a ledger from OpenReadOnly.
+var ErrReadOnly = errors.New("ledger is open for reading only")
+
 // Open starts the ledger on a store. Close stops it; the store stays open.
 func Open(ctx context.Context, s Store, k Keys) (*Ledger, error) {
-	l := &Ledger{store: s, keys: k, now: time.Now, logs: map[string]*Log{}, grown: make(chan struct{}, 1), drained: make(chan struct{})}
-	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	l.queue.init()
-	var names []string
-	err := s.View(ctx, func(tx ReadTx) (err error) {
-		names, err = tx.Tenants()
-		return err
-	})
+	l, err := load(ctx, s, k)
 	if err != nil {
-		l.cancel()
 		return nil, fmt.Errorf("open ledger: %w", err)
-	}
-	for _, name := range names {
-		if _, err := l.Tenant(ctx, name); err != nil {
-			l.cancel()
-			return nil, fmt.Errorf("open ledger: tenant %s: %w", name, err)
-		}
 	}
 	go func() { defer close(l.drained); l.commitLoop() }()
 	l.wg.Go(l.signLoop)
 	l.poke()
+	return l, nil
+}
+
+// OpenReadOnly opens the ledger of a stopped server: everything but appending.
+// A log whose stored hashes do not give its signed root opens too, so that
+// Verify can name what is wrong.
+func OpenReadOnly(ctx context.Context, s Store, k Keys) (*Ledger, error) {
+	l, err := load(ctx, s, k, readOnly)
+	if err != nil {
+		return nil, fmt.Errorf("open ledger: %w", err)
+	}
+	close(l.drained)
+	l.queue.close()
+	return l, nil
+}
+
+func readOnly(l *Ledger) {
+	l.readOnly = true
+	l.stopped = fmt.Errorf("%w: %w", ErrStopped, ErrReadOnly)
+}
+
+func load(ctx context.Context, s Store, k Keys, how ...func(*Ledger)) (*Ledger, error) {
+	l := &Ledger{store: s, keys: k, now: time.Now, logs: map[string]*Log{}, grown: make(chan struct{}, 1), drained: make(chan struct{})}
+	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	l.queue.init()
+	for _, f := range how {
+		f(l)
+	}
+	names, err := l.Tenants(ctx)
+	if err != nil {
+		l.cancel()
+		return nil, err
+	}
+	for _, name := range names {
+		if _, err := l.Tenant(ctx, name); err != nil {
+			l.cancel()
+			return nil, fmt.Errorf("tenant %s: %w", name, err)
+		}
+	}
 	return l, nil
 }
 
@@ -195,7 +224,7 @@ func (l *Ledger) Tenant(ctx context.Context, tenant string) (*Log, error) {
 	if log != nil {
 		return log, nil
 	}
-	log, err := l.load(ctx, tenant)
+	log, err := l.loadLog(ctx, tenant)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +246,7 @@ func (l *Ledger) Tenants(ctx context.Context) (names []string, err error) {
 	return names, err
 }
 
-func (l *Ledger) load(ctx context.Context, tenant string) (*Log, error) {
+func (l *Ledger) loadLog(ctx context.Context, tenant string) (*Log, error) {
 	sealer, err := l.keys.Sealer(tenant)
 	if err != nil {
 		return nil, err
@@ -241,7 +270,10 @@ func (l *Ledger) load(ctx context.Context, tenant string) (*Log, error) {
 		return nil, err
 	}
 	if err := log.loadEdge(ctx); err != nil {
-		return nil, err
+		if !l.readOnly || !errors.Is(err, errTampered) {
+			return nil, err
+		}
+		log.tip = tip{}
 	}
 	return log, nil
 }
