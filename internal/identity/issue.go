@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"slices"
 	"time"
@@ -54,28 +55,35 @@ type pkcs8 []byte
 func (pkcs8) String() string   { return "[private key]" }
 func (pkcs8) GoString() string { return "[private key]" }
 
-// token is a JWT-SVID that prints as a label.
-type token string
+// Format keeps fmt from looking into the fields, whose own methods it cannot
+// call.
+func (s x509SVID) Format(f fmt.State, _ rune) { io.WriteString(f, "[x509-svid "+s.id+"]") }
 
-func (token) String() string   { return "[jwt-svid]" }
-func (token) GoString() string { return "[jwt-svid]" }
+// Token is a JWT-SVID. It prints as a label; the zero value is no token.
+type Token struct{ compact *string } // a pointer: fmt does not follow it in a field
 
-// Token is a JWT-SVID for the boundary's own use on behalf of a task, e.g. to
-// exchange it at a cloud. It prints as a label.
-type Token struct{ t token }
+const tokenLabel = "[jwt-svid]"
 
-func (Token) String() string   { return "[jwt-svid]" }
-func (Token) GoString() string { return "[jwt-svid]" }
+func (Token) String() string   { return tokenLabel }
+func (Token) GoString() string { return tokenLabel }
 
-// Reveal returns the token to be sent to its audience.
-func (t Token) Reveal() string { return string(t.t) }
+// MarshalText gives the label.
+func (Token) MarshalText() ([]byte, error) { return []byte(tokenLabel), nil }
+
+// Reveal returns the token to be sent to its audience, and nowhere else.
+func (t Token) Reveal() string {
+	if t.compact == nil {
+		return ""
+	}
+	return *t.compact
+}
 
 // IssueJWT issues a JWT-SVID for a workload that the caller has attested by
-// other means (the boundary acting for a task). The same checks and the same
-// record as over the Workload API apply.
+// other means: the boundary acting for a task, e.g. to exchange the token at a
+// cloud. The same checks and the same record as over the Workload API apply.
 func (i *Issuer) IssueJWT(ctx context.Context, w Workload, audience ...string) (Token, error) {
 	_, t, err := i.issueJWT(ctx, w, audience, "broker")
-	return Token{t}, err
+	return t, err
 }
 
 // issueX509 makes an X.509-SVID with a new key.
@@ -137,18 +145,18 @@ type claims struct {
 	ID        string `json:"jti"`
 }
 
-func (i *Issuer) issueJWT(ctx context.Context, w Workload, audience []string, by string) (string, token, error) {
+func (i *Issuer) issueJWT(ctx context.Context, w Workload, audience []string, by string) (string, Token, error) {
 	audience, err := checkAudience(audience)
 	if err != nil {
-		return "", "", err
+		return "", Token{}, err
 	}
 	a, err := i.admit(ctx, w)
 	if err != nil {
-		return "", "", err
+		return "", Token{}, err
 	}
 	id, err := workloadID(i.td, w)
 	if err != nil {
-		return "", "", err
+		return "", Token{}, err
 	}
 	var raw [16]byte
 	rand.Read(raw[:])
@@ -160,36 +168,36 @@ func (i *Issuer) issueJWT(ctx context.Context, w Workload, audience []string, by
 		Expires: expires.Unix(), IssuedAt: now.Unix(), ID: jti,
 	})
 	if err != nil {
-		return "", "", fmt.Errorf("%w: sign token: %w", ErrUnavailable, err)
+		return "", Token{}, fmt.Errorf("%w: sign token: %w", ErrUnavailable, err)
 	}
 	err = i.record(ctx, w, issuedBody{
 		V: 1, Kind: "jwt", Subject: id.String(), JTIDigest: canon.Digest([]byte(jti)), Audience: audience,
 		Authority: a.id, NotBefore: now, Expires: expires, Selectors: w.Selectors, AttestedBy: by,
 	})
 	if err != nil {
-		return "", "", err
+		return "", Token{}, err
 	}
 	return id.String(), t, nil
 }
 
-func sign(a *authority, c claims) (token, error) {
+func sign(a *authority, c claims) (Token, error) {
 	s, err := jose.NewSigner(jose.SigningKey{
 		Algorithm: jose.ES256,
 		Key:       jose.JSONWebKey{Key: a.jwt.k, KeyID: a.id},
 	}, (&jose.SignerOptions{}).WithType("JWT"))
 	if err != nil {
-		return "", err
+		return Token{}, err
 	}
 	payload, err := canon.Marshal(c)
 	if err != nil {
-		return "", err
+		return Token{}, err
 	}
 	jws, err := s.Sign(payload)
 	if err != nil {
-		return "", err
+		return Token{}, err
 	}
 	compact, err := jws.CompactSerialize()
-	return token(compact), err
+	return Token{&compact}, err
 }
 
 // admit asks everything that must hold before something is signed: the

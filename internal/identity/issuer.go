@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"slices"
 	"sync"
@@ -53,6 +54,7 @@ type Issuer struct {
 	seq    int64
 	auths  []*authority // oldest first
 	loaded time.Time
+	tried  time.Time // last rotation that failed
 }
 
 // Open reads the tenant's authority, or makes it if there is none yet.
@@ -130,10 +132,8 @@ func (i *Issuer) authorities(ctx context.Context) ([]*authority, error) {
 			return nil, err
 		}
 	}
-	if n := len(i.auths); n == 0 || !now.Before(i.auths[n-1].created.Add(caLife/2)) {
-		if err := i.rotate(ctx, now); err != nil {
-			return nil, err
-		}
+	if err := i.rotateIfDue(ctx, now); err != nil {
+		return nil, err
 	}
 	valid := make([]*authority, 0, len(i.auths))
 	for _, a := range i.auths {
@@ -145,6 +145,26 @@ func (i *Issuer) authorities(ctx context.Context) ([]*authority, error) {
 		return nil, fmt.Errorf("%w: no signing key is valid now", ErrUnavailable)
 	}
 	return valid, nil
+}
+
+// rotateIfDue makes an authority when there is none, or none in the first half
+// of its life. If that fails while one is valid still, that one goes on.
+func (i *Issuer) rotateIfDue(ctx context.Context, now time.Time) error {
+	n := len(i.auths)
+	if n > 0 && now.Before(i.auths[n-1].created.Add(caLife/2)) {
+		return nil
+	}
+	usable := n > 0 && now.Before(i.auths[n-1].expires)
+	if since := now.Sub(i.tried); usable && since >= 0 && since < reloadEvery {
+		return nil
+	}
+	err := i.rotate(ctx, now)
+	if err != nil && usable {
+		i.tried = now
+		slog.ErrorContext(ctx, "identity authority could not be renewed", "tenant", i.log.Tenant(), "expires", i.auths[n-1].expires, "err", err)
+		return nil
+	}
+	return err
 }
 
 // signer is the authority that signs now: the newest that has been published

@@ -115,7 +115,9 @@ func (i *Issuer) verifyJWT(ctx context.Context, token, audience string) (Subject
 		return fail("bad_token", "the token is too long")
 	}
 	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
+	// Decoders of base64 skip line breaks, which would give one token many
+	// spellings.
+	if len(parts) != 3 || strings.ContainsAny(token, "\r\n") {
 		return fail("bad_token", "the token is not in compact form")
 	}
 	var h header

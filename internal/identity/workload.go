@@ -270,7 +270,7 @@ func (s *workloadServer) FetchJWTSVID(ctx context.Context, r *workload.JWTSVIDRe
 		return nil, s.deny(p, refuse("wrong_subject", "the caller is not the workload that it asks for"))
 	}
 	var id string
-	var t token
+	var t Token
 	_, err = s.i.within(ctx, w.Task, func(ctx context.Context) (_ time.Duration, err error) {
 		id, t, err = s.i.issueJWT(ctx, w, r.Audience, "workload-api")
 		return 0, err
@@ -278,7 +278,7 @@ func (s *workloadServer) FetchJWTSVID(ctx context.Context, r *workload.JWTSVIDRe
 	if err != nil {
 		return nil, s.deny(p, err)
 	}
-	return &workload.JWTSVIDResponse{Svids: []*workload.JWTSVID{{SpiffeId: id, Svid: string(t)}}}, nil
+	return &workload.JWTSVIDResponse{Svids: []*workload.JWTSVID{{SpiffeId: id, Svid: t.Reveal()}}}, nil
 }
 
 // ValidateJWTSVID verifies a JWT-SVID of this trust domain.
