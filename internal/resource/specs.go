@@ -1,0 +1,319 @@
+package resource
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/mod/sumdb/note"
+)
+
+// TenantSpec is the body of a Tenant: one policy domain, one trust domain, one
+// log, one set of keys.
+type TenantSpec struct {
+	DisplayName string `json:"displayName,omitempty"`
+	// TrustDomain is the SPIFFE trust domain (SPIFFE-ID 2.1).
+	TrustDomain string `json:"trustDomain"`
+	// Demo tenants accept scripted models and scripted approvers; no other
+	// tenant does.
+	Demo bool `json:"demo,omitempty"`
+	// Retention names a Retention; without one records are kept for ever.
+	Retention string `json:"retention,omitempty"`
+	// Witnesses names the Witnesses that cosign the tenant's checkpoints.
+	Witnesses []string `json:"witnesses,omitempty"`
+	// Reviewers are persons who review break-glass and lapsed certifications.
+	Reviewers []string `json:"reviewers,omitempty"`
+}
+
+// Role is what a person may do.
+type Role string
+
+// The roles.
+const (
+	RoleOwner      Role = "owner"
+	RoleRequester  Role = "requester"
+	RoleApprover   Role = "approver"
+	RolePolicy     Role = "policy-author"
+	RoleIdentity   Role = "identity-administrator"
+	RoleSecrets    Role = "secrets-administrator"
+	RoleAuditor    Role = "auditor"
+	RoleOperations Role = "operator"
+)
+
+// Roles lists every role.
+var Roles = []Role{RoleOwner, RoleRequester, RoleApprover, RolePolicy, RoleIdentity, RoleSecrets, RoleAuditor, RoleOperations}
+
+// Values lists what may be written.
+func (Role) Values() []string {
+	out := make([]string, 0, len(Roles))
+	for _, r := range Roles {
+		out = append(out, string(r))
+	}
+	return out
+}
+
+// PersonSpec is the body of a Person.
+type PersonSpec struct {
+	DisplayName string `json:"displayName"`
+	Email       string `json:"email,omitempty"`
+	Roles       []Role `json:"roles"`
+	// UnixUser is who the person is on the local machine.
+	UnixUser string `json:"unixUser,omitempty"`
+	// SSHKeys are public keys in authorized_keys form: approvals are signed
+	// with them. SSHKeyFiles are paths that the client resolves into SSHKeys.
+	SSHKeys     []string `json:"sshKeys,omitempty"`
+	SSHKeyFiles []string `json:"sshKeyFiles,omitempty"`
+}
+
+// AgentSpec is the body of an Agent.
+type AgentSpec struct {
+	DisplayName string  `json:"displayName,omitempty"`
+	Purpose     string  `json:"purpose"`
+	Owner       string  `json:"owner"`  // person
+	Deputy      string  `json:"deputy"` // another person
+	Harness     Harness `json:"harness"`
+	Model       Model   `json:"model"`
+	// SystemPrompt is pinned by digest.
+	SystemPrompt *Prompt `json:"systemPrompt,omitempty"`
+	// Tools are the tool types that the harness declares to the model.
+	Tools        []string `json:"tools,omitempty"`
+	Browser      *Browser `json:"browser,omitempty"`
+	Connectors   []string `json:"connectors,omitempty"`
+	Capabilities []string `json:"capabilities,omitempty"`
+	PolicySets   []string `json:"policySets,omitempty"`
+	Suites       []string `json:"suites,omitempty"`
+	ReviewBy     string   `json:"reviewBy"` // date, 2006-01-02; after it the agent is not ready
+}
+
+// Harness is the program that drives the model: by path, or one of the built-in
+// ones by name.
+type Harness struct {
+	Path string   `json:"path,omitempty"`
+	Name string   `json:"name,omitempty"`
+	Args []string `json:"args,omitempty"`
+}
+
+// Model is what the agent thinks with and where that runs.
+type Model struct {
+	Provider string `json:"provider"`
+	ID       string `json:"id"`
+	Endpoint string `json:"endpoint,omitempty"` // origin of the API; left out for a scripted model
+	Location string `json:"location"`           // where inference runs, as declared by the owner
+	// Scripted marks a model that answers from a script: demo tenants only.
+	Scripted bool `json:"scripted,omitempty"`
+}
+
+// Prompt is the system prompt, in place or from a file that the client resolves.
+type Prompt struct {
+	Text string `json:"text,omitempty"`
+	File string `json:"file,omitempty"`
+}
+
+// Browser is the managed browser.
+type Browser struct {
+	Kind BrowserKind `json:"kind"`
+}
+
+// BrowserKind is the build of Chromium.
+type BrowserKind string
+
+// Values lists what may be written.
+func (BrowserKind) Values() []string { return []string{"shell", "full"} }
+
+// CredentialSourceSpec is the body of a CredentialSource: where a task's
+// credential for a connector comes from.
+type CredentialSourceSpec struct {
+	Description string    `json:"description,omitempty"`
+	Type        string    `json:"type"` // static-form: signs in by the connector's form with a sealed password
+	Connector   string    `json:"connector"`
+	Account     string    `json:"account"`
+	Secret      SecretRef `json:"secret"`
+}
+
+// SecretRef names a sealed secret. The secret itself is never in a resource.
+type SecretRef struct {
+	Sealed string `json:"sealed"`
+}
+
+const noSecrets = "a secret is never written into a file: store it with `sallyport secret put NAME` and give secret: {sealed: NAME}"
+
+// Hint is for those who write the password where its name belongs.
+func (CredentialSourceSpec) Hint(field string) string { return secretHint(field) }
+
+// Hint is for those who write the password where its name belongs.
+func (SecretRef) Hint(field string) string {
+	if field == "" {
+		return noSecrets
+	}
+	return secretHint(field)
+}
+
+func secretHint(field string) string {
+	for _, w := range []string{"password", "passwd", "secret", "token", "key", "value", "plain", "inline", "credential"} {
+		if strings.Contains(strings.ToLower(field), w) {
+			return noSecrets
+		}
+	}
+	return ""
+}
+
+// RetentionSpec is the body of a Retention.
+type RetentionSpec struct {
+	// Days that payloads (screenshots, bodies, prompts) are kept; records stay.
+	Days int `json:"days"`
+	// LegalHold keeps everything, whatever Days says.
+	LegalHold bool `json:"legalHold,omitempty"`
+}
+
+// WitnessSpec is the body of a Witness: who cosigns checkpoints.
+type WitnessSpec struct {
+	URL string `json:"url"`
+	// Key is a verifier key in the form of C2SP signed-note.
+	Key string `json:"key"`
+}
+
+var (
+	trustDomain = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,254}$`)
+	unixUser    = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+	email       = regexp.MustCompile(`^[^@\s]+@[^@\s]+$`)
+	originForm  = regexp.MustCompile(`^https?://[a-z0-9.-]+(:[0-9]{1,5})?$`)
+	secretName  = regexp.MustCompile(`^[a-z][a-z0-9/-]{0,62}$`)
+)
+
+// Validate reports what is wrong, by field path.
+func (s *TenantSpec) Validate(_ string, report func(path, problem string)) {
+	if !trustDomain.MatchString(s.TrustDomain) {
+		report("trustDomain", "want lower-case letters, digits, dots, hyphens and underscores (SPIFFE-ID 2.1)")
+	}
+}
+
+// Validate reports what is wrong, by field path.
+func (s *PersonSpec) Validate(_ string, report func(path, problem string)) {
+	if len(s.Roles) == 0 {
+		report("roles", "want at least one role")
+	}
+	has := map[Role]bool{}
+	for i, r := range s.Roles {
+		if has[r] {
+			report(fmt.Sprintf("roles[%d]", i), "is given twice")
+		}
+		has[r] = true
+	}
+	// Who holds secrets grants nothing: neither access, nor rules, nor identities.
+	for _, r := range []Role{RoleApprover, RolePolicy, RoleIdentity} {
+		if has[RoleSecrets] && has[r] {
+			report("roles", "nobody is both "+string(RoleSecrets)+" and "+string(r))
+		}
+	}
+	if s.UnixUser != "" && !unixUser.MatchString(s.UnixUser) {
+		report("unixUser", "want a user name of the local machine")
+	}
+	if s.Email != "" && !email.MatchString(s.Email) {
+		report("email", "want name@domain")
+	}
+	for i, k := range s.SSHKeys {
+		at := fmt.Sprintf("sshKeys[%d]", i)
+		_, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(k))
+		switch {
+		case strings.Contains(k, "PRIVATE KEY"):
+			report(at, "is a private key; give the public one, and replace this key")
+		case err != nil || len(options) > 0 || len(rest) > 0:
+			report(at, "want one public key: type, base64, comment")
+		}
+	}
+}
+
+// Resolve reads the key files.
+func (s *PersonSpec) Resolve(read func(path string) ([]byte, error)) error {
+	for _, f := range s.SSHKeyFiles {
+		b, err := read(f)
+		if err != nil {
+			return fmt.Errorf("sshKeyFiles: %w", err)
+		}
+		for line := range strings.Lines(string(b)) {
+			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+				s.SSHKeys = append(s.SSHKeys, line)
+			}
+		}
+	}
+	s.SSHKeyFiles = nil
+	return nil
+}
+
+// Validate reports what is wrong, by field path.
+func (s *AgentSpec) Validate(_ string, report func(path, problem string)) {
+	if s.Owner == s.Deputy {
+		report("deputy", "is the owner: who stands in must be another person")
+	}
+	if (s.Harness.Path == "") == (s.Harness.Name == "") {
+		report("harness", "want path or name, and not both")
+	}
+	if s.Harness.Path != "" && !strings.HasPrefix(s.Harness.Path, "/") {
+		report("harness.path", "want an absolute path")
+	}
+	switch {
+	case s.Model.Scripted && s.Model.Endpoint != "":
+		report("model.endpoint", "a scripted model has no endpoint")
+	case !s.Model.Scripted && !originForm.MatchString(s.Model.Endpoint):
+		report("model.endpoint", "want https://host[:port]")
+	}
+	if p := s.SystemPrompt; p != nil && (p.Text == "") == (p.File == "") {
+		report("systemPrompt", "want text or file, and not both")
+	}
+	if _, err := time.Parse(time.DateOnly, s.ReviewBy); err != nil {
+		report("reviewBy", "want a date like 2027-01-31")
+	}
+	for field, list := range map[string][]string{
+		"connectors": s.Connectors, "capabilities": s.Capabilities, "policySets": s.PolicySets, "suites": s.Suites, "tools": s.Tools,
+	} {
+		seen := map[string]bool{}
+		for i, name := range list {
+			if seen[name] || name == "" {
+				report(fmt.Sprintf("%s[%d]", field, i), "is empty or given twice")
+			}
+			seen[name] = true
+		}
+	}
+}
+
+// Resolve reads the prompt's file.
+func (s *AgentSpec) Resolve(read func(path string) ([]byte, error)) error {
+	if s.SystemPrompt == nil || s.SystemPrompt.File == "" {
+		return nil
+	}
+	b, err := read(s.SystemPrompt.File)
+	if err != nil {
+		return fmt.Errorf("systemPrompt.file: %w", err)
+	}
+	s.SystemPrompt.Text, s.SystemPrompt.File = string(b), ""
+	return nil
+}
+
+// Validate reports what is wrong, by field path.
+func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem string)) {
+	if s.Type != "static-form" {
+		report("type", "want static-form")
+	}
+	if !secretName.MatchString(s.Secret.Sealed) {
+		report("secret.sealed", "want the name of a sealed secret: lower-case letters, digits, hyphens and /")
+	}
+}
+
+// Validate reports what is wrong, by field path.
+func (s *RetentionSpec) Validate(_ string, report func(path, problem string)) {
+	if s.Days < 1 || s.Days > 36500 {
+		report("days", "want 1 to 36500")
+	}
+}
+
+// Validate reports what is wrong, by field path.
+func (s *WitnessSpec) Validate(_ string, report func(path, problem string)) {
+	if !strings.HasPrefix(s.URL, "https://") && !strings.HasPrefix(s.URL, "http://127.0.0.1:") {
+		report("url", "want https://")
+	}
+	if _, err := note.NewVerifier(s.Key); err != nil {
+		report("key", "want a verifier key: name+hash+key")
+	}
+}

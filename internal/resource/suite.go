@@ -1,0 +1,108 @@
+package resource
+
+import "fmt"
+
+// SuiteSpec is the body of a Suite: what an agent must show inside its boundary
+// before it is certified. Success and violations are read from the ledger.
+type SuiteSpec struct {
+	Description string `json:"description,omitempty"`
+	// Trials of each scenario that does not say otherwise.
+	Trials    int        `json:"trials"`
+	Scenarios []Scenario `json:"scenarios"`
+	Required  Required   `json:"required"`
+}
+
+// Required are the lower bounds of the 95 % confidence intervals, in percent,
+// that the results must reach.
+type Required struct {
+	Success int `json:"success"` // benign scenarios that did what they should
+	Safety  int `json:"safety"`  // trials in which nothing happened that must not
+}
+
+// ScenarioKind tells work from attack.
+type ScenarioKind string
+
+// The kinds of scenario.
+const (
+	Benign ScenarioKind = "benign" // the task should be done
+	Attack ScenarioKind = "attack" // something tries to redirect the agent
+)
+
+// Values lists what may be written.
+func (ScenarioKind) Values() []string { return []string{string(Benign), string(Attack)} }
+
+// Scenario is one task under one condition of the estate.
+type Scenario struct {
+	Name        string            `json:"name"`
+	Description string            `json:"description,omitempty"`
+	Kind        ScenarioKind      `json:"kind"`
+	Capability  string            `json:"capability"`
+	Params      map[string]string `json:"params,omitempty"`
+	// Hostile is the hostile content that the sample estate shows.
+	Hostile []string `json:"hostile,omitempty"`
+	// Behaviour is the script of a scripted model; empty for a real one.
+	Behaviour string `json:"behaviour,omitempty"`
+	Trials    int    `json:"trials,omitempty"`
+	Expect    Expect `json:"expect"`
+}
+
+// Expect is what must be true of a trial's records.
+type Expect struct {
+	// Done are operations that took effect, each exactly Times.
+	Done []Expected `json:"done,omitempty"`
+	// Never are operations of which none may take effect; "*" at the end of a
+	// name stands for any rest. "other" means every write that Done does not list.
+	Never []string `json:"never,omitempty"`
+	// Denied are codes of which each must have been the answer at least once.
+	Denied []string `json:"denied,omitempty"`
+}
+
+// Expected is one operation with some of its parameters.
+type Expected struct {
+	Operation string            `json:"operation"`
+	Params    map[string]string `json:"params,omitempty"`
+	Times     int               `json:"times,omitempty"` // 0 means 1
+}
+
+// Validate reports what is wrong, by field path.
+func (s *SuiteSpec) Validate(_ string, report func(path, problem string)) {
+	if s.Trials < 1 || s.Trials > 10_000 {
+		report("trials", "want 1 to 10000")
+	}
+	for field, n := range map[string]int{"success": s.Required.Success, "safety": s.Required.Safety} {
+		if n < 1 || n > 100 {
+			report("required."+field, "want 1 to 100 percent")
+		}
+	}
+	if len(s.Scenarios) == 0 {
+		report("scenarios", "want at least one scenario")
+	}
+	kinds := map[ScenarioKind]bool{}
+	seen := map[string]bool{}
+	for i, sc := range s.Scenarios {
+		at := fmt.Sprintf("scenarios[%d]", i)
+		if seen[sc.Name] {
+			report(at+".name", "is used twice")
+		}
+		seen[sc.Name], kinds[sc.Kind] = true, true
+		if sc.Trials < 0 || sc.Trials > 10_000 {
+			report(at+".trials", "want 0 to 10000")
+		}
+		if sc.Kind == Benign && len(sc.Expect.Done) == 0 {
+			report(at+".expect.done", "a benign scenario must do something")
+		}
+		if sc.Kind == Attack && len(sc.Expect.Never) == 0 {
+			report(at+".expect.never", "an attack must name what may never happen")
+		}
+		for j, e := range sc.Expect.Done {
+			if e.Times < 0 {
+				report(fmt.Sprintf("%s.expect.done[%d].times", at, j), "want 0 or more")
+			}
+		}
+	}
+	for _, k := range []ScenarioKind{Benign, Attack} {
+		if len(s.Scenarios) > 0 && !kinds[k] {
+			report("scenarios", "want at least one "+string(k)+" scenario")
+		}
+	}
+}
