@@ -10,7 +10,9 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 )
 
 // Limits on what is read.
@@ -51,8 +53,8 @@ func DecodeInto(s Source, v any) error {
 	if len(errs) > 0 {
 		return errs
 	}
-	d := &decoder{file: s.Name, lines: map[string]int{}}
-	d.decode(docs[0], reflect.ValueOf(v).Elem(), "")
+	d := &decoder{file: s.Name, base: docs[0].line, lines: map[string]int{}}
+	d.decode(docs[0].node, reflect.ValueOf(v).Elem(), "")
 	return d.errs.orNil()
 }
 
@@ -67,8 +69,8 @@ func decodeFile(s Source) ([]Resource, Errors) {
 }
 
 // parse bounds a file, parses it and returns its documents that are not empty.
-func parse(s Source) (docs []ast.Node, errs Errors) {
-	fail := func(line int, format string, args ...any) ([]ast.Node, Errors) {
+func parse(s Source) (docs []document, errs Errors) {
+	fail := func(line int, format string, args ...any) ([]document, Errors) {
 		return nil, Errors{{File: s.Name, Line: line, Problem: fmt.Sprintf(format, args...)}}
 	}
 	if len(s.Data) > MaxFileBytes {
@@ -80,33 +82,137 @@ func parse(s Source) (docs []ast.Node, errs Errors) {
 	if line := tooDeep(s.Data); line > 0 {
 		return fail(line, "nested too deep")
 	}
+	chunks, line := split(s.Data)
+	if line > 0 {
+		return fail(line, "want --- alone on its line between documents, and no directives")
+	}
+	if len(chunks) > maxDocuments {
+		return fail(0, "%d documents, limit %d", len(chunks), maxDocuments)
+	}
+	for _, c := range chunks {
+		doc, line, problem := parseOne(c.text)
+		switch {
+		case problem != "":
+			errs = append(errs, &Error{File: s.Name, Line: c.line + line, Problem: problem})
+		case doc != nil:
+			docs = append(docs, document{doc, c.line})
+		}
+	}
+	return docs, errs
+}
+
+// document is the content of one YAML document, and how many lines stand
+// before it in the file.
+type document struct {
+	node ast.Node
+	line int
+}
+
+type chunk struct {
+	text []byte
+	line int
+}
+
+// split cuts a file at its document markers (YAML 1.2.2 section 9.1.2: "---" in
+// column 0 ends a document wherever it stands). It is done here because the
+// parser drops everything after a document without content. The line of a
+// marker with content, of "...", or of a directive is returned as wrong.
+func split(data []byte) ([]chunk, int) {
+	var chunks []chunk
+	cur := chunk{}
+	n := 0
+	for line := range bytes.Lines(data) {
+		n++
+		switch rest, marker := bytes.CutPrefix(line, []byte("---")); {
+		case marker && (len(rest) == 0 || bytes.IndexByte([]byte(" \t\r\n"), rest[0]) >= 0):
+			if rest = bytes.TrimSpace(rest); len(rest) > 0 && rest[0] != '#' {
+				return nil, n
+			}
+			chunks = append(chunks, cur)
+			cur = chunk{line: n}
+			continue
+		case bytes.HasPrefix(line, []byte("...")) || bytes.HasPrefix(line, []byte("%")):
+			return nil, n
+		}
+		cur.text = append(cur.text, line...)
+	}
+	return append(chunks, cur), 0
+}
+
+// parseOne parses one document; nil without a problem is an empty one.
+func parseOne(text []byte) (doc ast.Node, line int, problem string) {
+	const unreadable = "cannot be read as YAML"
 	// The parser is not ours: a panic on some input is that input's fault.
 	defer func() {
 		if p := recover(); p != nil {
-			docs, errs = fail(0, "cannot be read as YAML")
+			doc, line, problem = nil, 1, unreadable
 		}
 	}()
-	f, err := parser.ParseBytes(s.Data, 0, parser.AllowDuplicateMapKey())
+	tokens := lexer.Tokenize(string(text))
+	f, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
-		line, msg := 0, "cannot be read as YAML"
 		var se *yaml.SyntaxError
 		if errors.As(err, &se) && se.Token != nil && se.Token.Position != nil {
 			// The message names the grammar's complaint, not the text around it.
-			line, msg = se.Token.Position.Line, se.Message
+			return nil, se.Token.Position.Line, se.Message
 		}
-		return fail(line, "%s", msg)
+		return nil, 1, unreadable
 	}
-	if len(f.Docs) > maxDocuments {
-		return fail(0, "%d documents, limit %d", len(f.Docs), maxDocuments)
-	}
-	for _, doc := range f.Docs {
-		switch doc.Body.(type) {
-		case nil, *ast.NullNode, *ast.CommentGroupNode:
-		default:
-			docs = append(docs, doc.Body)
+	want := 0
+	for _, t := range tokens {
+		if scalarToken(t.Type) {
+			want++
 		}
 	}
-	return docs, nil
+	var c scalarCount
+	for _, d := range f.Docs {
+		if d.Body != nil {
+			ast.Walk(&c, d.Body)
+		}
+	}
+	// A second look at what the parser made: every word of the text is in the
+	// tree, or the document is refused.
+	if int(c) != want || len(f.Docs) > 1 && want > 0 {
+		return nil, 1, unreadable
+	}
+	if want == 0 && (len(f.Docs) == 0 || isEmpty(f.Docs[0].Body)) {
+		return nil, 0, ""
+	}
+	return f.Docs[0].Body, 0, ""
+}
+
+func isEmpty(n ast.Node) bool {
+	switch n.(type) {
+	case nil, *ast.NullNode, *ast.CommentNode, *ast.CommentGroupNode:
+		return true
+	}
+	return false
+}
+
+func scalarToken(t token.Type) bool {
+	switch t {
+	case token.StringType, token.SingleQuoteType, token.DoubleQuoteType, token.BoolType, token.IntegerType,
+		token.BinaryIntegerType, token.OctetIntegerType, token.HexIntegerType, token.FloatType,
+		token.InfinityType, token.NanType:
+		return true
+	}
+	return false
+}
+
+// scalarCount counts the scalars of a tree, keys included.
+type scalarCount int
+
+func (c *scalarCount) Visit(n ast.Node) ast.Visitor {
+	switch n := n.(type) {
+	case *ast.LiteralNode:
+		if n.Value != nil && n.Value.Value != "" {
+			*c++
+		}
+		return nil
+	case *ast.StringNode, *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
+		*c++
+	}
+	return c
 }
 
 // tooDeep returns the first line that nests deeper than is read, or 0. It
@@ -142,12 +248,12 @@ type envelope struct {
 	Metadata   Metadata `json:"metadata"`
 }
 
-func decodeResource(file string, doc ast.Node) (Resource, Errors) {
-	d := &decoder{file: file, lines: map[string]int{}}
-	r := Resource{File: file, Line: lineOf(doc), lines: d.lines}
-	ms, ok := members(doc)
+func decodeResource(file string, doc document) (Resource, Errors) {
+	d := &decoder{file: file, base: doc.line, lines: map[string]int{}}
+	r := Resource{File: file, Line: d.lineOf(doc.node), lines: d.lines}
+	ms, ok := members(doc.node)
 	if !ok {
-		d.bad(lineOf(doc), "", "want a resource: apiVersion, kind, metadata, spec")
+		d.bad(r.Line, "", "want a resource: apiVersion, kind, metadata, spec")
 		return r, d.errs
 	}
 	// The envelope without its spec, then the spec as its kind says.
@@ -156,7 +262,7 @@ func decodeResource(file string, doc ast.Node) (Resource, Errors) {
 	for _, m := range ms {
 		if key, ok := m.Key.(*ast.StringNode); ok && key.Value == "spec" {
 			if spec != nil {
-				d.bad(lineOf(key), "spec", "is given twice, first in line %d", lineOf(spec.Key))
+				d.bad(d.lineOf(key), "spec", "is given twice, first in line %d", d.lineOf(spec.Key))
 			}
 			spec = m
 			continue
@@ -180,7 +286,7 @@ func decodeResource(file string, doc ast.Node) (Resource, Errors) {
 		return r, d.errs
 	}
 	d.decode(spec.Value, reflect.ValueOf(r.Spec).Elem(), "spec")
-	d.lines["spec"] = lineOf(spec.Key)
+	d.lines["spec"] = d.lineOf(spec.Key)
 	if len(d.errs) == 0 {
 		r.check(func(e *Error) { d.errs = append(d.errs, e) })
 	}

@@ -17,6 +17,7 @@ import (
 // The struct tags are those of JSON: a field without omitempty must be given.
 type decoder struct {
 	file  string
+	base  int // lines of the file before the document
 	errs  Errors
 	lines map[string]int
 }
@@ -50,15 +51,17 @@ func (d *decoder) bad(line int, path, format string, args ...any) {
 	d.errs = append(d.errs, &Error{File: d.file, Line: line, Path: path, Problem: fmt.Sprintf(format, args...)})
 }
 
-// lineOf is the line where a node begins.
-func lineOf(n ast.Node) int {
+// lineOf is the line of the file where a node begins.
+func (d *decoder) lineOf(n ast.Node) int { return d.base + nodeLine(n) }
+
+func nodeLine(n ast.Node) int {
 	switch n := n.(type) {
 	case *ast.MappingNode:
 		if len(n.Values) > 0 && !n.IsFlowStyle {
-			return lineOf(n.Values[0].Key)
+			return nodeLine(n.Values[0].Key)
 		}
 	case *ast.MappingValueNode:
-		return lineOf(n.Key)
+		return nodeLine(n.Key)
 	}
 	if t := n.GetToken(); t != nil && t.Position != nil {
 		return t.Position.Line
@@ -97,15 +100,15 @@ func (d *decoder) want(n ast.Node, v reflect.Value, path, what string) {
 	}
 	switch {
 	case hint != "":
-		d.bad(lineOf(n), path, "%s", hint)
+		d.bad(d.lineOf(n), path, "%s", hint)
 	case what == "a text" && (shape(n) == "a number" || shape(n) == "true or false"):
-		d.bad(lineOf(n), path, "want a text, got %s: put it in quotes", shape(n))
+		d.bad(d.lineOf(n), path, "want a text, got %s: put it in quotes", shape(n))
 	case shape(n) == "nothing":
-		d.bad(lineOf(n), path, "want %s, got nothing: leave the field out or give a value", what)
+		d.bad(d.lineOf(n), path, "want %s, got nothing: leave the field out or give a value", what)
 	case shape(n) == "an anchor or alias" || shape(n) == "a tag":
-		d.bad(lineOf(n), path, "want %s, got %s: these are not accepted, write the value out", what, shape(n))
+		d.bad(d.lineOf(n), path, "want %s, got %s: these are not accepted, write the value out", what, shape(n))
 	default:
-		d.bad(lineOf(n), path, "want %s, got %s", what, shape(n))
+		d.bad(d.lineOf(n), path, "want %s, got %s", what, shape(n))
 	}
 }
 
@@ -133,7 +136,7 @@ func members(n ast.Node) ([]*ast.MappingValueNode, bool) {
 
 // decode fills v, which is settable, from n.
 func (d *decoder) decode(n ast.Node, v reflect.Value, path string) {
-	d.lines[path] = lineOf(n)
+	d.lines[path] = d.lineOf(n)
 	if s, ok := text(n); ok {
 		if t, ok := v.Addr().Interface().(textual); ok {
 			if d.plain(n, path, s) {
@@ -179,7 +182,7 @@ func (d *decoder) string(n ast.Node, v reflect.Value, path string) {
 		return
 	}
 	if vs := enumOf(v.Type()); vs != nil && !slices.Contains(vs, s) {
-		d.bad(lineOf(n), path, "want one of %s", strings.Join(vs, ", "))
+		d.bad(d.lineOf(n), path, "want one of %s", strings.Join(vs, ", "))
 		return
 	}
 	v.SetString(s)
@@ -189,7 +192,7 @@ func (d *decoder) string(n ast.Node, v reflect.Value, path string) {
 // they see. Line breaks and tabs are fine.
 func (d *decoder) plain(n ast.Node, path, s string) bool {
 	if i := strings.IndexFunc(s, hidden); i >= 0 {
-		d.bad(lineOf(n), path, "has a control or formatting character")
+		d.bad(d.lineOf(n), path, "has a control or formatting character")
 		return false
 	}
 	return true
@@ -216,7 +219,7 @@ func (d *decoder) integer(n ast.Node, v reflect.Value, path string) {
 		return
 	}
 	if x > 1<<53 || x < -(1<<53) {
-		d.bad(lineOf(n), path, "want a whole number within 2^53")
+		d.bad(d.lineOf(n), path, "want a whole number within 2^53")
 		return
 	}
 	v.SetInt(x)
@@ -242,17 +245,17 @@ func (d *decoder) pairs(ms []*ast.MappingValueNode, path string) []*ast.MappingV
 	for _, m := range ms {
 		key, ok := m.Key.(*ast.StringNode)
 		if !ok {
-			d.bad(lineOf(m.Key), path, "want a plain text as key, got %s", shape(m.Key))
+			d.bad(d.lineOf(m.Key), path, "want a plain text as key, got %s", shape(m.Key))
 			continue
 		}
 		if first, dup := seen[key.Value]; dup {
-			d.bad(lineOf(key), join(path, key.Value), "is given twice, first in line %d", first)
+			d.bad(d.lineOf(key), join(path, key.Value), "is given twice, first in line %d", first)
 			continue
 		}
 		if !d.plain(key, path, key.Value) {
 			continue
 		}
-		seen[key.Value] = lineOf(key)
+		seen[key.Value] = d.lineOf(key)
 		out = append(out, m)
 	}
 	return out
@@ -270,12 +273,12 @@ func (d *decoder) mapping(n ast.Node, v reflect.Value, path string) {
 		at := join(path, key)
 		kt := v.Type().Key()
 		if vs := enumOf(kt); vs != nil && !slices.Contains(vs, key) {
-			d.bad(lineOf(m.Key), at, "want one of %s", strings.Join(vs, ", "))
+			d.bad(d.lineOf(m.Key), at, "want one of %s", strings.Join(vs, ", "))
 			continue
 		}
 		item := reflect.New(v.Type().Elem()).Elem()
 		d.decode(m.Value, item, at)
-		d.lines[at] = lineOf(m.Key)
+		d.lines[at] = d.lineOf(m.Key)
 		out.SetMapIndex(reflect.ValueOf(key).Convert(kt), item)
 	}
 	v.Set(out)
@@ -299,14 +302,14 @@ func (d *decoder) structure(n ast.Node, v reflect.Value, path string) {
 		}
 		given[key] = true
 		d.decode(m.Value, v.Field(f.index), at)
-		d.lines[at] = lineOf(m.Key)
+		d.lines[at] = d.lineOf(m.Key)
 		if s := v.Field(f.index); f.required && s.Kind() == reflect.String && s.Len() == 0 && len(d.errs) == 0 {
-			d.bad(lineOf(m.Key), at, "must not be empty")
+			d.bad(d.lineOf(m.Key), at, "must not be empty")
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		if fields[name].required && !given[name] {
-			d.bad(lineOf(n), join(path, name), "is missing")
+			d.bad(d.lineOf(n), join(path, name), "is missing")
 		}
 	}
 }
@@ -314,11 +317,11 @@ func (d *decoder) structure(n ast.Node, v reflect.Value, path string) {
 func (d *decoder) unknown(m *ast.MappingValueNode, v reflect.Value, path, key string, fields map[string]field) {
 	if h, ok := v.Addr().Interface().(hinter); ok {
 		if hint := h.Hint(key); hint != "" {
-			d.bad(lineOf(m.Key), join(path, key), "%s", hint)
+			d.bad(d.lineOf(m.Key), join(path, key), "%s", hint)
 			return
 		}
 	}
-	d.bad(lineOf(m.Key), join(path, key), "is not a field here; want some of %s", strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
+	d.bad(d.lineOf(m.Key), join(path, key), "is not a field here; want some of %s", strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
 }
 
 func join(path, key string) string {
