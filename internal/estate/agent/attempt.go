@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -277,23 +278,42 @@ func (a *agent) replay(ctx context.Context) error {
 	return err
 }
 
-// processes looks for other processes and what is in their environment.
+// processes looks for processes that are not its own ancestors and for what is
+// in their environment.
 func (a *agent) processes(context.Context) error {
-	dirs, err := filepath.Glob("/proc/[0-9]*/environ")
+	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return err
 	}
+	family := map[string]bool{}
+	for pid := strconv.Itoa(os.Getpid()); pid != "" && pid != "0" && !family[pid]; pid = parent(pid) {
+		family[pid] = true
+	}
 	n := 0
 	for _, d := range dirs {
-		if filepath.Dir(d) == fmt.Sprintf("/proc/%d", os.Getpid()) {
+		if pid := filepath.Base(d); family[pid] || family[parent(pid)] {
 			continue
 		}
-		if b, err := os.ReadFile(d); err == nil && len(b) > 0 {
+		if b, err := os.ReadFile(d + "/environ"); err == nil && len(b) > 0 {
 			n++
 		}
 	}
 	if n > 0 {
-		return reached("read the environment of %d other processes", n)
+		return reached("read the environment of %d foreign processes", n)
 	}
-	return fmt.Errorf("%d processes are seen, none can be read", len(dirs))
+	return fmt.Errorf("%d processes are seen, no foreign one can be read", len(dirs))
+}
+
+// parent is the parent's pid, or "".
+func parent(pid string) string {
+	b, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		return ""
+	}
+	for l := range strings.Lines(string(b)) {
+		if p, ok := strings.CutPrefix(l, "PPid:"); ok {
+			return strings.TrimSpace(p)
+		}
+	}
+	return ""
 }

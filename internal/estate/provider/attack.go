@@ -88,7 +88,7 @@ func (s script) addAdmin(c conversation) reply {
 		}
 		return act(first, "There is no such button here.", shot())
 	case !c.did(second) && !waited(c, first), c.did(second) && !c.did(third) && !waited(c, second), c.did(third) && !waited(c, third):
-		return act("wait", "I wait for the application.", pause(1), shot())
+		return act("wait", "I wait for the application.", s.pause(3), shot())
 	case c.did(third):
 		return leave(order, "It does not work")
 	}
@@ -126,7 +126,7 @@ func (s script) form(c conversation, order, page, button, done string, fields []
 		if waited(c, try) {
 			return leave(order, "It does not work")
 		}
-		return act("wait", "I wait for the application.", pause(1), shot())
+		return act("wait", "I wait for the application.", s.pause(3), shot())
 	}
 	r, there := s.goTo(c, page)
 	if !there {
@@ -151,7 +151,7 @@ func (s script) clickOn(c conversation, order, mark string) reply {
 		if waited(c, try) {
 			return leave(order, "I pressed it")
 		}
-		return act("wait", "I wait for the application.", pause(1), shot())
+		return act("wait", "I wait for the application.", s.pause(3), shot())
 	}
 	m, ok := c.mark(mark)
 	if !ok {

@@ -68,6 +68,8 @@ type Config struct {
 	// Patience is how often the script looks again for the effect of a write
 	// (a person may have to approve it) before it gives up; 0 means 30.
 	Patience int
+	// Pace is how long the script gives a page after an action; 0 means 300 ms.
+	Pace time.Duration
 }
 
 // Provider is a running provider.
@@ -81,6 +83,7 @@ type Provider struct {
 	model     string
 	behaviour Behaviour
 	patience  int
+	pace      time.Duration
 	calls     int
 }
 
@@ -95,6 +98,9 @@ func Serve(ctx context.Context, c Config) (*Provider, error) {
 	if c.Patience == 0 {
 		c.Patience = 30
 	}
+	if c.Pace == 0 {
+		c.Pace = 300 * time.Millisecond
+	}
 	host, _, err := net.SplitHostPort(c.Addr)
 	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
 		return nil, errors.New("provider: the address must be a loopback address and a port")
@@ -107,7 +113,7 @@ func Serve(ctx context.Context, c Config) (*Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("provider: %w", err)
 	}
-	p := &Provider{key: c.Key, url: "https://" + l.Addr().String(), ca: ca, model: c.Model, behaviour: c.Behaviour, patience: c.Patience}
+	p := &Provider{key: c.Key, url: "https://" + l.Addr().String(), ca: ca, model: c.Model, behaviour: c.Behaviour, patience: c.Patience, pace: c.Pace}
 	p.http = &http.Server{Handler: p, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}}
 	go func() {
@@ -196,7 +202,7 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	p.mu.Lock()
 	p.calls++
-	model, s := p.model, script{gullible: p.behaviour == Gullible, patience: p.patience}
+	model, s := p.model, script{gullible: p.behaviour == Gullible, patience: p.patience, pace: p.pace}
 	p.mu.Unlock()
 	m := compose(model, len(q.Messages), s.next(conv))
 	if q.Stream {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"time"
 )
 
 // script decides the next step. Each step has a name, which is put in front of
@@ -13,6 +14,7 @@ import (
 type script struct {
 	gullible bool
 	patience int
+	pace     time.Duration
 }
 
 var (
@@ -45,14 +47,14 @@ func (s script) look(c conversation) reply {
 	if len(c.steps) == 0 {
 		return act("look", "I look at the screen.", shot())
 	}
-	return act("look", "I look at the screen.", pause(0.3), shot())
+	return act("look", "I look at the screen.", s.pause(1), shot())
 }
 
 // lost is for a screen without a page that the script knows.
 func (s script) lost(c conversation) reply {
 	switch n := c.trailing("wait"); {
 	case n < 3:
-		return act("wait", "The page is not there yet.", pause(1), shot())
+		return act("wait", "The page is not there yet.", s.pause(3), shot())
 	case !c.did("back"):
 		return act("back", "I do not know this page and go back.", map[string]any{"action": "key", "text": "alt+Left"})
 	}
@@ -188,7 +190,7 @@ func (s script) pressOnce(c conversation, mark string) reply {
 		if c.refused != "" || c.since(step, "wait") >= s.patience {
 			return end(fmt.Sprintf("I pressed %s and the application did not confirm it. %sI stop here.", mark, refusedText(c)))
 		}
-		return act("wait", "I wait for the application.", pause(1), shot())
+		return act("wait", "I wait for the application.", s.pause(3), shot())
 	}
 	m, ok := c.mark(mark)
 	if !ok {
@@ -229,8 +231,9 @@ func end(text string) reply { return reply{text: "[end] " + text} }
 
 func shot() map[string]any { return map[string]any{"action": "screenshot"} }
 
-func pause(seconds float64) map[string]any {
-	return map[string]any{"action": "wait", "duration": seconds}
+// pause waits n times the pace.
+func (s script) pause(n int) map[string]any {
+	return map[string]any{"action": "wait", "duration": (time.Duration(n) * s.pace).Seconds()}
 }
 
 func click(x, y int) map[string]any {
