@@ -58,7 +58,7 @@ type Spec struct {
 	Files  []*os.File
 
 	Stdin          io.Reader
-	Stdout, Stderr io.Writer
+	Stdout, Stderr io.Writer // a writer that blocks for ever also blocks Wait and Kill; a file does not
 
 	UID int // user and group id seen inside; 0 means 1000. Never host root
 

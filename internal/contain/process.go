@@ -117,6 +117,8 @@ func (p *Process) abort() {
 	if p.cmd != nil {
 		p.cmd.Process.Kill()
 		<-p.reaped
+	} else {
+		close(p.reaped)
 	}
 	for _, l := range p.listeners {
 		l.Close()

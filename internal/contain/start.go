@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -109,12 +110,21 @@ func (p *Process) fork(s *Spec, pl plan) error {
 	if err != nil {
 		return err
 	}
+	in, err := p.input(s.Stdin)
+	if err != nil {
+		return err
+	}
+	if in != s.Stdin && in != nil {
+		defer in.Close()
+	}
 	cmd := &exec.Cmd{
 		Path: exe, Args: []string{stageSetup}, Env: []string{}, Dir: "/",
-		Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr,
+		Stdout: s.Stdout, Stderr: s.Stderr,
 		ExtraFiles:  append([]*os.File{remote, pf}, s.Files...),
-		WaitDelay:   2 * time.Second, // a Stdin reader that never ends must not hold Wait
 		SysProcAttr: p.id.attr(pl.UID),
+	}
+	if in != nil { // a nil *os.File would not be a nil io.Reader
+		cmd.Stdin = in
 	}
 	p.cmd = cmd
 	started := make(chan error, 1)
@@ -134,6 +144,28 @@ func (p *Process) fork(s *Spec, pl plan) error {
 		return fmt.Errorf("create namespaces: %w", err)
 	}
 	return nil
+}
+
+// input is what the process reads: a file as it is, any other reader through a
+// pipe of our own. exec.Cmd would wait for the reader to end, for ever if it is
+// a connection; here the copying only ends with its reader.
+func (p *Process) input(r io.Reader) (*os.File, error) {
+	if f, ok := r.(*os.File); ok || r == nil {
+		return f, nil
+	}
+	pr, pw, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		io.Copy(pw, r)
+		pw.Close()
+	}()
+	go func() {
+		<-p.reaped
+		pw.Close() // stops a copy that is stuck on a full pipe
+	}()
+	return pr, nil
 }
 
 // handshake collects what the stages hand over until the workload runs.
