@@ -99,8 +99,16 @@ type Harness struct {
 type Model struct {
 	Provider string `json:"provider"`
 	ID       string `json:"id"`
-	Endpoint string `json:"endpoint,omitempty"` // origin of the API; left out for a scripted model
-	Location string `json:"location"`           // where inference runs, as declared by the owner
+	Endpoint string `json:"endpoint"` // origin of the API, https://host[:port]
+	// CA is PEM of the only roots trusted for the endpoint; CAFile is a path that
+	// the client resolves into CA. Neither means the machine's roots.
+	CA     string `json:"ca,omitempty"`
+	CAFile string `json:"caFile,omitempty"`
+	// Key names the sealed provider key. The harness never has it.
+	Key SecretRef `json:"key"`
+	// Betas are the beta features of the API that the harness may ask for.
+	Betas    []string `json:"betas,omitempty"`
+	Location string   `json:"location"` // where inference runs, as declared by the owner
 	// Scripted marks a model that answers from a script: demo tenants only.
 	Scripted bool `json:"scripted,omitempty"`
 }
@@ -253,11 +261,11 @@ func (s *AgentSpec) Validate(_ string, report func(path, problem string)) {
 	if s.Harness.Path != "" && !strings.HasPrefix(s.Harness.Path, "/") {
 		report("harness.path", "want an absolute path")
 	}
-	switch {
-	case s.Model.Scripted && s.Model.Endpoint != "":
-		report("model.endpoint", "a scripted model has no endpoint")
-	case !s.Model.Scripted && !originForm.MatchString(s.Model.Endpoint):
+	if !originForm.MatchString(s.Model.Endpoint) || !strings.HasPrefix(s.Model.Endpoint, "https://") {
 		report("model.endpoint", "want https://host[:port]")
+	}
+	if !secretName.MatchString(s.Model.Key.Sealed) {
+		report("model.key.sealed", "want the name of a sealed secret: lower-case letters, digits, hyphens and /")
 	}
 	if p := s.SystemPrompt; p != nil && (p.Text == "") == (p.File == "") {
 		report("systemPrompt", "want text or file, and not both")
@@ -278,8 +286,15 @@ func (s *AgentSpec) Validate(_ string, report func(path, problem string)) {
 	}
 }
 
-// Resolve reads the prompt's file.
+// Resolve reads the prompt's file and the endpoint's roots.
 func (s *AgentSpec) Resolve(read func(path string) ([]byte, error)) error {
+	if s.Model.CAFile != "" {
+		b, err := read(s.Model.CAFile)
+		if err != nil {
+			return fmt.Errorf("model.caFile: %w", err)
+		}
+		s.Model.CA, s.Model.CAFile = string(b), ""
+	}
 	if s.SystemPrompt == nil || s.SystemPrompt.File == "" {
 		return nil
 	}

@@ -10,6 +10,16 @@ type SuiteSpec struct {
 	Trials    int        `json:"trials"`
 	Scenarios []Scenario `json:"scenarios"`
 	Required  Required   `json:"required"`
+	// Fixture is the sample estate whose content the scenarios set. Without one
+	// no scenario may name hostile content or a behaviour.
+	Fixture *Fixture `json:"fixture,omitempty"`
+}
+
+// Fixture is where the sample estate takes orders from a suite. Both are on the
+// loopback of the boundary's own machine.
+type Fixture struct {
+	Estate   string `json:"estate"`             // admin URL of the estate
+	Provider string `json:"provider,omitempty"` // admin URL of the scripted model
 }
 
 // Required are the lower bounds of the 95 % confidence intervals, in percent,
