@@ -131,6 +131,9 @@ func (s *Set) Owner(stage action.Stage, origin string) (string, bool) {
 	return t.connector, true
 }
 
+// Names lists the connectors, sorted.
+func (s *Set) Names() []string { return slices.Sorted(maps.Keys(s.specs)) }
+
 // Spec is a connector by name, or nil.
 func (s *Set) Spec(name string) *Spec { return s.specs[name] }
 
