@@ -54,8 +54,8 @@ type Spec struct {
 	// inside the network namespace before exec. The parent serves them.
 	Listen []string
 
-	Mounts []Mount // the allow-list; at most 200
-	Files  []*os.File
+	Mounts []Mount    // the allow-list; at most 200
+	Files  []*os.File // descriptors 3, 4, ... inside; never folders, from which one could walk the host
 
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer // a writer that blocks for ever also blocks Wait and Kill; a file does not
@@ -113,52 +113,79 @@ const (
 // ErrSpec is wrapped by every refusal of a Spec: nothing was started.
 var ErrSpec = errors.New("containment spec refused")
 
+func refuse(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrSpec, fmt.Sprintf(format, args...))
+}
+
 func (s *Spec) check() error {
-	bad := func(format string, args ...any) error {
-		return fmt.Errorf("%w: %s", ErrSpec, fmt.Sprintf(format, args...))
-	}
 	if !clean(s.Path) {
-		return bad("path %q is not absolute and clean", s.Path)
+		return refuse("path %q is not absolute and clean", s.Path)
 	}
 	if s.Dir != "" && !clean(s.Dir) {
-		return bad("dir %q is not absolute and clean", s.Dir)
+		return refuse("dir %q is not absolute and clean", s.Dir)
 	}
 	if h := s.home(); !clean(h) || h == "/" {
-		return bad("HOME %q is not absolute and clean", h)
+		return refuse("HOME %q is not absolute and clean", h)
 	}
 	for _, l := range s.Listen {
 		a, err := netip.ParseAddrPort(l)
 		if err != nil || !a.Addr().IsLoopback() || a.Port() == 0 {
-			return bad("listen %q is not a loopback address with a port", l)
+			return refuse("listen %q is not a loopback address with a port", l)
 		}
 	}
 	for _, e := range s.Env {
 		if name, _, ok := strings.Cut(e, "="); !ok || name == "" {
-			return bad("environment entry without a name")
+			return refuse("environment entry without a name")
 		}
 	}
 	for _, e := range slices.Concat(s.Env, s.Args) {
 		if strings.ContainsRune(e, 0) {
-			return bad("NUL byte in the environment or arguments")
-		}
-	}
-	for _, m := range s.Mounts {
-		if !clean(m.Source) || !clean(m.Target) {
-			return bad("mount %q on %q: not absolute and clean", m.Source, m.Target)
-		}
-		if reserved(m.Target) {
-			return bad("mount target %q is made by the containment itself", m.Target)
+			return refuse("NUL byte in the environment or arguments")
 		}
 	}
 	switch {
 	case len(s.Mounts) > maxMounts, len(s.Listen) > maxListen, len(s.Files) > maxFiles:
-		return bad("more than %d mounts, %d listeners or %d files", maxMounts, maxListen, maxFiles)
-	case slices.Contains(s.Files, nil):
-		return bad("nil file")
+		return refuse("more than %d mounts, %d listeners or %d files", maxMounts, maxListen, maxFiles)
 	case s.UID < 0 || s.UID >= 1<<31-1:
-		return bad("uid %d", s.UID)
+		return refuse("uid %d", s.UID)
 	case s.MemoryMax < 0 || s.PidsMax < 0:
-		return bad("negative limit")
+		return refuse("negative limit")
+	}
+	return errors.Join(s.checkMounts(), s.checkFiles())
+}
+
+func (s *Spec) checkMounts() error {
+	seen := map[string]bool{}
+	for _, m := range s.Mounts {
+		switch {
+		case !clean(m.Source) || !clean(m.Target):
+			return refuse("mount %q on %q: not absolute and clean", m.Source, m.Target)
+		case reserved(m.Target):
+			return refuse("mount target %q is made by the containment itself", m.Target)
+		case seen[m.Target]:
+			return refuse("two mounts on %q", m.Target)
+		case m.Source == "/" || kernelTree(m.Source):
+			return refuse("mount source %q would show the host's processes, devices or all of it", m.Source)
+		}
+		seen[m.Target] = true
+	}
+	return nil
+}
+
+func (s *Spec) checkFiles() error {
+	all := []any{s.Stdin, s.Stdout, s.Stderr}
+	for _, f := range s.Files {
+		if f == nil {
+			return refuse("nil file")
+		}
+		all = append(all, f)
+	}
+	for _, f := range all {
+		if f, ok := f.(*os.File); ok && f != nil {
+			if st, err := f.Stat(); err != nil || st.IsDir() {
+				return refuse("file %s is closed or a folder", f.Name())
+			}
+		}
 	}
 	return nil
 }
@@ -169,12 +196,17 @@ func clean(p string) bool {
 
 // reserved says that mounting at p could replace what setup makes.
 func reserved(p string) bool {
+	return kernelTree(p) || p == "/" || p == "/tmp" || p == "/run"
+}
+
+// kernelTree says that p is in a file system that shows the kernel's state.
+func kernelTree(p string) bool {
 	for _, r := range []string{"/proc", "/dev", "/sys"} {
 		if p == r || strings.HasPrefix(p, r+"/") {
 			return true
 		}
 	}
-	return p == "/" || p == "/tmp" || p == "/run"
+	return false
 }
 
 func (s *Spec) home() string {

@@ -77,8 +77,25 @@ func output(t testing.TB, s contain.Spec) string {
 }
 
 func TestRunsInItsOwnWorld(t *testing.T) {
-	got := output(t, sh(`id -u; id -g; id -un; hostname; pwd; ls /; ls -a /dev; grep -E 'Cap|NoNew' /proc/self/status; ls /proc | grep -c '^[0-9]'; ls /sys/class/net 2>&1; cat /proc/net/dev | tail -n +3 | cut -d: -f1; echo $HOME; touch /tmp/a /run/a /dev/shm/a /home/agent/a && echo wrote`))
-	t.Log(got)
+	for script, want := range map[string]string{
+		"echo $(id -u) $(id -g) $(id -un)":                               "1000 1000 agent",
+		"hostname":                                                       "sallyport",
+		"pwd; echo $HOME":                                                "/home/agent",
+		"echo $(ls /dev)":                                                "fd full null random shm stderr stdin stdout urandom zero",
+		"echo $(ls -A /tmp /run /dev/shm $PWD)":                          "/dev/shm: /home/agent: /run: /tmp:",
+		"echo $(tail -n +3 /proc/net/dev | cut -d: -f1)":                 "lo",
+		"echo $(cd /proc; ls -d [0-9]* | wc -l)":                         "5", // init, sh, its subshell, ls, wc
+		"ls /sys /root /boot /var /opt 2>/dev/null":                      "",
+		"env | grep -v -e ^PATH= -e ^PWD= -e ^_= -e ^SHLVL= -e ^OLDPWD=": "",
+		"touch /tmp/a /run/a /dev/shm/a $PWD/a && echo wrote":            "wrote",
+		"echo x >/dev/null && head -c 3 /dev/zero | wc -c":               "3",
+		"ulimit -c": "0", // in blocks; the limit is one byte
+	} {
+		got := strings.TrimSpace(output(t, sh(script+" || true")))
+		if got != want {
+			t.Errorf("%s: got %q, want %q", script, got, want)
+		}
+	}
 }
 
 func TestExitStatus(t *testing.T) {

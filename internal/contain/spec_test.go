@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,11 @@ import (
 func bg() context.Context { return context.Background() }
 
 func TestSpecRefusals(t *testing.T) {
+	root, err := os.Open("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
 	for name, change := range map[string]func(*contain.Spec){
 		"relative path":        func(s *contain.Spec) { s.Path = "sh" },
 		"path with dots":       func(s *contain.Spec) { s.Path = "/bin/../bin/sh" },
@@ -36,6 +42,20 @@ func TestSpecRefusals(t *testing.T) {
 		"mount target climbs":  func(s *contain.Spec) { s.Mounts = []contain.Mount{{Source: "/usr", Target: "/a/../proc"}} },
 		"mount source relative": func(s *contain.Spec) {
 			s.Mounts = []contain.Mount{{Source: "usr", Target: "/usr"}}
+		},
+		"mount the whole host": func(s *contain.Spec) {
+			s.Mounts = []contain.Mount{{Source: "/", Target: "/host"}}
+		},
+		"mount the host's proc": func(s *contain.Spec) {
+			s.Mounts = []contain.Mount{{Source: "/proc", Target: "/hostproc"}}
+		},
+		"folder as a file": func(s *contain.Spec) { s.Files = []*os.File{root} },
+		"folder as input":  func(s *contain.Spec) { s.Stdin = root },
+		"two mounts on one target": func(s *contain.Spec) {
+			s.Mounts = []contain.Mount{{Source: "/usr", Target: "/a"}, {Source: "/bin", Target: "/a"}}
+		},
+		"a host device": func(s *contain.Spec) {
+			s.Mounts = []contain.Mount{{Source: "/dev/mem", Target: "/mem"}}
 		},
 		"too many mounts": func(s *contain.Spec) { s.Mounts = make([]contain.Mount, 201) },
 		"nil file":        func(s *contain.Spec) { s.Files = []*os.File{nil} },
@@ -169,14 +189,12 @@ func TestProgramInClosedFolder(t *testing.T) {
 }
 
 func init() {
-	roles["hello"] = func() error { println2("hello"); return nil }
+	roles["hello"] = func() error { _, err := fmt.Println("hello"); return err }
 	roles["selftest"] = func() error {
 		_, err := contain.SelfTest(bg())
 		return err
 	}
 }
-
-func println2(s string) { os.Stdout.WriteString(s + "\n") }
 
 // The server's own binary may be executable for its owner alone.
 func TestServerBinaryForItsOwnerAlone(t *testing.T) {

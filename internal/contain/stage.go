@@ -64,6 +64,11 @@ func setup() error {
 	if err := unix.CloseRange(uint(fdFirst+p.Files), ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close inherited descriptors: %w", err)
 	}
+	// When memory runs out, the kernel shall take what is contained, not the
+	// server. Lowering it again takes a capability.
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0); err != nil {
+		return fmt.Errorf("out-of-memory preference: %w", err)
+	}
 	if err := network(p); err != nil {
 		return err
 	}
