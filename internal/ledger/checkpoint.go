@@ -138,6 +138,9 @@ func (g *Log) loadEdge(ctx context.Context) error {
 func (g *Log) sign(ctx context.Context) ([]byte, error) {
 	g.signing.Lock()
 	defer g.signing.Unlock()
+	if err := g.l.Err(); err != nil && !g.l.readOnly {
+		return nil, err
+	}
 	next := g.tip
 	var head Head
 	err := g.l.store.View(ctx, func(tx ReadTx) (err error) {

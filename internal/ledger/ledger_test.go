@@ -26,8 +26,9 @@ func bump(id string) func(record.Tx) error {
 	}
 }
 
-func TestAppendKeepsRecordAndState(t *testing.T) {
-	log := ledgertest.New(t)
+func TestAppendKeepsRecordAndState(t *testing.T) { both(t, appendKeepsRecordAndState) }
+
+func appendKeepsRecordAndState(t *testing.T, _ *ledger.Ledger, log *ledger.Log) {
 	e, err := log.Append(t.Context(), record.Draft{Type: "test.made", Task: "t1", Actor: "person:jo",
 		Body: map[string]any{"b": 1, "a": "x"}, Change: bump("a"),
 		Blobs: []record.Blob{{Name: "screenshot", Type: "image/png", Data: []byte("pixels")}}})
@@ -48,8 +49,9 @@ func TestAppendKeepsRecordAndState(t *testing.T) {
 	ledgertest.Check(t, log)
 }
 
-func TestChangeErrorLeavesNothing(t *testing.T) {
-	log := ledgertest.New(t)
+func TestChangeErrorLeavesNothing(t *testing.T) { both(t, changeErrorLeavesNothing) }
+
+func changeErrorLeavesNothing(t *testing.T, _ *ledger.Ledger, log *ledger.Log) {
 	boom := errors.New("boom")
 	_, err := log.Append(t.Context(), record.Draft{Type: "test.bad", Change: func(tx record.Tx) error {
 		if err := tx.Put("counter", "a", counter{7}); err != nil {
@@ -73,8 +75,9 @@ func TestChangeErrorLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestConcurrentAppendsKeepOrderAndSums(t *testing.T) {
-	log := ledgertest.New(t)
+func TestConcurrentAppendsKeepOrderAndSums(t *testing.T) { both(t, concurrentAppendsKeepOrderAndSums) }
+
+func concurrentAppendsKeepOrderAndSums(t *testing.T, _ *ledger.Ledger, log *ledger.Log) {
 	const writers, each = 64, 10
 	var wg sync.WaitGroup
 	for w := range writers {
@@ -116,5 +119,4 @@ func TestConcurrentAppendsKeepOrderAndSums(t *testing.T) {
 		t.Errorf("got %d records, sum %d, %v; want %d", n, c.N, err, want)
 	}
 	ledgertest.Check(t, log)
-	_ = log.(*ledger.Log)
 }

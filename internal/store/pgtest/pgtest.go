@@ -1,0 +1,142 @@
+// Package pgtest runs a real PostgreSQL server for tests, in a folder of its
+// own, on a Unix socket only.
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const binaries = "/usr/lib/postgresql/15/bin"
+
+// Server is a running server.
+type Server struct {
+	Dir string // data folder and socket
+	cmd *exec.Cmd
+}
+
+var (
+	once   sync.Once
+	shared *Server
+	failed error
+	count  int
+	mu     sync.Mutex
+)
+
+// URL returns the URL of a new, empty database. The server is started once for
+// the test binary; its Main must call Stop.
+func URL(t testing.TB) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts a PostgreSQL server")
+	}
+	once.Do(func() { shared, failed = Start() })
+	if failed != nil {
+		t.Fatalf("this test needs Debian's postgresql-15: %v", failed)
+	}
+	mu.Lock()
+	count++
+	name := fmt.Sprintf("t%d", count)
+	mu.Unlock()
+	c, err := pgx.Connect(t.Context(), shared.URL("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(context.WithoutCancel(t.Context()))
+	if _, err := c.Exec(t.Context(), "CREATE DATABASE "+name); err != nil {
+		t.Fatal(err)
+	}
+	return shared.URL(name)
+}
+
+// Stop ends the shared server, if it was started.
+func Stop() {
+	if shared != nil {
+		shared.Stop()
+	}
+}
+
+// URL of a database of the server.
+func (s *Server) URL(database string) string {
+	return "postgres:///" + database + "?user=sallyport&host=" + s.Dir
+}
+
+// Start makes a cluster and starts a server on it, as an unprivileged user
+// when run by root, since PostgreSQL refuses root.
+func Start() (_ *Server, err error) {
+	dir, err := os.MkdirTemp("", "pg")
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{Dir: dir}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Stop())
+		}
+	}()
+	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if os.Getuid() == 0 {
+		u, err := user.Lookup("postgres")
+		if err != nil {
+			return nil, err
+		}
+		uid, _ := strconv.Atoi(u.Uid)
+		gid, _ := strconv.Atoi(u.Gid)
+		if err := os.Chown(dir, uid, gid); err != nil {
+			return nil, err
+		}
+		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	}
+	data := filepath.Join(dir, "data")
+	initdb := exec.Command(binaries+"/initdb", "-D", data, "-U", "sallyport", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+	initdb.Dir, initdb.SysProcAttr = dir, attr
+	if out, err := initdb.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("initdb: %w: %s", err, out)
+	}
+	s.cmd = exec.Command(binaries+"/postgres", "-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "log_min_messages=fatal")
+	// Without Pdeathsig: it is tied to the thread, which Go may end.
+	s.cmd.Dir, s.cmd.SysProcAttr = dir, &syscall.SysProcAttr{Credential: attr.Credential}
+	if err := s.cmd.Start(); err != nil {
+		s.cmd = nil
+		return nil, err
+	}
+	return s, s.wait()
+}
+
+func (s *Server) wait() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for {
+		c, err := pgx.Connect(ctx, s.URL("postgres"))
+		if err == nil {
+			return c.Close(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Stop ends the server and removes its folder.
+func (s *Server) Stop() error {
+	if s.cmd != nil {
+		s.cmd.Process.Signal(syscall.SIGINT) // fast shutdown
+		s.cmd.Wait()
+		s.cmd = nil
+	}
+	return os.RemoveAll(s.Dir)
+}
