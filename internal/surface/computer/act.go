@@ -111,7 +111,7 @@ func (s *Server) order(st step) *refusal {
 }
 
 func (s *Server) action(op string, e action.Effect) action.Action {
-	return action.Action{Tenant: s.c.Tenant, Task: s.c.Task, Agent: s.c.Agent, Surface: action.Computer,
+	return action.Action{Tenant: s.c.Tenant, Task: s.c.Task, Agent: s.c.Agent, Surface: action.Computer, Source: "harness",
 		Operation: "computer." + op, Effect: e, Params: map[string]string{}}
 }
 

@@ -150,13 +150,21 @@ type fixture struct {
 	url     string
 	log     *memory
 	screen  *screen
+	real    managed
 	journal *computer.Journal
 	gate    *gate.Gate
 }
 
 func start(t *testing.T, p policy) *fixture {
 	t.Helper()
-	f := &fixture{T: t, log: &memory{}, screen: &screen{focus: target("input", "text")}, journal: computer.NewJournal()}
+	return startOn(t, p, &screen{focus: target("input", "text")})
+}
+
+func startOn(t *testing.T, p policy, s0 computer.Screen) *fixture {
+	t.Helper()
+	f := &fixture{T: t, log: &memory{}, journal: computer.NewJournal()}
+	f.screen, _ = s0.(*screen)
+	f.real, _ = s0.(managed)
 	n := 0
 	f.gate = gate.New(func() string { n++; return fmt.Sprintf("a%d", n) })
 	err := f.gate.Admit(gate.Admission{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Stage: action.Sandbox, Policy: p, Holds: noHolds{},
@@ -164,7 +172,7 @@ func start(t *testing.T, p policy) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := computer.New(computer.Config{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Gate: f.gate, Screen: f.screen,
+	s, err := computer.New(computer.Config{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Gate: f.gate, Screen: s0,
 		Journal: f.journal, Width: 1280, Height: 800})
 	if err != nil {
 		t.Fatal(err)

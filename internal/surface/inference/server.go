@@ -157,7 +157,7 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request) ([]byte, *refusal)
 }
 
 func (s *Server) action(op string, e action.Effect) action.Action {
-	return action.Action{Tenant: s.c.Tenant, Task: s.c.Task, Agent: s.c.Agent, Surface: action.Inference,
+	return action.Action{Tenant: s.c.Tenant, Task: s.c.Task, Agent: s.c.Agent, Surface: action.Inference, Source: "harness",
 		Operation: "inference." + op, Effect: e, Params: map[string]string{}}
 }
 
