@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/receipt"
 )
 
 // grantedBody is the body of approval.granted and hold.approved. With it alone
@@ -53,16 +54,20 @@ func (e *Engine) Grant(ctx context.Context, id, person string, signature []byte,
 func (e *Engine) grant(ctx context.Context, id, person string, signature []byte, release func(record.Tx, Statement) error) (Approval, error) {
 	now := e.now().UTC()
 	var seen Approval
-	var sig Signature
+	var sig receipt.SSHSigner
 	var count int
 	err := e.log.View(ctx, func(tx record.Tx) (err error) {
 		if seen, err = get(tx, id); err != nil {
 			return err
 		}
-		if sig, err = Verify(seen.Statement, signature); err != nil {
+		p, err := e.open(tx, seen, now)
+		if err != nil {
 			return err
 		}
-		count, err = e.judge(tx, seen, person, sig, now)
+		if sig, err = p.verify(seen.Statement, string(signature)); err != nil {
+			return err
+		}
+		count, err = p.judge(seen, person, sig)
 		return err
 	})
 	if err != nil {
@@ -83,7 +88,7 @@ func (e *Engine) grant(ctx context.Context, id, person string, signature []byte,
 		Type: seen.recordType("granted"), Task: seen.Statement.Task, Agent: seen.Statement.Agent, Actor: actor(person),
 		Body: grantedBody{
 			V: 1, ID: id, Statement: seen.Statement, Signature: string(signature), Person: person,
-			Key: authorizedKey(sig), Fingerprint: sig.Fingerprint, Hardware: sig.Hardware, Verified: sig.Verified, Counter: sig.Counter,
+			Key: sig.Key, Fingerprint: sig.Fingerprint, Hardware: sig.Hardware, Verified: sig.Verified, Counter: sig.Counter,
 			Count: count, Complete: complete, TookMillis: max(0, now.Sub(seen.Requested).Milliseconds()),
 		},
 		Change: func(tx record.Tx) error {
@@ -96,7 +101,11 @@ func (e *Engine) grant(ctx context.Context, id, person string, signature []byte,
 			}
 			// Again, in the transaction: a key removed since the look above is
 			// removed.
-			n, err := e.judge(tx, a, person, sig, now)
+			p, err := e.open(tx, a, now)
+			if err != nil {
+				return err
+			}
+			n, err := p.judge(a, person, sig)
 			if err != nil {
 				return err
 			}
@@ -119,23 +128,23 @@ func (e *Engine) grant(ctx context.Context, id, person string, signature []byte,
 	return next, nil
 }
 
-// judge decides whether the person's signature counts, and returns how many
-// people will have signed with it.
-func (e *Engine) judge(tx record.Tx, a Approval, person string, sig Signature, now time.Time) (int, error) {
+// open checks that the approval is open to signatures, and reads the people.
+func (e *Engine) open(tx record.Tx, a Approval, now time.Time) (people, error) {
 	if a.State != Pending {
-		return 0, refuse("not_pending", "the approval is "+string(a.State))
+		return nil, refuse("not_pending", "the approval is "+string(a.State))
 	}
 	if a.Statement.Tenant != e.log.Tenant() {
-		return 0, refuse("wrong_tenant", "the statement belongs to another tenant")
+		return nil, refuse("wrong_tenant", "the statement belongs to another tenant")
 	}
 	if err := inTime(a.Statement, now); err != nil {
-		return 0, err
+		return nil, err
 	}
-	all, err := e.people.People(tx)
-	if err != nil {
-		return 0, err
-	}
-	p := people(all)
+	return e.people.People(tx)
+}
+
+// judge decides whether the person's signature counts, and returns how many
+// people will have signed with it.
+func (p people) judge(a Approval, person string, sig receipt.SSHSigner) (int, error) {
 	if err := p.eligible(a.Statement, person, sig); err != nil {
 		return 0, err
 	}

@@ -216,26 +216,6 @@ func (e *Engine) Use(ctx context.Context, id string, want action.Digest, d recor
 	return e.log.Append(ctx, d)
 }
 
-// counted returns the people whose signatures count now: verified again,
-// eligible now, each person once.
-func (p people) counted(a Approval) []string {
-	var names []string
-next:
-	for _, s := range a.Signatures {
-		sig, err := Verify(a.Statement, []byte(s.Signature))
-		if err != nil || p.eligible(a.Statement, s.Person, sig) != nil {
-			continue
-		}
-		for _, n := range names {
-			if p.same(n, s.Person) {
-				continue next
-			}
-		}
-		names = append(names, s.Person)
-	}
-	return names
-}
-
 func inTime(s Statement, now time.Time) error {
 	if now.Before(s.NotBefore) {
 		return refuse("not_yet_valid", "the statement is not valid yet")

@@ -4,17 +4,16 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/crypto/ssh"
-
 	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/receipt"
 )
 
 // Person is someone who may approve, as the directory knows them now.
 type Person struct {
 	Name  string
 	Roles []string
-	// Keys are lines in the form of authorized_keys. A line that cannot be read
-	// is no key.
+	// Keys are lines in the form of authorized_keys, without options. A line
+	// that receipt.ParseSSHKey refuses is no key.
 	Keys []string
 	// Accounts are the other names by which this person signs in (local user,
 	// OIDC subject). Two people who share one are taken for the same person.
@@ -40,22 +39,39 @@ func (p people) named(name string) (Person, bool) {
 	return Person{}, false
 }
 
-// holders returns the names of the people to whom the key is registered, and
-// whether the registration asks for user verification.
-func (p people) holders(k ssh.PublicKey) (names []string, verify bool) {
-	want := k.Marshal()
+// verify checks an armored signature over the statement by any key that is
+// registered now. Whose key it is, and whether that person may approve, is for
+// eligible to say.
+func (p people) verify(s Statement, armored string) (receipt.SSHSigner, error) {
+	msg, err := s.Bytes()
+	if err != nil {
+		return receipt.SSHSigner{}, err
+	}
+	var keys []string
 	for _, q := range p {
 		for _, line := range q.Keys {
-			key, v, err := parseKey(line)
-			if err == nil && string(key.Marshal()) == string(want) {
-				if !slices.Contains(names, q.Name) {
-					names = append(names, q.Name)
-				}
-				verify = verify || v
+			if k, err := receipt.ParseSSHKey(line); err == nil {
+				keys = append(keys, k)
 			}
 		}
 	}
-	return names, verify
+	sig, err := receipt.VerifySSHSIG(msg, []byte(armored), Namespace, keys, receipt.SSHPolicy{})
+	if err != nil {
+		return sig, refuse("signature_invalid", "this is not an approval of this statement by a key that is registered now")
+	}
+	return sig, nil
+}
+
+// holders returns the names of the people to whom the key is registered.
+func (p people) holders(key string) (names []string) {
+	for _, q := range p {
+		for _, line := range q.Keys {
+			if k, err := receipt.ParseSSHKey(line); err == nil && k == key && !slices.Contains(names, q.Name) {
+				names = append(names, q.Name)
+			}
+		}
+	}
+	return names
 }
 
 // same reports whether two names stand for the same person: the same name in
@@ -76,16 +92,15 @@ func (p people) same(a, b string) bool {
 
 // eligible decides whether a verified signature by the named person counts for
 // the statement now.
-func (p people) eligible(s Statement, name string, sig Signature) error {
+func (p people) eligible(s Statement, name string, sig receipt.SSHSigner) error {
 	person, ok := p.named(name)
 	if !ok {
 		return refuse("unknown_person", "no such person is known")
 	}
-	names, verify := p.holders(sig.Key)
-	if len(names) > 1 {
+	switch names := p.holders(sig.Key); {
+	case len(names) > 1:
 		return refuse("key_shared", "the key is registered to more than one person, so it counts for none")
-	}
-	if len(names) == 0 || names[0] != name {
+	case len(names) == 0 || names[0] != name:
 		return refuse("key_not_theirs", "the key is not registered to this person now")
 	}
 	for _, x := range s.Excluded {
@@ -96,8 +111,24 @@ func (p people) eligible(s Statement, name string, sig Signature) error {
 	if !slices.Contains(person.Roles, s.Role) {
 		return refuse("role_missing", "this person does not have the role that must approve")
 	}
-	if (s.UserVerification || verify) && !sig.Verified {
-		return refuse("user_verification", "a hardware key that verifies its user is required")
+	if s.UserVerification && !sig.Verified {
+		return refuse("user_verification", "a security key that verifies its user is required")
 	}
 	return nil
+}
+
+// counted returns the people whose signatures count now: verified again,
+// eligible now, each person once.
+func (p people) counted(a Approval) []string {
+	var names []string
+	for _, s := range a.Signatures {
+		sig, err := p.verify(a.Statement, s.Signature)
+		if err != nil || p.eligible(a.Statement, s.Person, sig) != nil {
+			continue
+		}
+		if !slices.ContainsFunc(names, func(n string) bool { return p.same(n, s.Person) }) {
+			names = append(names, s.Person)
+		}
+	}
+	return names
 }

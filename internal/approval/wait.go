@@ -2,10 +2,7 @@ package approval
 
 import (
 	"context"
-	"strings"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 )
 
 // pollEvery bounds how late a decision made on another node is seen.
@@ -48,8 +45,4 @@ func (e *Engine) announce() {
 	close(e.changed)
 	e.changed = make(chan struct{})
 	e.mu.Unlock()
-}
-
-func authorizedKey(s Signature) string {
-	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.Key)))
 }
