@@ -89,6 +89,8 @@ func (s *Server) step(ctx context.Context, v view, st step, r *result) {
 		s.picture(ctx, v, st, r)
 	case "cursor_position", "wait":
 		s.idle(ctx, v, st, r)
+	case "home":
+		s.home(ctx, r)
 	default:
 		s.input(ctx, st, r)
 	}
@@ -197,6 +199,22 @@ func (s *Server) idle(ctx context.Context, v view, st step, r *result) {
 		p := v.back(s.cursor)
 		r.Cursor = &cursor{p.X, p.Y}
 	}
+}
+
+// home opens the start page.
+func (s *Server) home(ctx context.Context, r *result) {
+	a := s.action("home", action.Read)
+	f := form{Task: s.c.Task, Operation: a.Operation}
+	a.Digest = f.digest()
+	s.act(ctx, a, nil, func(ctx context.Context, p gate.Permit) action.Outcome {
+		if err := p.Consume(f.digest()); err != nil {
+			return action.Outcome{State: action.Failed, Detail: err.Error()}
+		}
+		if err := s.c.Screen.Home(ctx); err != nil {
+			return action.Outcome{State: action.Unknown, Detail: "the start page did not load"}
+		}
+		return action.Outcome{State: action.Done}
+	}, r)
 }
 
 // form is the exact form of an input: what is decided and what is dispatched.

@@ -93,6 +93,8 @@ func (m managed) Press(ctx context.Context, t computer.Target, to *computer.Targ
 	return err
 }
 
+func (m managed) Home(ctx context.Context) error { return m.b.Navigate(ctx, "http://site.test/") }
+
 // site is what the browser's only way out leads to.
 type site struct {
 	mu    sync.Mutex

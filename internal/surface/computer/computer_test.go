@@ -92,6 +92,7 @@ type screen struct {
 	err    error
 	before func()
 	onShot func()
+	homes  int
 }
 
 func (s *screen) Screenshot(context.Context) ([]byte, error) {
@@ -131,6 +132,13 @@ func (s *screen) Press(_ context.Context, _ computer.Target, _ *computer.Target,
 	}
 	s.got = append(s.got, in)
 	return nil
+}
+
+func (s *screen) Home(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.homes++
+	return s.err
 }
 
 func (s *screen) inputs() []computer.Input {
@@ -574,6 +582,23 @@ func TestScaledDisplay(t *testing.T) {
 		if err != nil || c.Width != want.X || c.Height != want.Y {
 			t.Errorf("picture %d: got %dx%d (%v), want %v", i, c.Width, c.Height, err, want)
 		}
+	}
+}
+
+func TestHome(t *testing.T) {
+	f := start(t, allowAll)
+	f.post(anthropic, `{"action":"key","text":"alt+Home"}`)
+	f.post(neutral, `{"actions":[{"type":"home"}]}`)
+	f.want("allow computer.home", "allow computer.home")
+	if f.screen.homes != 2 || len(f.screen.inputs()) != 0 {
+		t.Errorf("got %d homes, inputs %+v", f.screen.homes, f.screen.inputs())
+	}
+	g := start(t, func(gate.Facts) action.Decision { return action.Denied(action.LayerGrant, "outside_grant", "no", "") })
+	if _, a := g.post(anthropic, `{"action":"key","text":"alt+Home"}`); !a.IsError || g.screen.homes != 0 {
+		t.Errorf("got %+v", a)
+	}
+	if _, a := f.post(neutral, `{"actions":[{"type":"home","text":"https://evil.localhost"}]}`); a.Code != "bad_member" {
+		t.Errorf("got %+v", a)
 	}
 }
 

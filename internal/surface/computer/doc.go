@@ -34,6 +34,10 @@
 // never leaves the screen, and at a border between two controls the one under
 // the centre is hit, which may differ from the colour the scaled picture shows.
 //
+// The way back. A refused navigation leaves a page without links, and chords that
+// act on the browser are refused. So alt+Home (and the action "home") opens the
+// task's start page, as operation computer.home with a decision of its own.
+//
 // hold_key presses and releases the key and lets the time pass: no key stays
 // down while somebody decides. A left button can stay down, for drags by hand.
 //
@@ -108,4 +112,7 @@ type Screen interface {
 	// and otherwise nil. It consumes p with digest before the first event, and
 	// returns an error unless the page was seen to receive the input on t.
 	Press(ctx context.Context, t Target, to *Target, p gate.Permit, digest action.Digest, in Input) error
+	// Home opens the task's start page, an address that only the operator
+	// chooses. It returns when the page has loaded.
+	Home(ctx context.Context) error
 }

@@ -197,6 +197,7 @@ var actions = map[string]struct{ need, may members }{
 	"screenshot":      {},
 	"zoom":            {need: mRegion},
 	"cursor_position": {},
+	"home":            {},
 	"wait":            {need: mSeconds},
 	"mouse_move":      {need: mAt},
 	"left_click":      {may: mAt | mModifiers},
@@ -268,7 +269,7 @@ func expand(c call, v view) ([]step, *refusal) {
 		}
 	}
 	switch c.action {
-	case "screenshot", "cursor_position":
+	case "screenshot", "cursor_position", "home":
 	case "zoom":
 		s.region, r = v.area(*c.region)
 	case "wait":
@@ -293,7 +294,9 @@ func expand(c call, v view) ([]step, *refusal) {
 	case "type":
 		return typeSteps(*c.text)
 	case "key", "hold_key":
-		r = s.press(c)
+		if r = s.press(c); r == nil && c.action == "key" && s.in.Key == "Home" && slices.Equal(s.in.Modifiers, []string{"Alt"}) {
+			s = step{op: "home"}
+		}
 	}
 	if r != nil {
 		return nil, r
