@@ -112,7 +112,7 @@ func (e *Engine) grant(ctx context.Context, id, person string, signature []byte,
 			if n != count {
 				return errMoved
 			}
-			if err := tx.Put(objectKind, id, next); err != nil {
+			if err := put(tx, next); err != nil {
 				return err
 			}
 			if complete && release != nil {
@@ -273,7 +273,7 @@ func (e *Engine) end(ctx context.Context, id string, to State, person, reason st
 					return err
 				}
 			}
-			return tx.Put(objectKind, id, next)
+			return put(tx, next)
 		},
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,7 +12,12 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
-const objectKind = "approval"
+// Object kinds. An approval moves to kindClosed when its state is final, so
+// that the inbox does not grow slower with the past.
+const (
+	kindOpen   = "approval"
+	kindClosed = "approval-closed"
+)
 
 // State is where an approval stands.
 type State string
@@ -26,8 +32,10 @@ const (
 	Expired  State = "expired"
 )
 
-// Approval is a statement and where it stands: object kind "approval", id the
-// statement's nonce.
+func (s State) final() bool { return s != Pending && s != Granted }
+
+// Approval is a statement and where it stands: object kind "approval", or
+// "approval-closed" when it is final, id the statement's nonce.
 type Approval struct {
 	V          int       `json:"v"`
 	Statement  Statement `json:"statement"`
@@ -91,7 +99,8 @@ func New(log record.Log, people Directory, now func() time.Time) *Engine {
 type Draft struct {
 	Statement Statement
 	Valid     time.Duration // from NotBefore; required
-	// Requester is who asks. It is put into Excluded.
+	// Requester is who asks. They are put into Excluded, and so are the
+	// accounts of everyone in it.
 	Requester string
 	// Hold says that an action waits for it: its records are hold.opened,
 	// hold.approved, hold.rejected and hold.expired instead of
@@ -112,16 +121,20 @@ type requestedBody struct {
 // Request stores a statement as pending, in the transaction of its record.
 func (e *Engine) Request(ctx context.Context, d Draft) (Statement, error) {
 	now := e.now().UTC()
-	s := d.Statement.complete(e.log.Tenant(), d.Requester, now, d.Valid)
+	excluded, err := e.excluded(ctx, append([]string{d.Requester}, d.Statement.Excluded...))
+	if err != nil {
+		return Statement{}, fmt.Errorf("request approval: %w", err)
+	}
+	s := d.Statement.complete(e.log.Tenant(), excluded, now, d.Valid)
 	if err := s.check(); err != nil {
 		return Statement{}, err
 	}
 	a := Approval{V: 1, Statement: s, Hold: d.Hold, State: Pending, Version: 1, Requester: d.Requester, Requested: now}
-	_, err := e.log.Append(ctx, record.Draft{
+	_, err = e.log.Append(ctx, record.Draft{
 		Type: a.recordType("requested"), Task: s.Task, Agent: s.Agent, Actor: actor(d.Requester),
 		Body: requestedBody{V: 1, ID: s.Nonce, Statement: s, Requester: d.Requester},
 		Change: func(tx record.Tx) error {
-			if err := tx.Put(objectKind, s.Nonce, a); err != nil {
+			if err := put(tx, a); err != nil {
 				return err
 			}
 			if d.Change != nil {
@@ -134,6 +147,30 @@ func (e *Engine) Request(ctx context.Context, d Draft) (Statement, error) {
 		return Statement{}, fmt.Errorf("request approval: %w", err)
 	}
 	return s, nil
+}
+
+// excluded adds to the names the accounts that these people have now, so that
+// they stay excluded when they come back under another name.
+func (e *Engine) excluded(ctx context.Context, names []string) ([]string, error) {
+	var out []string
+	err := e.log.View(ctx, func(tx record.Tx) error {
+		all, err := e.people.People(tx)
+		if err != nil {
+			return err
+		}
+		out = nil
+		for _, name := range names {
+			if name == "" {
+				continue
+			}
+			p, _ := people(all).named(name)
+			out = append(append(out, name), p.Accounts...)
+		}
+		slices.Sort(out)
+		out = slices.Compact(out)
+		return nil
+	})
+	return out, err
 }
 
 // Get returns an approval.
@@ -180,7 +217,7 @@ func (e *Engine) Consume(tx record.Tx, id string, want action.Digest) (Statement
 		return Statement{}, err
 	}
 	a.State, a.Version = Used, a.Version+1
-	return a.Statement, tx.Put(objectKind, id, a)
+	return a.Statement, put(tx, a)
 }
 
 func (e *Engine) usable(tx record.Tx, a Approval, want action.Digest) error {
@@ -231,16 +268,34 @@ func get(tx record.Tx, id string) (Approval, error) {
 	if !nonceForm.MatchString(id) {
 		return a, refuse("not_found", "there is no such approval")
 	}
-	err := tx.Get(objectKind, id, &a)
+	err := tx.Get(kindOpen, id, &a)
+	if errors.Is(err, record.ErrNotFound) {
+		err = tx.Get(kindClosed, id, &a)
+	}
 	if errors.Is(err, record.ErrNotFound) {
 		return a, refuse("not_found", "there is no such approval")
 	}
 	return a, err
 }
 
+// put stores an approval under the kind of its state.
+func put(tx record.Tx, a Approval) error {
+	if !a.State.final() {
+		return tx.Put(kindOpen, a.ID(), a)
+	}
+	if err := tx.Delete(kindOpen, a.ID()); err != nil {
+		return err
+	}
+	return tx.Put(kindClosed, a.ID(), a)
+}
+
 func list(tx record.Tx, state State) ([]Approval, error) {
 	var ids []string
-	if err := tx.List(objectKind, func(id string, _ []byte) error { ids = append(ids, id); return nil }); err != nil {
+	kind := kindOpen
+	if state.final() {
+		kind = kindClosed
+	}
+	if err := tx.List(kind, func(id string, _ []byte) error { ids = append(ids, id); return nil }); err != nil {
 		return nil, err
 	}
 	var out []Approval

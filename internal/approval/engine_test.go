@@ -2,8 +2,12 @@ package approval_test
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/rsa"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/canon"
@@ -154,6 +159,95 @@ func TestSSHKeygen(t *testing.T) {
 	}
 }
 
+// A key that only a running ssh-agent holds.
+func TestSSHAgent(t *testing.T) {
+	f := newFixture(t)
+	dir, err := os.MkdirTemp("", "spag")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	sock := filepath.Join(dir, "s")
+	cmd := exec.Command("ssh-agent", "-D", "-a", sock)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	var conn net.Conn
+	for limit := time.Now().Add(20 * time.Second); ; {
+		if conn, err = net.Dial("unix", sock); err == nil {
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("ssh-agent does not answer: %v", err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	defer conn.Close()
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := agent.NewClient(conn)
+	if err := c.Add(agent.AddedKey{PrivateKey: private}); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := c.Signers()
+	if err != nil || len(keys) != 1 {
+		t.Fatalf("keys of the agent: got %d, %v", len(keys), err)
+	}
+	f.person("jo", keys[0])
+	if a, err := f.grant(f.request(draft()), "jo", keys[0]); err != nil || a.State != approval.Granted {
+		t.Errorf("got %s, %v", a.State, err)
+	}
+}
+
+// Types of keys that do not count are refused before anything is signed.
+func TestSignRefusesWeakKeys(t *testing.T) {
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := approval.Sign(shown(), k); err == nil {
+		t.Error("RSA: signed, want an error")
+	}
+}
+
+// The inbox holds what is open; what is over is found where it went.
+func TestListByState(t *testing.T) {
+	f := newFixture(t)
+	k := newKey(t)
+	f.person("jo", k)
+	pending, granted, used, rejected := f.request(draft()), f.request(draft()), f.request(draft()), f.request(draft())
+	for _, s := range []approval.Statement{granted, used} {
+		if _, err := f.grant(s, "jo", k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.use(used.Nonce, used.Digest); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.eng.Reject(t.Context(), rejected.Nonce, "jo", ""); err != nil {
+		t.Fatal(err)
+	}
+	for state, want := range map[approval.State]string{
+		approval.Pending: pending.Nonce, approval.Granted: granted.Nonce, approval.Used: used.Nonce, approval.Rejected: rejected.Nonce, approval.Expired: "",
+	} {
+		var got []string
+		if err := f.eng.List(t.Context(), state, func(a approval.Approval) error { got = append(got, a.ID()); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: got %v, want %s", state, got, want)
+		}
+	}
+}
+
 // Each case differs from a good approval in one thing.
 func TestGrantRefusals(t *testing.T) {
 	jo, eve := newKey(t), newKey(t)
@@ -211,6 +305,14 @@ func TestGrantRefusals(t *testing.T) {
 			f.put(approval.Person{Name: "rob", Accounts: []string{"uid:1001"}})
 			f.put(approval.Person{Name: "jo", Roles: []string{"approver"}, Keys: []string{line(jo)}, Accounts: []string{"oidc:jo", "uid:1001"}})
 			_, err := f.grant(f.request(draft()), "jo", jo)
+			return err
+		}},
+		"self_approval_under_a_new_name": {"excluded", func(f *fixture) error {
+			f.put(approval.Person{Name: "rob", Accounts: []string{"uid:1001"}})
+			s := f.request(draft())
+			f.put(approval.Person{Name: "rob"})
+			f.put(approval.Person{Name: "jo", Roles: []string{"approver"}, Keys: []string{line(jo)}, Accounts: []string{"UID:1001"}})
+			_, err := f.grant(s, "jo", jo)
 			return err
 		}},
 		"after_expiry": {"expired", func(f *fixture) error {

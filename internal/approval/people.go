@@ -104,7 +104,7 @@ func (p people) eligible(s Statement, name string, sig receipt.SSHSigner) error 
 		return refuse("key_not_theirs", "the key is not registered to this person now")
 	}
 	for _, x := range s.Excluded {
-		if p.same(x, name) {
+		if p.same(x, name) || slices.ContainsFunc(person.Accounts, func(a string) bool { return strings.EqualFold(a, x) }) {
 			return refuse("excluded", "this person asked for it, wrote it or owns it, and cannot approve it")
 		}
 	}

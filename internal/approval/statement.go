@@ -75,7 +75,7 @@ type Statement struct {
 	BoundaryDigest action.Digest     `json:"boundaryDigest,omitempty"`
 	PolicyDigest   action.Digest     `json:"policyDigest,omitempty"`
 	// Role is the role that an approver must have; Quorum is how many people
-	// must sign; Excluded are people who must not, sorted.
+	// must sign; Excluded are people and accounts that must not, sorted.
 	Role     string   `json:"role"`
 	Quorum   int      `json:"quorum"`
 	Excluded []string `json:"excluded,omitempty"`
@@ -187,7 +187,7 @@ func (s Statement) checkText() error {
 }
 
 // complete fills in what the engine decides.
-func (s Statement) complete(tenant, requester string, now time.Time, valid time.Duration) Statement {
+func (s Statement) complete(tenant string, excluded []string, now time.Time, valid time.Duration) Statement {
 	s.V, s.Tenant, s.Nonce = 1, tenant, newNonce()
 	s.Details, s.Quoted, s.Params = maps.Clone(s.Details), maps.Clone(s.Quoted), maps.Clone(s.Params)
 	if s.NotBefore.IsZero() {
@@ -198,11 +198,6 @@ func (s Statement) complete(tenant, requester string, now time.Time, valid time.
 	if s.Quorum == 0 {
 		s.Quorum = 1
 	}
-	ex := slices.Clone(s.Excluded)
-	if requester != "" {
-		ex = append(ex, requester)
-	}
-	slices.Sort(ex)
-	s.Excluded = slices.Compact(ex)
+	s.Excluded = excluded
 	return s
 }
