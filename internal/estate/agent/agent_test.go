@@ -100,6 +100,13 @@ func (c *company) Screenshot(context.Context) ([]byte, error) {
 	return b.Bytes(), err
 }
 
+func (c *company) Home(context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.click("app:tickets")
+	return nil
+}
+
 // at is the mark under a point.
 func (c *company) at(x, y int) string {
 	for i, text := range c.marks() {

@@ -17,6 +17,9 @@ type script struct {
 	pace     time.Duration
 }
 
+// maxBack bounds how often the script goes back to the start page.
+const maxBack = 8
+
 var (
 	goalReset   = regexp.MustCompile(`(?i)reset mfa for user ([a-z0-9-]+).*ticket (\d+)`)
 	goalDisable = regexp.MustCompile(`(?i)disable user ([a-z0-9-]+).*ticket (\d+)`)
@@ -50,13 +53,14 @@ func (s script) look(c conversation) reply {
 	return act("look", "I look at the screen.", s.pause(1), shot())
 }
 
-// lost is for a screen without a page that the script knows.
+// lost is for a screen without a page that the script knows: one that is still
+// loading, or a refusal in the place of a page. Back is to the start page.
 func (s script) lost(c conversation) reply {
-	switch n := c.trailing("wait"); {
-	case n < 3:
+	switch {
+	case c.trailing("wait") < 3:
 		return act("wait", "The page is not there yet.", s.pause(3), shot())
-	case !c.did("back"):
-		return act("back", "I do not know this page and go back.", map[string]any{"action": "key", "text": "alt+Left"})
+	case c.times("back") < maxBack:
+		return act("back", "This is no page that I know; it may be a refusal. I go back to the start.", map[string]any{"action": "key", "text": "alt+Home"})
 	}
 	return end("The screen shows no page that I know. " + refusedText(c) + "I stop here.")
 }
@@ -187,7 +191,7 @@ func (s script) press(c conversation, mark string) reply {
 func (s script) pressOnce(c conversation, mark string) reply {
 	step := "press " + mark
 	if c.did(step) {
-		if c.refused != "" || c.since(step, "wait") >= s.patience {
+		if c.refused != "" || c.since(step, "back") > 0 || c.since(step, "wait") >= s.patience {
 			return end(fmt.Sprintf("I pressed %s and the application did not confirm it. %sI stop here.", mark, refusedText(c)))
 		}
 		return act("wait", "I wait for the application.", s.pause(3), shot())
