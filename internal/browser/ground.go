@@ -82,6 +82,19 @@ func (t *frameTree) find(id string) (frameInfo, bool) {
 	return frameInfo{}, false
 }
 
+// parent is the frame that holds the frame id, in the same process.
+func (t *frameTree) parent(id string) (frameInfo, bool) {
+	for i := range t.Children {
+		if t.Children[i].Frame.ID == id {
+			return t.Frame, true
+		}
+		if f, ok := t.Children[i].parent(id); ok {
+			return f, true
+		}
+	}
+	return frameInfo{}, false
+}
+
 // origin is the frame's origin in the form of action.Element: "null" is opaque.
 func (f frameInfo) origin() string {
 	if f.Origin == "" || f.Origin == "://" {
@@ -147,11 +160,49 @@ func (b *Browser) groundPoint(ctx context.Context, page *session, x, y float64, 
 		return b.blind(g, p, why)
 	}
 	raw, err := b.on(ctx, p, "ground", spec)
-	b.conn.send(p.session.id, "Runtime.releaseObject", obj{"objectId": p.object})
+	if err == nil && string(raw) == "null" {
+		// A pseudo-element (::before) is a node to the protocol and nothing to
+		// script. The element that it belongs to gets the events.
+		if why, err = b.owner(ctx, &p); err == nil && why == "" {
+			raw, err = b.on(ctx, p, "ground", spec)
+		}
+	}
+	if p.object != "" {
+		b.conn.send(p.session.id, "Runtime.releaseObject", obj{"objectId": p.object})
+	}
 	if err != nil {
 		return g, p, err
 	}
+	if why != "" {
+		return b.blind(g, p, why)
+	}
 	return b.grounded(g, p, raw)
+}
+
+// owner replaces the node of p by the element that script finds at its point.
+func (b *Browser) owner(ctx context.Context, p *place) (string, error) {
+	x, y := p.x, p.y
+	if parent, ok := p.tree.parent(p.frame.ID); ok {
+		var o struct {
+			Backend int `json:"backendNodeId"`
+		}
+		if err := b.conn.call(ctx, p.session.id, "DOM.getFrameOwner", obj{"frameId": p.frame.ID}, &o); err != nil {
+			return "", err
+		}
+		outer := *p
+		outer.frame, outer.backend = parent, o.Backend
+		var why string
+		var err error
+		if x, y, why, err = b.intoFrame(ctx, outer, x, y); err != nil || why != "" {
+			return why, err
+		}
+	}
+	r, err := b.inWorld(ctx, p.session.id, p.frame.ID, fmt.Sprintf("at(%v,%v)", x, y))
+	p.object = r.ObjectID
+	if err == nil && r.ObjectID == "" {
+		return "no_element", nil
+	}
+	return "", err
 }
 
 // blind is the answer where there is nothing to inspect and nothing to arm.
@@ -251,7 +302,7 @@ func (b *Browser) locate(ctx context.Context, page *session, x, y float64) (plac
 		if !ok {
 			return p, "", &protocolError{method: "Page.getFrameTree", Message: "the frame left"}
 		}
-		p.frame, p.backend = f, n.Backend
+		p.frame, p.backend, p.tree, p.x, p.y = f, n.Backend, ta.Tree, x, y
 		child, err := b.childAt(ctx, page, p)
 		if err != nil {
 			return p, "", err

@@ -177,7 +177,8 @@ type place struct {
 	top     frameInfo
 	backend int
 	object  string
-	frames  []string // of the session, for the sweep
+	tree    frameTree // of the session
+	x, y    float64   // in the session's viewport
 }
 
 // on calls a member of the guard with the node as first argument.

@@ -23,7 +23,7 @@
   const innerText = getter(HTMLElement, 'innerText'), editable = getter(HTMLElement, 'isContentEditable');
   const hostOf = getter(ShadowRoot, 'host'), modeOf = getter(ShadowRoot, 'mode');
   const shadowHit = method(ShadowRoot, 'elementFromPoint'), shadowActive = getter(ShadowRoot, 'activeElement');
-  const docActive = getter(Document, 'activeElement'), byId = method(Document, 'getElementById'), docRoot = getter(Document, 'documentElement');
+  const docHit = method(Document, 'elementFromPoint'), docActive = getter(Document, 'activeElement'), byId = method(Document, 'getElementById'), docRoot = getter(Document, 'documentElement');
   const pathOf = method(Event, 'composedPath'), stopNow = method(Event, 'stopImmediatePropagation'), prevent = method(Event, 'preventDefault');
   const labelControl = getter(HTMLLabelElement, 'control');
   const formAction = getter(HTMLFormElement, 'action'), formMethod = getter(HTMLFormElement, 'method');
@@ -254,6 +254,16 @@
       const r = readFocus(e);
       if (spec) arm(spec, { focus: { ...target(r, closedRoots(e)), focus: true } });
       return facts(e, r, true);
+    },
+    // at: the element under a point of this frame's viewport, as events see it
+    at(x, y) {
+      let e = docHit(document, x, y);
+      for (let i = 0; e && i < 64; i++) {
+        const s = shadowOf(e), inner = s && shadowHit(s, x, y);
+        if (!inner || inner === e) break;
+        e = inner;
+      }
+      return e ?? null;
     },
     active: root => (root ? shadowActive(root) : docActive(document) ?? docRoot(document)),
     // clear: deny everything in this frame again, after document.open() too
