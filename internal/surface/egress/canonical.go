@@ -50,16 +50,12 @@ func outgoing(req action.Request, header http.Header, body []byte) *http.Request
 func wireDigest(r *http.Request, body []byte) (action.Digest, error) {
 	f := wireForm{Version: wireVersion, Method: r.Method, Origin: r.URL.Scheme + "://" + r.Host,
 		Path: r.URL.Opaque, Query: r.URL.RawQuery, Body: string(canon.Digest(body)), Size: len(body), Fields: [][2]string{}}
-	names := make([]string, 0, len(r.Header))
-	for n := range r.Header {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	for _, n := range names {
-		for _, v := range r.Header[n] {
+	for n, values := range r.Header {
+		for _, v := range values {
 			f.Fields = append(f.Fields, [2]string{strings.ToLower(n), v})
 		}
 	}
+	slices.SortStableFunc(f.Fields, func(a, b [2]string) int { return strings.Compare(a[0], b[0]) })
 	return canon.DigestOf(f)
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"io"
 	"log"
@@ -315,3 +316,36 @@ func read(t testing.TB, resp *http.Response) string {
 }
 
 func atoi(s string) int { n, _ := strconv.Atoi(s); return n }
+
+func newPool(pem []byte) *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(pem)
+	return pool
+}
+
+// lastOutcome is the body of the newest action.outcome record.
+func lastOutcome(t testing.TB, r *rig) action.Outcome {
+	t.Helper()
+	all := r.Log.All()
+	for i := len(all) - 1; i >= 0; i-- {
+		if all[i].Type == "action.outcome" {
+			var o gate.Outcome
+			if err := json.Unmarshal(all[i].Body, &o); err != nil {
+				t.Fatal(err)
+			}
+			return o.Outcome
+		}
+	}
+	t.Fatal("no outcome was recorded")
+	return action.Outcome{}
+}
+
+// eventually waits for a state, with a limit.
+func eventually(t testing.TB, what string, f func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !f(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
