@@ -80,25 +80,28 @@ type Certification struct {
 	SuiteDigest action.Digest     `json:"suiteDigest"`
 	Scripted    bool              `json:"scripted"` // the model was a script: for demo tenants only
 	Scenarios   []Scenario        `json:"scenarios"`
-	Author      string            `json:"author"` // who ran it
-	State       State             `json:"state"`
-	Ran         time.Time         `json:"ran"`
-	Issued      time.Time         `json:"issued,omitzero"`
-	Expires     time.Time         `json:"expires,omitzero"`
-	Approval    string            `json:"approval,omitempty"`
-	Lapse       *Lapse            `json:"lapse,omitempty"`
+	// Shortfall says which required bound of the suite was not reached.
+	Shortfall []string  `json:"shortfall,omitempty"`
+	Author    string    `json:"author"` // who ran it
+	State     State     `json:"state"`
+	Ran       time.Time `json:"ran"`
+	Issued    time.Time `json:"issued,omitzero"`
+	Expires   time.Time `json:"expires,omitzero"`
+	Approval  string    `json:"approval,omitempty"`
+	Lapse     *Lapse    `json:"lapse,omitempty"`
 	// Envelope is the in-toto statement in DSSE, as signed by the tenant.
 	Envelope Envelope `json:"envelope"`
 }
 
-// Passed reports whether every trial of every scenario passed.
+// Passed reports whether every trial of every scenario passed, often enough for
+// the suite's bounds.
 func (c Certification) Passed() bool {
 	for _, s := range c.Scenarios {
 		if s.Trials == 0 || s.Passed != s.Trials {
 			return false
 		}
 	}
-	return len(c.Scenarios) > 0
+	return len(c.Scenarios) > 0 && len(c.Shortfall) == 0
 }
 
 // Envelope is a DSSE 1.0 envelope.

@@ -180,6 +180,24 @@ func (e *Engine) Close(ctx context.Context, id string, end State, code, why, by 
 
 var errNothing = errors.New("nothing to do")
 
+// Wait returns the task when it is over, or as it is when ctx ends, with ctx's
+// error.
+func (e *Engine) Wait(ctx context.Context, id string) (Task, error) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		t, err := e.Get(context.WithoutCancel(ctx), id)
+		if err != nil || t.State.Over() {
+			return t, err
+		}
+		select {
+		case <-ctx.Done():
+			return t, fmt.Errorf("task %s is still %s: %w", id, t.State, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
 func (e *Engine) finish(ctx context.Context, id string) (Task, error) {
 	e.mu.Lock()
 	busy := e.closing[id]

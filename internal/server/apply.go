@@ -1,0 +1,349 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/approval"
+	"github.com/sallyport-dev/sallyport/internal/capability"
+	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/resource"
+)
+
+// Applied says what apply did with one resource.
+type Applied struct {
+	Kind    string        `json:"kind"`
+	Name    string        `json:"name"`
+	Change  string        `json:"change"` // created, changed, unchanged
+	Digest  action.Digest `json:"digest"`
+	Pending string        `json:"pending,omitempty"` // the approval that it waits for
+}
+
+// Apply declares resources: all of them or none. The first apply of a tenant
+// makes it and is the operator's; later ones need the role of each kind.
+func (s *Server) Apply(ctx context.Context, c Caller, sources []resource.Source) ([]Applied, error) {
+	all, err := resource.Decode(sources)
+	if err != nil {
+		return nil, problem(Invalid, "invalid_resources", err.Error(), "correct the files and apply again; nothing was applied")
+	}
+	tenant := ""
+	for _, r := range all {
+		name := r.Metadata.Tenant
+		if r.Kind == resource.KindTenant {
+			name = r.Metadata.Name
+		}
+		if tenant == "" {
+			tenant = name
+		}
+		if name != tenant {
+			return nil, problem(Invalid, "two_tenants", fmt.Sprintf("%s:%d: metadata.tenant: %s, but the resources before are of %s", r.File, r.Line, name, tenant),
+				"apply one tenant at a time; nothing was applied")
+		}
+	}
+	if len(all) == 0 {
+		return nil, problem(Invalid, "no_resources", "the files declare nothing", "give files with apiVersion: "+resource.APIVersion)
+	}
+	t, err := s.tenant(tenant)
+	if err != nil {
+		if t, err = s.bootstrap(ctx, c, tenant, all); err != nil {
+			return nil, err
+		}
+		return t.apply(ctx, c.Person, all, true)
+	}
+	for _, r := range all {
+		id := r.Kind + "/" + r.Metadata.Name
+		if t.current().resources[id].Digest == r.Digest {
+			continue
+		}
+		if _, err := t.require(c, "apply a "+r.Kind, writers[r.Kind]...); err != nil {
+			return nil, err
+		}
+	}
+	person, _, err := t.identify(c)
+	if err != nil {
+		return nil, err
+	}
+	return t.apply(ctx, person, all, false)
+}
+
+// bootstrap makes a tenant for the first apply.
+func (s *Server) bootstrap(ctx context.Context, c Caller, name string, all []resource.Resource) (*tenant, error) {
+	i := slices.IndexFunc(all, func(r resource.Resource) bool { return r.Kind == resource.KindTenant })
+	if i < 0 {
+		return nil, problem(NotFound, "no_such_tenant", "there is no tenant "+strconv.Quote(name), "declare it: kind: Tenant")
+	}
+	if !c.operator() {
+		return nil, problem(Refused, "operator_only", "a new tenant is made by the user that the server runs as", "ask the operator")
+	}
+	known := func(r resource.Resource) bool { return r.Kind == resource.KindPerson && r.Metadata.Name == c.Person }
+	if !slices.ContainsFunc(all, known) {
+		return nil, problem(Refused, "person_unknown", "the first apply of a tenant is made as one of its people, and --as names none of them",
+			"apply with --as NAME, where NAME is a Person in the files")
+	}
+	// The whole world is checked before anything is made.
+	candidates, _ := merge(nil, all, c.Person)
+	w, err := buildWorld(candidates)
+	if err != nil {
+		return nil, problem(Invalid, "invalid_resources", err.Error(), "correct the files and apply again; nothing was applied")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.ledger.Create(ctx, name, w.trustDomain+"/log"); err != nil {
+		return nil, err
+	}
+	log, err := s.ledger.Tenant(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	by := "uid:" + strconv.Itoa(c.UID)
+	if u, err := user.LookupId(strconv.Itoa(c.UID)); err == nil {
+		by = "unix:" + u.Username
+	}
+	tr := all[i]
+	canonical, err := tr.Canonical()
+	if err != nil {
+		return nil, err
+	}
+	st := stored{Kind: tr.Kind, Name: name, Digest: tr.Digest, Author: c.Person, Applied: time.Now().UTC(), Canonical: canonical}
+	_, err = log.Append(ctx, record.Draft{Type: "tenant.created", Actor: by,
+		Body:   map[string]any{"tenant": name, "trustDomain": w.trustDomain, "demo": w.demo, "digest": tr.Digest},
+		Change: func(tx record.Tx) error { return tx.Put(kindResource, st.id(), st) }})
+	if err != nil {
+		return nil, err
+	}
+	t, err := s.openTenant(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	s.tenants[name] = t
+	return t, nil
+}
+
+// merge lays resources over those that exist and says what changes.
+func merge(have map[string]stored, all []resource.Resource, author string) (map[string]stored, []Applied) {
+	out := maps.Clone(have)
+	if out == nil {
+		out = map[string]stored{}
+	}
+	var done []Applied
+	for _, r := range all {
+		a := Applied{Kind: r.Kind, Name: r.Metadata.Name, Digest: r.Digest, Change: "created"}
+		id := a.Kind + "/" + a.Name
+		if old, ok := have[id]; ok {
+			a.Change = "changed"
+			if old.Digest == r.Digest {
+				a.Change = "unchanged"
+				done = append(done, a)
+				continue
+			}
+		}
+		canonical, err := r.Canonical()
+		if err != nil {
+			panic("sallyport: internal error: a decoded resource has no canonical form: " + err.Error())
+		}
+		out[id] = stored{Kind: r.Kind, Name: a.Name, Digest: r.Digest, Author: author, Applied: time.Now().UTC(), Canonical: canonical}
+		done = append(done, a)
+	}
+	return out, done
+}
+
+// apply checks the new world, records it with the change, and asks for the
+// approvals that it needs. A crash after the record leaves a request to make,
+// which the next start makes.
+func (t *tenant) apply(ctx context.Context, author string, all []resource.Resource, first bool) ([]Applied, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	next, done := merge(t.world.resources, all, author)
+	w, err := buildWorld(next)
+	if err != nil {
+		return nil, problem(Invalid, "invalid_resources", err.Error(), "correct the files and apply again; nothing was applied")
+	}
+	if w.trustDomain != t.world.trustDomain {
+		return nil, problem(Refused, "trust_domain_fixed", "the trust domain of a tenant cannot be changed", "make another tenant")
+	}
+	if w.demo != t.world.demo && !first {
+		return nil, problem(Refused, "demo_fixed", "a tenant cannot become a demonstration, nor stop being one", "make another tenant")
+	}
+	var changed []stored
+	for _, d := range done {
+		if d.Change != "unchanged" {
+			changed = append(changed, next[d.Kind+"/"+d.Name])
+		}
+	}
+	if len(changed) > 0 {
+		type line struct {
+			Kind   string        `json:"kind"`
+			Name   string        `json:"name"`
+			Digest action.Digest `json:"digest"`
+			Before action.Digest `json:"before,omitempty"`
+		}
+		var lines []line
+		for _, c := range changed {
+			lines = append(lines, line{c.Kind, c.Name, c.Digest, t.world.resources[c.id()].Digest})
+		}
+		_, err = t.log.Append(ctx, record.Draft{Type: "resource.applied", Actor: "person:" + author,
+			Body: map[string]any{"resources": lines, "first": first},
+			Change: func(tx record.Tx) error {
+				for _, c := range changed {
+					if err := tx.Put(kindResource, c.id(), c); err != nil {
+						return err
+					}
+				}
+				return nil
+			}})
+		if err != nil {
+			return nil, err
+		}
+		t.world = w
+	}
+	pending, err := t.askApprovals(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	for i, d := range done {
+		done[i].Pending = pending[d.Kind+"/"+d.Name]
+	}
+	return done, nil
+}
+
+// subject of what people approve: object kind "approved", id kind/name, holds
+// the digest that was approved last.
+type approved struct {
+	Digest   action.Digest `json:"digest"`
+	Approval string        `json:"approval"`
+	At       time.Time     `json:"at"`
+}
+
+const kindApproved = "approved"
+
+// approvalValid is how long a declared thing may wait for its approval.
+const approvalValid = 7 * 24 * time.Hour
+
+// askApprovals makes the requests that are missing: one for each capability and
+// each agent's boundary whose digest is not the approved one.
+func (t *tenant) askApprovals(ctx context.Context, w *world) (map[string]string, error) {
+	pending := map[string]string{} // kind/name to approval
+	asked := map[string]string{}   // kind/name/digest to approval
+	err := t.approvals.List(ctx, approval.Pending, func(a approval.Approval) error {
+		asked[string(a.Statement.Kind)+"/"+a.Statement.Subject+"/"+string(a.Statement.Digest)] = a.ID()
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	ask := func(kind approval.Kind, id string, st approval.Statement, authors []string) error {
+		key := string(kind) + "/" + st.Subject
+		ok, err := t.isApproved(ctx, key, st.Digest)
+		if err != nil || ok {
+			return err
+		}
+		if have := asked[key+"/"+string(st.Digest)]; have != "" {
+			pending[id] = have
+			return nil
+		}
+		slices.Sort(authors)
+		st.Kind, st.Role, st.Excluded = kind, string(resource.RoleApprover), slices.Compact(authors)
+		out, err := t.approvals.Request(ctx, approval.Draft{Statement: st, Valid: approvalValid})
+		pending[id] = out.Nonce
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.capabilities)) {
+		r, spec := w.resources[resource.KindCapability+"/"+name], w.capabilities[name]
+		st := approval.Statement{Subject: name, Digest: r.Digest, Details: map[string]string{
+			"version": spec.Version, "author": r.Author, "description": spec.Description, "operations": operationsOf(spec), "reads": strings.Join(spec.Reads, ", "),
+			"credentials": strings.Join(spec.Credentials, ", "), "budget": fmt.Sprintf("%d actions in %d s", spec.Budgets.Actions, spec.Budgets.Seconds)}}
+		if err := ask(approval.Capability, r.id(), st, []string{r.Author}); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.agents)) {
+		a, r := w.agents[name], w.resources[resource.KindAgent+"/"+name]
+		st := approval.Statement{Subject: name, Agent: name, Digest: a.declared.Digest(), BoundaryDigest: a.declared.Digest(), Details: map[string]string{
+			"tier": a.tier, "why-tier": a.tierWhy, "owner": a.owner, "deputy": a.deputy, "purpose": a.spec.Purpose}}
+		authors := []string{r.Author, a.owner, a.deputy}
+		for _, f := range a.declared.Facts {
+			st.Details["fact."+f.Name] = f.Value + " (" + string(f.Grade) + ")"
+		}
+		for _, n := range a.spec.PolicySets {
+			authors = append(authors, w.resources[resource.KindPolicySet+"/"+n].Author)
+		}
+		for _, n := range a.spec.Connectors {
+			authors = append(authors, w.resources[resource.KindConnector+"/"+n].Author)
+		}
+		if err := ask(approval.Boundary, r.id(), st, authors); err != nil {
+			return nil, err
+		}
+	}
+	return pending, nil
+}
+
+// operationsOf is what a capability covers, for people.
+func operationsOf(spec *capability.Spec) string {
+	var out []string
+	for _, o := range spec.Operations {
+		line := fmt.Sprintf("%s at most %d", o.Operation, o.Max)
+		for _, f := range slices.Sorted(maps.Keys(o.Where)) {
+			w := o.Where[f]
+			if w.Any {
+				line += ", " + f + " any"
+			} else {
+				line += ", " + f + " = " + w.Value
+			}
+		}
+		for _, h := range spec.Holds {
+			if h.Operation == o.Operation {
+				line += ", held for " + h.Approvers
+			}
+		}
+		out = append(out, line)
+	}
+	return strings.Join(out, "; ")
+}
+
+// isApproved reports whether people approved exactly this digest of a thing.
+func (t *tenant) isApproved(ctx context.Context, id string, d action.Digest) (bool, error) {
+	var a approved
+	err := t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindApproved, id, &a) })
+	if errors.Is(err, record.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && a.Digest == d, err
+}
+
+// Resources lists declared resources, of one kind or of all, as canonical JSON.
+func (s *Server) Resources(tenantName, kind, name string) ([]json.RawMessage, error) {
+	var out []json.RawMessage
+	tenants := s.all()
+	if kind != resource.KindTenant || tenantName != "" {
+		t, err := s.tenant(tenantName)
+		if err != nil {
+			return nil, err
+		}
+		tenants = []*tenant{t}
+	}
+	if kind != "" && resource.NewSpec(kind) == nil {
+		return nil, problem(Invalid, "unknown_kind", "there is no kind "+strconv.Quote(kind), "use one of "+strings.Join(resource.Kinds(), ", "))
+	}
+	for _, t := range tenants {
+		w := t.current()
+		for _, id := range slices.Sorted(maps.Keys(w.resources)) {
+			r := w.resources[id]
+			if (kind == "" || r.Kind == kind) && (name == "" || r.Name == name) {
+				out = append(out, r.Canonical)
+			}
+		}
+	}
+	if name != "" && len(out) == 0 {
+		return nil, problem(NotFound, "no_such_resource", "there is no "+kind+" "+strconv.Quote(name), "see: sallyport get "+kind)
+	}
+	return out, nil
+}

@@ -1,0 +1,106 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/approval"
+	"github.com/sallyport-dev/sallyport/internal/certify"
+	"github.com/sallyport-dev/sallyport/internal/record"
+)
+
+// Approvals lists what waits for people.
+func (s *Server) Approvals(ctx context.Context, tenantName string, state approval.State) ([]approval.Approval, error) {
+	t, err := s.tenant(tenantName)
+	if err != nil {
+		return nil, err
+	}
+	out := []approval.Approval{}
+	err = t.approvals.List(ctx, state, func(a approval.Approval) error { out = append(out, a); return nil })
+	return out, err
+}
+
+// Approval returns one.
+func (s *Server) Approval(ctx context.Context, tenantName, id string) (approval.Approval, error) {
+	t, err := s.tenant(tenantName)
+	if err != nil {
+		return approval.Approval{}, err
+	}
+	a, err := t.approvals.Get(ctx, id)
+	return a, refused(err, "no_such_approval", "see: sallyport approvals")
+}
+
+// Approve takes a person's signature. What a complete approval does depends on
+// its kind: a held action is released by the gate that waits for it; a
+// capability or a boundary becomes approved, and a certification live, in the
+// same transaction.
+func (s *Server) Approve(ctx context.Context, tenantName, id, person string, signature []byte) (approval.Approval, error) {
+	t, err := s.tenant(tenantName)
+	if err != nil {
+		return approval.Approval{}, err
+	}
+	a, err := t.approvals.Get(ctx, id)
+	if err != nil {
+		return a, refused(err, "no_such_approval", "see: sallyport approvals")
+	}
+	var release func(record.Tx, approval.Statement) error
+	switch a.Statement.Kind {
+	case approval.Action, approval.Certification:
+		// Used later: by the gate, or by certify.Issue below.
+	default:
+		release = func(tx record.Tx, st approval.Statement) error {
+			return tx.Put(kindApproved, string(st.Kind)+"/"+st.Subject,
+				approved{Digest: st.Digest, Approval: st.Nonce, At: time.Now().UTC()})
+		}
+	}
+	out, err := t.approvals.Grant(ctx, id, person, signature, release)
+	if err != nil {
+		var r *approval.Refusal
+		if errors.As(err, &r) {
+			return out, problem(Refused, r.Code, r.Reason, "see who may: sallyport approvals "+id)
+		}
+		return out, err
+	}
+	if out.State == approval.Granted && out.Statement.Kind == approval.Certification {
+		err = t.issue(ctx, out.Statement)
+	}
+	return out, err
+}
+
+// issue makes an approved certification live. A crash between grant and issue
+// leaves a granted approval; the next start issues it.
+func (t *tenant) issue(ctx context.Context, st approval.Statement) error {
+	_, err := t.certs.Issue(ctx, st.Subject, st.Nonce, func(tx record.Tx) error {
+		_, err := t.approvals.Consume(tx, st.Nonce, st.Digest)
+		return err
+	})
+	return err
+}
+
+// Reject closes an approval with no.
+func (s *Server) Reject(ctx context.Context, tenantName string, c Caller, id, reason string) (approval.Approval, error) {
+	t, err := s.tenant(tenantName)
+	if err != nil {
+		return approval.Approval{}, err
+	}
+	person, _, err := t.identify(c)
+	if err != nil {
+		return approval.Approval{}, err
+	}
+	a, err := t.approvals.Reject(ctx, id, person, reason)
+	var r *approval.Refusal
+	if errors.As(err, &r) {
+		return a, problem(Refused, r.Code, r.Reason, "see: sallyport approvals")
+	}
+	return a, err
+}
+
+// Certifications lists the history of an agent, or of all.
+func (s *Server) Certifications(ctx context.Context, tenantName, agent string) ([]certify.Certification, error) {
+	t, err := s.tenant(tenantName)
+	if err != nil {
+		return nil, err
+	}
+	return t.certs.History(ctx, agent)
+}

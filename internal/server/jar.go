@@ -1,0 +1,108 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/sallyport-dev/sallyport/internal/lease"
+	"github.com/sallyport-dev/sallyport/internal/surface/egress"
+)
+
+// jar holds the application sessions of one task inside the boundary. It is the
+// egress door's Injector and Redactor: cookies go only to the exact origin that
+// set them, and their values are looked for in everything that comes back.
+type jar struct {
+	mu     sync.Mutex
+	closed bool
+	// origins maps scheme://host[:port] to cookie names and values. Only origins
+	// with a lease are in it.
+	origins map[string]map[string]string
+	// seen keeps every value that was ever in the jar, since an old session
+	// cookie is a secret too until the application forgets it.
+	seen []egress.Secret
+}
+
+func newJar() *jar { return &jar{origins: map[string]map[string]string{}} }
+
+// add puts the credential of a lease in for its one audience.
+func (j *jar) add(l lease.Lease, credential []byte) error {
+	cookies, err := lease.ParseCookies(credential)
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	m := map[string]string{}
+	for _, c := range cookies {
+		m[c.Name] = c.Value
+		j.remember(c.Value)
+	}
+	j.origins[l.Audience] = m
+	return nil
+}
+
+// close forgets everything: from then on every request of the session fails
+// before it is sent.
+func (j *jar) close() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.closed = true
+	clear(j.origins)
+}
+
+func (j *jar) remember(v string) {
+	if len(v) >= 8 && !slices.Contains(j.seen, egress.Secret(v)) {
+		j.seen = append(j.seen, egress.Secret(v))
+	}
+}
+
+// Inject adds the cookies of the request's own origin.
+func (j *jar) Inject(_ context.Context, r *http.Request) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return errors.New("the task's credentials are ended")
+	}
+	for n, v := range j.origins[originOf(r)] {
+		r.AddCookie(&http.Cookie{Name: n, Value: v})
+	}
+	return nil
+}
+
+// Observe keeps what the application sets. An origin without a lease has no
+// place in the jar, so nothing of it is kept.
+func (j *jar) Observe(r *http.Response) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	m := j.origins[originOf(r.Request)]
+	for _, c := range r.Cookies() {
+		if m != nil && c.MaxAge >= 0 && c.Value != "" {
+			m[c.Name] = c.Value
+		} else {
+			delete(m, c.Name)
+		}
+		j.remember(c.Value)
+	}
+}
+
+// Secrets are all values that must not reach the client.
+func (j *jar) Secrets() []egress.Secret {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Clone(j.seen)
+}
+
+// originOf is scheme://host[:port] without a default port.
+func originOf(r *http.Request) string {
+	host := strings.ToLower(r.URL.Host)
+	for scheme, port := range map[string]string{"https": ":443", "http": ":80"} {
+		if r.URL.Scheme == scheme {
+			host = strings.TrimSuffix(host, port)
+		}
+	}
+	return r.URL.Scheme + "://" + host
+}

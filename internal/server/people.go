@@ -1,0 +1,100 @@
+package server
+
+import (
+	"os"
+	"os/user"
+	"slices"
+	"strconv"
+
+	"github.com/sallyport-dev/sallyport/internal/resource"
+)
+
+// Caller is who asks, as the socket saw it. Only the local socket exists, so a
+// caller always has a user of this machine.
+type Caller struct {
+	UID int
+	// Person is who the caller says to be. It is believed if the person's
+	// unixUser is the caller, or, in a demonstration tenant, if the caller is the
+	// user that the server runs as.
+	Person string
+}
+
+// operator reports whether the caller is the user that the server runs as, or
+// root: they could read the store anyway.
+func (c Caller) operator() bool { return c.UID == os.Getuid() || c.UID == 0 }
+
+// identify returns the person behind a call, and their roles.
+func (t *tenant) identify(c Caller) (string, []resource.Role, error) {
+	w := t.current()
+	if c.Person == "" {
+		for name, p := range w.people {
+			if uidOf(p.UnixUser) == c.UID {
+				if c.Person != "" {
+					return "", nil, problem(Refused, "person_unclear", "several people share this local user", "name one with --as")
+				}
+				c.Person = name
+			}
+		}
+		if c.Person == "" {
+			return "", nil, problem(Refused, "person_unknown", "no person is declared for this local user", "name one with --as, or declare a Person with unixUser")
+		}
+	}
+	p := w.people[c.Person]
+	if p == nil {
+		return "", nil, problem(Refused, "person_unknown", "there is no person "+strconv.Quote(c.Person), "see: sallyport get Person")
+	}
+	if uidOf(p.UnixUser) == c.UID || w.demo && c.operator() {
+		return c.Person, p.Roles, nil
+	}
+	return "", nil, problem(Refused, "not_this_person", "this local user is not "+c.Person, "sign in as the unixUser of the Person")
+}
+
+// require returns the person if they have one of the roles.
+func (t *tenant) require(c Caller, what string, roles ...resource.Role) (string, error) {
+	name, has, err := t.identify(c)
+	if err != nil {
+		return "", err
+	}
+	for _, r := range roles {
+		if slices.Contains(has, r) {
+			return name, nil
+		}
+	}
+	want := ""
+	for i, r := range roles {
+		if i > 0 {
+			want += " or "
+		}
+		want += string(r)
+	}
+	return "", problem(Refused, "role_missing", name+" may not "+what+": it takes the role "+want, "ask somebody who has it: sallyport get Person")
+}
+
+func uidOf(name string) int {
+	if name == "" {
+		return -1
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return -1
+	}
+	id, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return -1
+	}
+	return id
+}
+
+// writers says who may apply each kind.
+var writers = map[string][]resource.Role{
+	resource.KindTenant:           {resource.RoleOperations},
+	resource.KindPerson:           {resource.RoleIdentity},
+	resource.KindConnector:        {resource.RolePolicy},
+	resource.KindPolicySet:        {resource.RolePolicy},
+	resource.KindCapability:       {resource.RolePolicy},
+	resource.KindSuite:            {resource.RolePolicy},
+	resource.KindAgent:            {resource.RoleOwner},
+	resource.KindCredentialSource: {resource.RoleSecrets},
+	resource.KindRetention:        {resource.RoleOperations},
+	resource.KindWitness:          {resource.RoleOperations},
+}

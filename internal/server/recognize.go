@@ -1,0 +1,128 @@
+package server
+
+import (
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/connector"
+	"github.com/sallyport-dev/sallyport/internal/surface/egress"
+)
+
+// recognizer speaks connector to the egress door, for one stage and the
+// connectors of one agent.
+type recognizer struct {
+	set   *connector.Set
+	stage action.Stage
+	apps  map[string]bool // the agent's own connectors; others do not exist for it
+}
+
+func (c recognizer) Recognize(r action.Request, body []byte) (egress.Recognized, error) {
+	m, err := c.set.Recognize(c.stage, r, body)
+	if err != nil {
+		return egress.Recognized{}, err
+	}
+	if !m.Allowed || !c.apps[m.Connector] {
+		return egress.Recognized{Effect: m.Effect}, nil
+	}
+	if len(m.Secrets) > 0 {
+		return egress.Recognized{}, errors.New("the operation takes a secret in a field, which no lease provides")
+	}
+	out := egress.Recognized{App: m.Connector, Effect: m.Effect, Params: m.Params, Labels: m.Labels, Allowed: true, AllowLocal: m.Local}
+	if m.Matched {
+		out.Operation = m.Operation
+	} else {
+		out.Params = map[string]string{"why": m.Code}
+	}
+	if m.ReadBack != nil {
+		if out.ReadBack, err = readBack(*m.ReadBack, r.Origin); err != nil {
+			return egress.Recognized{}, err
+		}
+	}
+	return out, nil
+}
+
+func readBack(p connector.Plan, origin string) (*egress.ReadBack, error) {
+	if p.Origin != origin {
+		return nil, fmt.Errorf("read-back is on %s, which is another origin than the operation's", p.Origin)
+	}
+	since := time.Now()
+	path, query, _ := strings.Cut(p.Path, "?")
+	return &egress.ReadBack{Path: path, Query: query, Verify: func(status int, body []byte) string {
+		return verify(p, since, status, body)
+	}}, nil
+}
+
+// verify holds the answer of a read-back against its plan. What cannot be read
+// is unknown; what can be read and is otherwise is failed.
+func verify(p connector.Plan, since time.Time, status int, body []byte) string {
+	var doc any
+	if status != 200 || json.Unmarshal(body, &doc) != nil {
+		return "unknown"
+	}
+	v, ok := pointer(doc, p.Pointer)
+	s, isString := v.(string)
+	switch {
+	case !ok || !isString:
+		return "unknown"
+	case p.Equals != nil && s == *p.Equals:
+		return "verified"
+	case p.Newer:
+		// Applications keep whole seconds; allow for that much rounding.
+		if t, err := time.Parse(time.RFC3339, s); err == nil && !t.Before(since.Truncate(time.Second)) {
+			return "verified"
+		}
+	case p.Changed:
+		return "unknown" // what it was before is not known here
+	}
+	return "failed"
+}
+
+// pointer resolves an RFC 6901 JSON pointer.
+func pointer(doc any, p string) (any, bool) {
+	if p == "" {
+		return doc, true
+	}
+	for _, part := range strings.Split(strings.TrimPrefix(p, "/"), "/") {
+		part = strings.NewReplacer("~1", "/", "~0", "~").Replace(part)
+		switch d := doc.(type) {
+		case map[string]any:
+			v, ok := d[part]
+			if !ok {
+				return nil, false
+			}
+			doc = v
+		case []any:
+			var i int
+			if _, err := fmt.Sscanf(part, "%d", &i); err != nil || i < 0 || i >= len(d) || fmt.Sprint(i) != part {
+				return nil, false
+			}
+			doc = d[i]
+		default:
+			return nil, false
+		}
+	}
+	return doc, true
+}
+
+// roots gives each origin the roots that its connector names, and no others.
+func roots(set *connector.Set, stage action.Stage) (func(origin string) *x509.CertPool, error) {
+	pools := map[string]*x509.CertPool{}
+	for _, name := range set.Names() {
+		for _, o := range set.Spec(name).Stages[stage].Origins {
+			if o.CA == "" {
+				continue
+			}
+			p := x509.NewCertPool()
+			if !p.AppendCertsFromPEM([]byte(o.CA)) {
+				return nil, fmt.Errorf("connector %s: ca of %s is not PEM", name, o.URL)
+			}
+			pools[o.URL] = p
+		}
+	}
+	return func(origin string) *x509.CertPool { return pools[origin] }, nil
+}

@@ -1,0 +1,288 @@
+// Package server is the wiring: it opens store, ledger and every tenant, runs
+// the sessions of tasks, and answers the questions that the faces ask. It
+// decides nothing itself: the gate decides, the engines keep, the ledger
+// remembers.
+//
+// A data folder belongs to one running server. It holds root.key (whoever has it
+// and the store can read every secret), the embedded store, and the sockets.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/contain"
+	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/identity"
+	"github.com/sallyport-dev/sallyport/internal/ledger"
+	"github.com/sallyport-dev/sallyport/internal/seal"
+	"github.com/sallyport-dev/sallyport/internal/store"
+)
+
+// Config is what an operator decides about a server. The zero value of each
+// field but Data is safe.
+type Config struct {
+	// Data is the folder of the server's state. It is made if it is empty or
+	// missing; a folder with state but without its root key is refused.
+	Data string
+	// Store is a PostgreSQL URL, or empty for the store in Data.
+	Store string
+	// Issuer is the base URL under which others reach /t/TENANT/..., for OIDC
+	// discovery; empty means http://localhost.
+	Issuer string
+	// HoldLimit bounds how long an action waits for people; default 10 minutes.
+	HoldLimit time.Duration
+	Log       *slog.Logger
+}
+
+// Server is one running node.
+type Server struct {
+	cfg    Config
+	log    *slog.Logger
+	lock   *os.File
+	store  dataStore
+	ledger *ledger.Ledger
+	root   *seal.Root
+	gate   *gate.Gate
+	self   action.Digest // of the running binary
+	grade  string        // what containment this machine gives
+
+	attestor *identity.LaunchAttestor
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu      sync.RWMutex
+	tenants map[string]*tenant
+}
+
+// Open opens the data folder and everything in it, and ends what an earlier
+// process left behind: tasks that ran, credentials that were alive.
+func Open(ctx context.Context, cfg Config) (*Server, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.HoldLimit == 0 {
+		cfg.HoldLimit = 10 * time.Minute
+	}
+	if cfg.Issuer == "" {
+		cfg.Issuer = "http://localhost"
+	}
+	s := &Server{cfg: cfg, log: cfg.Log, gate: gate.New(ids("a")), attestor: identity.NewLaunchAttestor(), tenants: map[string]*tenant{}}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if err := s.open(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Server) open(ctx context.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if s.self, err = fileDigest(self); err != nil {
+		return err
+	}
+	s.grade = string(contain.Doctor(ctx).Grade)
+	if s.root, err = openRoot(s.cfg.Data); err != nil {
+		return err
+	}
+	if s.lock, err = lockFolder(s.cfg.Data); err != nil {
+		return err
+	}
+	if s.store, err = openStore(ctx, s.cfg); err != nil {
+		return err
+	}
+	if s.ledger, err = ledger.Open(ctx, s.store, s.root); err != nil {
+		return err
+	}
+	names, err := s.ledger.Tenants(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		t, err := s.openTenant(ctx, n)
+		if err != nil {
+			return fmt.Errorf("tenant %s: %w", n, err)
+		}
+		s.tenants[n] = t
+	}
+	for _, t := range s.tenants {
+		if err := t.recover(ctx); err != nil {
+			// What could not be ended yet is visible and tried again.
+			s.log.Warn("recovery is not complete", "tenant", t.name, "err", err)
+		}
+	}
+	return nil
+}
+
+type dataStore interface {
+	ledger.Store
+	Close() error
+}
+
+func openStore(ctx context.Context, cfg Config) (dataStore, error) {
+	if cfg.Store != "" {
+		return store.OpenPostgres(ctx, cfg.Store)
+	}
+	return store.OpenSQLite(cfg.Data)
+}
+
+// openRoot loads the root key, or makes one in a folder that holds nothing.
+func openRoot(dir string) (*seal.Root, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(names) == 0 {
+		return seal.Create(dir)
+	}
+	return seal.Load(dir)
+}
+
+// lockFolder makes sure that one process uses the folder. The lock ends with
+// the process, however it ends.
+func lockFolder(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s is in use by another server: stop it, or name another folder with --data", dir)
+	}
+	return f, nil
+}
+
+// Close ends every task, with what it holds, and closes the store. Leases that
+// cannot be confirmed in time stay visible and are ended by the next start.
+func (s *Server) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	var errs []error
+	for _, t := range s.all() {
+		errs = append(errs, t.close(ctx))
+	}
+	s.cancel()
+	s.wg.Wait()
+	for _, t := range s.all() {
+		if t.issuer != nil {
+			t.issuer.Close()
+		}
+	}
+	if s.ledger != nil {
+		errs = append(errs, s.ledger.Close())
+	}
+	if s.store != nil {
+		errs = append(errs, s.store.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Server) all() []*tenant {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Collect(maps.Values(s.tenants))
+}
+
+// Err says why nothing can pass, or nil: the ledger cannot write.
+func (s *Server) Err() error { return s.ledger.Err() }
+
+// Ready tries a durable write of every tenant's log, so that a full disk shows
+// before an agent meets it.
+func (s *Server) Ready(ctx context.Context) error {
+	if err := s.ledger.Err(); err != nil {
+		return err
+	}
+	for _, t := range s.all() {
+		err := s.store.Update(ctx, func(tx ledger.WriteTx) error { return tx.PutObject(t.name, "server.ready", "1", []byte("{}")) })
+		if err != nil {
+			return fmt.Errorf("the store does not take a write: %w", err)
+		}
+	}
+	return nil
+}
+
+// containment is the grade of this machine as a fact of boundaries.
+func (s *Server) containment() string { return s.grade }
+
+// tenant returns a tenant, or the only one when name is empty.
+func (s *Server) tenant(name string) (*tenant, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if name == "" {
+		if len(s.tenants) == 1 {
+			for _, t := range s.tenants {
+				return t, nil
+			}
+		}
+		return nil, problem(NotFound, "tenant_unclear", fmt.Sprintf("there are %d tenants", len(s.tenants)), "name one with --tenant")
+	}
+	if t := s.tenants[name]; t != nil {
+		return t, nil
+	}
+	return nil, problem(NotFound, "no_such_tenant", "there is no tenant of this name", "see: sallyport get Tenant")
+}
+
+// background runs f until Close.
+func (s *Server) background(f func(context.Context)) { s.wg.Go(func() { f(s.ctx) }) }
+
+// Problem is a refusal that a caller can act on. Its texts may be shown.
+type Problem struct {
+	Kind   ProblemKind `json:"-"`
+	Code   string      `json:"code"`
+	Reason string      `json:"reason"`
+	Next   string      `json:"next,omitempty"`
+}
+
+// ProblemKind says whose turn it is.
+type ProblemKind int
+
+// The kinds of problems.
+const (
+	Refused  ProblemKind = iota // understood, and not allowed
+	Invalid                     // not understood
+	NotFound                    // the thing named does not exist
+)
+
+func (p *Problem) Error() string {
+	if p.Next != "" {
+		return p.Reason + " (" + p.Code + "); next: " + p.Next
+	}
+	return p.Reason + " (" + p.Code + ")"
+}
+
+func problem(k ProblemKind, code, reason, next string) *Problem {
+	return &Problem{Kind: k, Code: code, Reason: reason, Next: next}
+}
+
+// refused turns an error of an engine into a problem, if it is a refusal of it.
+func refused(err error, code, next string) error {
+	if err == nil {
+		return nil
+	}
+	var p *Problem
+	if errors.As(err, &p) {
+		return err
+	}
+	return problem(Refused, code, err.Error(), next)
+}

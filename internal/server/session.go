@@ -1,0 +1,395 @@
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/boundary"
+	"github.com/sallyport-dev/sallyport/internal/browser"
+	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/capability"
+	"github.com/sallyport-dev/sallyport/internal/contain"
+	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/identity"
+	"github.com/sallyport-dev/sallyport/internal/lease"
+	"github.com/sallyport-dev/sallyport/internal/surface/computer"
+	"github.com/sallyport-dev/sallyport/internal/surface/egress"
+	"github.com/sallyport-dev/sallyport/internal/surface/inference"
+	"github.com/sallyport-dev/sallyport/internal/task"
+)
+
+// The screen of every session, in pixels.
+const (
+	screenWidth  = 1280
+	screenHeight = 800
+)
+
+// Addresses inside the harness's network namespace.
+const (
+	computerAddr  = "127.0.0.1:8601"
+	inferenceAddr = "127.0.0.1:8602"
+	proxyAddr     = "127.0.0.1:3128"
+)
+
+// Paths inside the harness's root.
+const (
+	insideSocket = "/run/sallyport/workload.sock"
+	insideCA     = "/run/sallyport/ca.pem"
+)
+
+// Harness is the program that an agent runs as.
+type Harness struct {
+	Path string   // absolute, on this machine
+	Args []string // without argv[0]
+	Dir  string   // working directory; only seen inside if it is mounted
+	Bind []string // further read-only paths, absolute
+	Env  []string // further variables; ours win
+	// Standard streams, handed to the process.
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+}
+
+// session is one running task: a contained harness, a contained browser, and
+// the doors between them and the world.
+type session struct {
+	t        *tenant
+	task     task.Task
+	instance *capability.Instance
+	world    *world
+	agent    *agent
+	seen     *measured // what was measured of the boundary
+	dir      string    // sockets; gone with the session
+
+	jar     *jar
+	journal *computer.Journal
+	browser *browser.Browser
+	proc    *contain.Process
+	closers []func() // in order of opening
+
+	done chan struct{} // closed when everything of the session is gone
+}
+
+// start brings up everything and runs the harness. What it opened is closed by
+// stop, also when start failed half-way.
+//
+// Order: admit to the gate; browser, measured; harness binary, measured;
+// certification held against the measurement; leases; start page; harness. So
+// no credential is issued for a boundary that is not the certified one.
+func (s *session) start(ctx context.Context, h Harness) error {
+	var err error
+	if s.dir, err = os.MkdirTemp("", "sallyport-"); err != nil {
+		return err
+	}
+	s.onStop(func() { os.RemoveAll(s.dir) })
+	if err := s.admit(); err != nil {
+		return err
+	}
+	if err := s.startBrowser(ctx); err != nil {
+		return fmt.Errorf("browser: %w", err)
+	}
+	if err := s.measure(h); err != nil {
+		return err
+	}
+	if err := s.t.holdAgainst(ctx, s); err != nil {
+		return err
+	}
+	if err := s.lease(ctx); err != nil {
+		return err
+	}
+	if url := s.startURL(); url != "" {
+		if err := s.browser.Navigate(ctx, url); err != nil {
+			return fmt.Errorf("start page: %w", err)
+		}
+	}
+	if err := s.startHarness(ctx, h); err != nil {
+		return fmt.Errorf("harness: %w", err)
+	}
+	return nil
+}
+
+func (s *session) onStop(f func()) { s.closers = append(s.closers, f) }
+
+// stop closes everything that start opened, newest first.
+func (s *session) stop() {
+	for _, f := range slices.Backward(s.closers) {
+		f()
+	}
+	s.closers = nil
+}
+
+func (s *session) admit() error {
+	t := s.task
+	grant, err := compile(s.t.name, t.Agent, t.ID, s.instance)
+	if err != nil {
+		return err
+	}
+	guard := s.agent.guardrails
+	certified := func() error { return nil }
+	if t.Stage == action.Production {
+		certified = func() error {
+			c, err := s.t.certs.Live(t.Agent, t.Stage)
+			if err == nil && c.ID != t.Certification {
+				err = fmt.Errorf("certification %s, under which the task was opened, is no longer in force", t.Certification)
+			}
+			return err
+		}
+	}
+	budgets := s.instance.Budgets
+	return s.t.srv.gate.Admit(gate.Admission{
+		Tenant: s.t.name, Task: t.ID, Agent: t.Agent, Stage: t.Stage, Tier: t.Tier, Params: t.Params,
+		Policy: decider{guardrails: guard, grant: grant, demo: s.world.demo, endpoint: s.agent.endpoint, model: s.agent.model},
+		Holds: holds{engine: s.t.approvals, task: t, instance: s.instance, policy: guard.Digest(),
+			excluded: []string{s.agent.owner, s.agent.deputy}},
+		Log: s.t.log, Deadline: t.Started.Add(time.Duration(t.Seconds) * time.Second), MaxActions: budgets.Actions,
+		HoldLimit: s.t.srv.cfg.HoldLimit, Certified: certified,
+	})
+}
+
+// egressFor makes the effect door of one source.
+func (s *session) egressFor(source string, in egress.Explainer) (*egress.Proxy, error) {
+	pools, err := roots(s.world.connectors, s.task.Stage)
+	if err != nil {
+		return nil, err
+	}
+	cfg := egress.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Source: source, Stage: s.task.Stage,
+		Gate: s.t.srv.gate, Connectors: recognizer{s.world.connectors, s.task.Stage, s.agent.apps},
+		Credentials: s.jar, Inputs: in, Redactor: s.jar, RootsFor: pools}
+	p, err := egress.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	s.onStop(func() {
+		if err := p.Close(); err != nil {
+			s.t.srv.log.Error("egress did not close", "task", s.task.ID, "err", err)
+		}
+	})
+	return p, nil
+}
+
+func (s *session) startBrowser(ctx context.Context) error {
+	door, err := s.egressFor("browser", s.journal)
+	if err != nil {
+		return err
+	}
+	b, err := browser.Launch(ctx, browser.Config{Kind: s.agent.browserKind, Width: screenWidth, Height: screenHeight, TrustSPKI: door.SPKI()})
+	if err != nil {
+		return err
+	}
+	s.browser = b
+	s.onStop(func() { b.Close() })
+	s.serve("browser egress", func() error { return door.Serve(b.ProxyListener()) })
+	return nil
+}
+
+// serve runs f until the session stops; an error before that ends the task.
+func (s *session) serve(name string, f func() error) {
+	go func() {
+		if err := f(); err != nil {
+			select {
+			case <-s.t.srv.gate.Done(s.t.name, s.task.ID):
+			default:
+				s.t.srv.log.Error("a surface stopped", "surface", name, "task", s.task.ID, "err", err)
+				s.t.endTask(s.task.ID, task.Failed, "surface_failed", name+" stopped: "+err.Error())
+			}
+		}
+	}()
+}
+
+// measure fills in what is seen of the boundary before the agent runs.
+func (s *session) measure(h Harness) error {
+	bin, err := fileDigest(h.Path)
+	if err != nil {
+		return fmt.Errorf("harness: %w", err)
+	}
+	args, err := canon.DigestOf(append([]string{}, h.Args...))
+	if err != nil {
+		return err
+	}
+	version, flags, kind := s.browser.Facts()
+	s.seen.set(boundary.Pinned, "launch", map[string]string{
+		"harness.binary": string(bin), "harness.args": string(args),
+		"browser.version": version, "browser.flags": string(flags), "browser.kind": kind,
+		"containment": s.t.srv.containment(), "sallyport.binary": string(s.t.srv.self),
+	})
+	return nil
+}
+
+// lease signs in to what the capability names and keeps the sessions in the jar.
+func (s *session) lease(ctx context.Context) error {
+	for _, name := range s.instance.Credentials {
+		src := s.world.sources[name]
+		if src == nil {
+			return fmt.Errorf("capability %s: credential source %s does not exist", s.instance.Capability, name)
+		}
+		origin, err := s.world.signInOrigin(src, s.task.Stage)
+		if err != nil {
+			return err
+		}
+		l, secret, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Source: name,
+			Audience: origin, Account: src.Account, Purpose: s.instance.Capability})
+		if err != nil {
+			return err
+		}
+		err = s.jar.add(l, secret)
+		clear(secret)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startURL is where the screen starts: the first application that the
+// capability reads or acts on.
+func (s *session) startURL() string {
+	names := slices.Clone(s.agent.connectors)
+	for _, n := range names {
+		if slices.Contains(s.instance.Reads, n) {
+			if spec := s.world.connectors.Spec(n); spec != nil {
+				if st, ok := spec.Stages[s.task.Stage]; ok && len(st.Origins) > 0 {
+					return st.Origins[0].URL + "/"
+				}
+			}
+		}
+	}
+	return ""
+}
+
+func (s *session) startHarness(ctx context.Context, h Harness) error {
+	door, err := s.egressFor("harness", nil)
+	if err != nil {
+		return err
+	}
+	screen, err := computer.New(computer.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate,
+		Screen: screen{s.browser, s.startURL()}, Journal: s.journal, Width: screenWidth, Height: screenHeight})
+	if err != nil {
+		return err
+	}
+	s.onStop(func() { screen.Close() })
+	model, err := inference.New(inference.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate,
+		Observer: observer{s}, Key: s.t.providerKey(s.agent), Upstream: s.agent.endpoint, Roots: s.agent.roots, Dial: dialLocal, Betas: s.agent.betas})
+	if err != nil {
+		return err
+	}
+	s.onStop(func() { model.Close() })
+
+	ca := filepath.Join(s.dir, "ca.pem")
+	if err := os.WriteFile(ca, door.CAPEM(), 0o644); err != nil {
+		return err
+	}
+	sock := filepath.Join(s.dir, "workload.sock")
+	l, err := net.Listen("unix", sock)
+	if err != nil {
+		return err
+	}
+	s.onStop(func() { l.Close() })
+	// The folder around it is private: the socket is reachable through the
+	// mount in the harness's root only, where the harness has another uid.
+	if err := os.Chmod(sock, 0o666); err != nil {
+		return err
+	}
+	mounts := contain.SystemMounts()
+	mounts = append(mounts, contain.Mount{Source: sock, Target: insideSocket}, contain.Mount{Source: ca, Target: insideCA})
+	for _, b := range h.Bind {
+		mounts = append(mounts, contain.Mount{Source: b, Target: b})
+	}
+	p, err := contain.Start(ctx, contain.Spec{Path: h.Path, Args: h.Args, Env: s.environment(h), Dir: h.Dir,
+		Listen: []string{computerAddr, inferenceAddr, proxyAddr}, Mounts: mounts,
+		Stdin: h.Stdin, Stdout: h.Stdout, Stderr: h.Stderr})
+	if err != nil {
+		return err
+	}
+	s.proc = p
+	s.onStop(p.Kill)
+	if err := s.t.attestor.Register(identity.Launch{Tenant: s.t.name, Agent: s.task.Agent, Task: s.task.ID, PID: p.PID(),
+		NetNS: p.NetNS(), HostUID: uint32(p.HostUID()), BinaryDigest: action.Digest(s.seen.get("harness.binary"))}); err != nil {
+		return err
+	}
+	// Served only now: until the launch is registered the harness waits.
+	wctx, cancel := context.WithCancel(context.Background())
+	s.onStop(cancel)
+	s.serve("workload API", func() error { return s.t.issuer.ServeWorkload(wctx, l, s.t.attestor) })
+	ls := p.Listeners()
+	s.serve("computer", func() error { return screen.Serve(ls[0]) })
+	s.serve("inference", func() error { return model.Serve(ls[1]) })
+	s.serve("harness egress", func() error { return door.Serve(ls[2]) })
+	return nil
+}
+
+// environment is everything the harness finds: our variables and what the
+// caller added, ours winning.
+func (s *session) environment(h Harness) []string {
+	const placeholder = "placeholder-the-boundary-puts-in-the-real-one"
+	ours := []string{
+		"SALLYPORT_TASK=" + s.task.ID,
+		"SALLYPORT_COMPUTER_URL=http://" + computerAddr,
+		"SPIFFE_ENDPOINT_SOCKET=unix://" + insideSocket,
+		"HTTPS_PROXY=http://" + proxyAddr, "HTTP_PROXY=http://" + proxyAddr, "ALL_PROXY=http://" + proxyAddr,
+		"https_proxy=http://" + proxyAddr, "http_proxy=http://" + proxyAddr,
+		"NO_PROXY=127.0.0.1", "no_proxy=127.0.0.1",
+		"SSL_CERT_FILE=" + insideCA, "NODE_EXTRA_CA_CERTS=" + insideCA, "REQUESTS_CA_BUNDLE=" + insideCA,
+		"ANTHROPIC_BASE_URL=http://" + inferenceAddr, "ANTHROPIC_API_KEY=" + placeholder,
+		"ANTHROPIC_MODEL=" + s.agent.model,
+		"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/home/agent", "LANG=C.UTF-8",
+	}
+	names := map[string]bool{}
+	for _, v := range ours {
+		n, _, _ := strings.Cut(v, "=")
+		names[n] = true
+	}
+	out := slices.Clone(ours)
+	for _, v := range h.Env {
+		if n, _, ok := strings.Cut(v, "="); ok && !names[n] {
+			out = append(out, v)
+		}
+	}
+	keys := make([]string, 0, len(s.task.Params))
+	for k := range s.task.Params {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		out = append(out, "SALLYPORT_PARAM_"+strings.ToUpper(k)+"="+s.task.Params[k])
+	}
+	return out
+}
+
+func fileDigest(path string) (action.Digest, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return action.Digest("sha256:" + hex.EncodeToString(h.Sum(nil))), nil
+}
+
+// dialLocal reaches names under .localhost on the loopback, as RFC 6761
+// section 6.3 asks; everything else goes to the system's resolver.
+func dialLocal(ctx context.Context, network, addr string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		addr = net.JoinHostPort("127.0.0.1", port)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, network, addr)
+}
+
+var errStopped = errors.New("the session has ended")

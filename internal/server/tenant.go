@@ -1,0 +1,189 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/approval"
+	"github.com/sallyport-dev/sallyport/internal/certify"
+	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/identity"
+	"github.com/sallyport-dev/sallyport/internal/lease"
+	"github.com/sallyport-dev/sallyport/internal/ledger"
+	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/task"
+)
+
+// tenant is everything of one tenant. Tenants share the gate, which knows them
+// apart, and nothing that a tenant can name.
+type tenant struct {
+	srv  *Server
+	name string
+
+	log       *ledger.Log
+	seal      record.Sealer
+	approvals *approval.Engine
+	tasks     *task.Engine
+	leases    *lease.Keeper
+	certs     *certify.Engine
+	issuer    *identity.Issuer
+	attestor  *identity.LaunchAttestor
+
+	// mu guards what follows. world is replaced whole by apply.
+	mu       sync.RWMutex
+	world    *world
+	sessions map[string]*session // by task, running ones
+}
+
+func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
+	log, err := s.ledger.Tenant(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	sealer, err := s.root.Sealer(name)
+	if err != nil {
+		return nil, err
+	}
+	t := &tenant{srv: s, name: name, log: log, seal: sealer, attestor: s.attestor, sessions: map[string]*session{}}
+	if t.world, err = loadWorld(ctx, log); err != nil {
+		return nil, err
+	}
+	t.approvals = approval.New(log, directory{}, nil)
+	if t.certs, err = certify.Open(ctx, log, sealer, ids("c")); err != nil {
+		return nil, err
+	}
+	t.leases = lease.New(log, sealer, ids("l"), t.source)
+	// The gate first: from there on nothing new happens. Then everything that
+	// the task holds, the credentials last, since ending them takes the network.
+	t.tasks = task.New(log, ids("t"),
+		task.Ender{Name: "gate", End: t.endGate},
+		task.Ender{Name: "identity", End: t.endIdentity},
+		task.Ender{Name: "approvals", End: t.endApprovals},
+		task.Ender{Name: "session", End: t.endSession},
+		task.Ender{Name: "leases", End: func(ctx context.Context, x task.Task) error { return t.leases.End(ctx, x.ID) }},
+	)
+	t.issuer, err = identity.Open(ctx, log, sealer, authority{t}, identity.Config{
+		TrustDomain: t.world.trustDomain, IssuerURL: s.cfg.Issuer + "/t/" + name})
+	if err != nil {
+		return nil, err
+	}
+	s.background(t.leases.Run)
+	s.background(t.tasks.Run)
+	s.background(t.expire)
+	return t, nil
+}
+
+// recover ends what an earlier process left running.
+func (t *tenant) recover(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	return errors.Join(t.tasks.Recover(ctx), t.leases.Recover(ctx))
+}
+
+// close ends what runs: a stopped server has no running tasks.
+func (t *tenant) close(ctx context.Context) error {
+	t.mu.RLock()
+	var running []string
+	for id := range t.sessions {
+		running = append(running, id)
+	}
+	t.mu.RUnlock()
+	var errs []error
+	for _, id := range running {
+		_, err := t.tasks.Close(ctx, id, task.Failed, "server_stopped", "the boundary was stopped", "sallyport")
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// expire closes approvals and certifications whose time is over.
+func (t *tenant) expire(ctx context.Context) {
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := t.approvals.Expire(ctx); err != nil && ctx.Err() == nil {
+			t.srv.log.Warn("approvals could not be expired", "tenant", t.name, "err", err)
+		}
+	}
+}
+
+// current is the tenant's declared world now.
+func (t *tenant) current() *world {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.world
+}
+
+func (t *tenant) endGate(ctx context.Context, x task.Task) error {
+	return t.srv.gate.End(ctx, func(a gate.Admission) bool { return a.Tenant == t.name && a.Task == x.ID }, x.Code, "the task ended: "+x.Why)
+}
+
+func (t *tenant) endIdentity(_ context.Context, x task.Task) error {
+	t.issuer.Revoke(x.ID)
+	t.attestor.Revoke(t.name, x.ID)
+	return nil
+}
+
+func (t *tenant) endApprovals(ctx context.Context, x task.Task) error {
+	return t.approvals.CancelTask(ctx, x.ID, "the task ended")
+}
+
+// endSession stops the session of a task, if this process has one.
+func (t *tenant) endSession(_ context.Context, x task.Task) error {
+	t.mu.Lock()
+	s := t.sessions[x.ID]
+	delete(t.sessions, x.ID)
+	t.mu.Unlock()
+	if s != nil {
+		s.jar.close()
+		s.stop()
+		close(s.done)
+		t.srv.gate.Forget(t.name, x.ID)
+	}
+	return nil
+}
+
+// endTask ends a task from inside the boundary, without a caller to wait for.
+func (t *tenant) endTask(id string, end task.State, code, why string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if _, err := t.tasks.Close(ctx, id, end, code, why, "sallyport"); err != nil {
+		t.srv.log.Warn("task is still closing", "task", id, "err", err)
+	}
+}
+
+// authority answers the identity engine: a task may have an SVID while it is
+// active and its certification, where it needs one, is in force.
+type authority struct{ t *tenant }
+
+func (a authority) Live(ctx context.Context, tenant, id string) error {
+	if tenant != a.t.name {
+		return errors.New("another tenant's task")
+	}
+	x, err := a.t.tasks.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	if x.State != task.Active {
+		return fmt.Errorf("task %s is %s", id, x.State)
+	}
+	if x.Stage == action.Production {
+		c, err := a.t.certs.Live(x.Agent, x.Stage)
+		if err != nil {
+			return err
+		}
+		if c.ID != x.Certification {
+			return fmt.Errorf("task %s was opened under another certification", id)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,307 @@
+package server
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/approval"
+	"github.com/sallyport-dev/sallyport/internal/boundary"
+	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/capability"
+	"github.com/sallyport-dev/sallyport/internal/connector"
+	"github.com/sallyport-dev/sallyport/internal/policy"
+	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/resource"
+)
+
+const kindResource = "resource"
+
+// stored is a declared resource as it is kept: object kind "resource", id
+// Kind/name.
+type stored struct {
+	Kind    string        `json:"kind"`
+	Name    string        `json:"name"`
+	Digest  action.Digest `json:"digest"`
+	Author  string        `json:"author"`
+	Applied time.Time     `json:"applied"`
+	// Canonical is the resource in RFC 8785 form.
+	Canonical json.RawMessage `json:"canonical"`
+}
+
+func (s stored) id() string { return s.Kind + "/" + s.Name }
+
+// world is what a tenant declares, parsed and cross-checked. It does not change;
+// apply makes a new one.
+type world struct {
+	demo         bool
+	displayName  string
+	trustDomain  string
+	resources    map[string]stored // by Kind/name
+	people       map[string]*resource.PersonSpec
+	connectors   *connector.Set
+	capabilities map[string]*capability.Spec
+	sources      map[string]*resource.CredentialSourceSpec
+	suites       map[string]*resource.SuiteSpec
+	agents       map[string]*agent
+}
+
+// agent is a declared agent with what follows from it.
+type agent struct {
+	name          string
+	spec          *resource.AgentSpec
+	owner, deputy string
+	connectors    []string
+	apps          map[string]bool
+	browserKind   string
+	model         string
+	endpoint      string
+	roots         *x509.CertPool // of the endpoint; nil means the machine's
+	betas         []string
+	guardrails    *policy.Set
+	tier          string
+	tierWhy       string
+	declared      boundary.Manifest
+}
+
+// buildWorld parses resources and checks them against each other.
+func buildWorld(all map[string]stored) (*world, error) {
+	w := &world{resources: all, people: map[string]*resource.PersonSpec{}, capabilities: map[string]*capability.Spec{},
+		sources: map[string]*resource.CredentialSourceSpec{}, suites: map[string]*resource.SuiteSpec{}, agents: map[string]*agent{}}
+	connectors := map[string]*connector.Spec{}
+	sets := map[string]*policy.SetSpec{}
+	agents := map[string]*resource.AgentSpec{}
+	var parsed []resource.Resource
+	for _, id := range slices.Sorted(maps.Keys(all)) {
+		r, err := resource.FromCanonical(all[id].Canonical)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", id, err)
+		}
+		parsed = append(parsed, r)
+		name := r.Metadata.Name
+		switch spec := r.Spec.(type) {
+		case *resource.TenantSpec:
+			w.demo, w.trustDomain, w.displayName = spec.Demo, spec.TrustDomain, spec.DisplayName
+		case *resource.PersonSpec:
+			w.people[name] = spec
+		case *connector.Spec:
+			connectors[name] = spec
+		case *capability.Spec:
+			w.capabilities[name] = spec
+		case *policy.SetSpec:
+			sets[name] = spec
+		case *resource.CredentialSourceSpec:
+			w.sources[name] = spec
+		case *resource.SuiteSpec:
+			w.suites[name] = spec
+		case *resource.AgentSpec:
+			agents[name] = spec
+		}
+	}
+	if err := resource.Validate(parsed); err != nil {
+		return nil, err
+	}
+	var err error
+	if w.connectors, err = connector.NewSet(connectors); err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(agents)) {
+		a, err := w.agent(name, agents[name], sets)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("agent %s: %w", name, err))
+			continue
+		}
+		w.agents[name] = a
+	}
+	return w, errors.Join(errs...)
+}
+
+// loadWorld builds the world from the tenant's state.
+func loadWorld(ctx context.Context, log record.Log) (*world, error) {
+	all := map[string]stored{}
+	err := log.View(ctx, func(tx record.Tx) error {
+		clear(all)
+		return tx.List(kindResource, func(id string, raw []byte) error {
+			var s stored
+			err := json.Unmarshal(raw, &s)
+			all[id] = s
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return buildWorld(all)
+}
+
+func (w *world) agent(name string, spec *resource.AgentSpec, sets map[string]*policy.SetSpec) (*agent, error) {
+	a := &agent{name: name, spec: spec, owner: spec.Owner, deputy: spec.Deputy, connectors: spec.Connectors, apps: map[string]bool{},
+		browserKind: "shell", model: spec.Model.ID, endpoint: spec.Model.Endpoint, betas: spec.Model.Betas}
+	if spec.Browser != nil {
+		a.browserKind = string(spec.Browser.Kind)
+	}
+	for _, c := range spec.Connectors {
+		a.apps[c] = true
+	}
+	if spec.Model.CA != "" {
+		a.roots = x509.NewCertPool()
+		if !a.roots.AppendCertsFromPEM([]byte(spec.Model.CA)) {
+			return nil, errors.New("model.ca is not PEM")
+		}
+	}
+	files := map[string][]byte{}
+	for _, s := range spec.PolicySets {
+		for f, text := range sets[s].Files() {
+			files[s+"/"+f] = text
+		}
+	}
+	var err error
+	if a.guardrails, err = policy.Parse(files); err != nil {
+		return nil, err
+	}
+	a.tier, a.tierWhy = w.tier(a)
+	a.declared, err = w.declare(a)
+	return a, err
+}
+
+// tier follows from what the agent can reach, not from a label: the operation of
+// the greatest effect over all its capabilities and their applications.
+func (w *world) tier(a *agent) (tier, why string) {
+	tier, why = "light", "no operation that changes anything is reachable"
+	for _, name := range a.spec.Capabilities {
+		for _, op := range w.capabilities[name].Operations {
+			app := op.App
+			if app == "" {
+				app, _, _ = strings.Cut(op.Operation, ".")
+			}
+			effect := action.Irreversible // of an operation that no connector describes
+			if spec := w.connectors.Spec(app); spec != nil {
+				for _, o := range spec.Operations {
+					if o.Name == op.Operation {
+						effect = o.Effect
+					}
+				}
+			}
+			path := fmt.Sprintf("capability %s reaches %s (%s)", name, op.Operation, effect)
+			switch {
+			case effect.AtLeast(action.Privileged) && tier != "privileged":
+				tier, why = "privileged", path
+			case effect.Changes() && tier == "light":
+				tier, why = "standard", path
+			}
+		}
+	}
+	return tier, why
+}
+
+// declare makes the manifest of what the resources say. What is enforced by
+// digest is pinned; the rest is declared until it is measured.
+func (w *world) declare(a *agent) (boundary.Manifest, error) {
+	now := time.Now().UTC()
+	var facts []boundary.Fact
+	add := func(g boundary.Grade, source, name, value string) {
+		facts = append(facts, boundary.Fact{Name: name, Value: value, Grade: g, Source: source, Owner: ownerOf(name), Measured: now})
+	}
+	const here = "agent resource"
+	m := a.spec.Model
+	add(boundary.Declared, here, "model.id", m.ID)
+	add(boundary.Declared, here, "model.requested", m.ID)
+	add(boundary.Declared, here, "model.provider", m.Provider)
+	add(boundary.Pinned, here, "model.endpoint", m.Endpoint) // the inference surface calls nothing else
+	add(boundary.Declared, here, "model.location", m.Location)
+	kind := "real"
+	if m.Scripted {
+		kind = "scripted"
+	}
+	add(boundary.Declared, here, "model.kind", kind)
+	if p := a.spec.SystemPrompt; p != nil {
+		add(boundary.Declared, here, "prompt.system", string(canon.Digest([]byte(p.Text))))
+	}
+	add(boundary.Declared, here, "harness.path", a.spec.Harness.Path)
+	add(boundary.Pinned, here, "browser.kind", a.browserKind)
+	pin := func(prefix, kind string, names []string) {
+		for _, n := range names {
+			add(boundary.Pinned, kind+" resource", prefix+"."+n, string(w.resources[kind+"/"+n].Digest))
+		}
+	}
+	pin("connector", resource.KindConnector, a.spec.Connectors)
+	pin("capability", resource.KindCapability, a.spec.Capabilities)
+	pin("policy", resource.KindPolicySet, a.spec.PolicySets)
+	pin("suite", resource.KindSuite, a.spec.Suites)
+	add(boundary.Pinned, "built in", "policy.shipped", string(shippedPolicies()))
+	return boundary.New(a.name, facts)
+}
+
+func shippedPolicies() action.Digest {
+	d, err := canon.DigestOf(policy.BaseFiles())
+	if err != nil {
+		panic("sallyport: internal error: " + err.Error())
+	}
+	return d
+}
+
+// signInOrigin is the one origin a credential source signs in to in a stage.
+func (w *world) signInOrigin(src *resource.CredentialSourceSpec, stage action.Stage) (string, error) {
+	spec := w.connectors.Spec(src.Connector)
+	if spec == nil || spec.SignIn == nil {
+		return "", fmt.Errorf("connector %s does not say how to sign in", src.Connector)
+	}
+	for _, o := range spec.Stages[stage].Origins {
+		if o.Name == spec.SignIn.Origin {
+			return o.URL, nil
+		}
+	}
+	return "", fmt.Errorf("connector %s has no origin %s in stage %s", src.Connector, spec.SignIn.Origin, stage)
+}
+
+// directory shows the tenant's people to the approval engine.
+type directory struct{}
+
+// People implements approval.Directory: it reads the transaction, so that a
+// person removed before the commit is removed for the commit.
+func (directory) People(tx record.Tx) ([]approval.Person, error) {
+	var out []approval.Person
+	demo := false
+	err := tx.List(kindResource, func(_ string, raw []byte) error {
+		var s stored
+		if err := json.Unmarshal(raw, &s); err != nil {
+			return err
+		}
+		if s.Kind != resource.KindPerson && s.Kind != resource.KindTenant {
+			return nil
+		}
+		r, err := resource.FromCanonical(s.Canonical)
+		if err != nil {
+			return err
+		}
+		switch spec := r.Spec.(type) {
+		case *resource.TenantSpec:
+			demo = spec.Demo
+		case *resource.PersonSpec:
+			p := approval.Person{Name: s.Name, Keys: spec.SSHKeys}
+			for _, role := range spec.Roles {
+				p.Roles = append(p.Roles, string(role))
+			}
+			if spec.UnixUser != "" {
+				p.Accounts = append(p.Accounts, "unix:"+spec.UnixUser)
+			}
+			out = append(out, p)
+		}
+		return nil
+	})
+	if demo {
+		// In a demonstration one person plays all of them on one account.
+		for i := range out {
+			out[i].Accounts = nil
+		}
+	}
+	return out, err
+}
