@@ -80,7 +80,7 @@ func selfTestCheck(ctx context.Context) (Check, []Finding) {
 		}
 	default:
 		c.OK = true
-		c.Detail = fmt.Sprintf("user, network, mount, PID, IPC and UTS namespaces, no_new_privs, seccomp; %d of %d bypass attempts stopped", len(fs), len(fs))
+		c.Detail = fmt.Sprintf("user, network, mount, PID, IPC and UTS namespaces, no_new_privs, seccomp; %d of %d checks of the self-test hold", len(fs), len(fs))
 	}
 	return c, fs
 }

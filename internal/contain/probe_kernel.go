@@ -43,8 +43,8 @@ func vsock(bait) error { return socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0) }
 // parentPresent says whether the number of the parent means the parent here,
 // and not some process of this namespace.
 func parentPresent(b bait) bool {
-	t, err := startTime(pidText(b.Parent))
-	return err == nil && t == b.ParentStart
+	l, err := likeness(pidText(b.Parent))
+	return err == nil && l == b.Likeness
 }
 
 var errNotThere = errors.New("the parent does not exist in this PID namespace")
@@ -55,8 +55,8 @@ func parentVisible(b bait) error {
 		return err
 	}
 	for _, e := range es {
-		if t, err := startTime(e.Name()); err == nil && t == b.ParentStart {
-			return nil
+		if l, err := likeness(e.Name()); err == nil && l == b.Likeness {
+			return through("as process " + e.Name())
 		}
 	}
 	return errNotThere

@@ -3,6 +3,7 @@ package contain
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -119,7 +120,7 @@ type bait struct {
 	Folder, File, Home string // File has Canary in it
 	Canary             string
 	Parent             int    // process id on the host
-	ParentStart        string // its start time, which tells it from a namesake
+	Likeness           string // of the parent, which tells it from a namesake
 	ShmKey             int
 }
 
@@ -172,7 +173,7 @@ func layBait() (*trap, error) {
 	t.Folder, t.File = dir, filepath.Join(dir, "canary")
 	t.Home, _ = os.UserHomeDir()
 	t.Parent = os.Getpid()
-	t.ParentStart, err = startTime("self")
+	t.Likeness, err = likeness("self")
 	if err := errors.Join(err, os.Chmod(dir, 0o755), os.WriteFile(t.File, []byte(t.Canary), 0o644)); err != nil {
 		t.close()
 		return nil, err
@@ -278,18 +279,23 @@ func (t *trap) leak() error {
 	return nil
 }
 
-// startTime is when a process started, field 22 of proc_pid_stat(5).
-func startTime(pid string) (string, error) {
-	b, err := os.ReadFile("/proc/" + pid + "/stat")
+// likeness tells a process from others, also across PID namespaces: when it
+// started (field 22 of proc_pid_stat(5), in ticks so coarse that stages may
+// share the parent's) and what it was started as.
+func likeness(pid string) (string, error) {
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
 	if err != nil {
 		return "", err
 	}
-	rest := string(b[bytes.LastIndexByte(b, ')')+1:])
-	f := strings.Fields(rest)
+	cmdline, err := os.ReadFile("/proc/" + pid + "/cmdline")
+	if err != nil {
+		return "", err
+	}
+	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(f) < 20 {
 		return "", errors.New("short stat of process " + pid)
 	}
-	return f[19], nil
+	return fmt.Sprintf("%s %x", f[19], sha256.Sum256(cmdline)), nil
 }
 
 func pidText(pid int) string { return strconv.Itoa(pid) }
