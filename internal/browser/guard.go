@@ -45,6 +45,7 @@ type armSpec struct {
 	Up    bool   `json:"up"`    // the release and the click belong to it
 	Drag  bool   `json:"drag"`  // a click on a common ancestor is dropped silently
 	Loose bool   `json:"loose"` // a key's release may arrive elsewhere
+	Text  bool   `json:"text"`  // text is inserted: where it lands is checked at the last moment
 }
 
 // report is what a guard saw of a trusted event.

@@ -207,11 +207,21 @@
     }
     return PASS;
   };
+  // last runs after the page's own handlers of beforeinput, which may have
+  // moved the focus: the browser inserts wherever it is now.
+  const last = e => {
+    const a = live(), f = a && a.text && a.focus;
+    if (!e.isTrusted || !f) return;
+    const root = rootOf(f.act), now = isShadow(root) ? shadowActive(root) : docActive(document);
+    if (now === f.act) return;
+    prevent(e); report('beforeinput', false);
+  };
   const judge = e => {
     const a = live(), path = pathOf(e) ?? [];
     switch (e.type) {
       case 'keydown': case 'keypress': case 'keyup': case 'beforeinput': return keyboard(e, a, path);
       case 'submit': return submit(e, a);
+      case 'input': return !a || !a.text || hits(e, a.focus, path) ? PASS : DENY;
       default: return pointer(e, a, path);
     }
   };
@@ -221,11 +231,15 @@
     try { v = judge(e); } catch { v = DENY; }
     if (e.type === 'contextmenu') prevent(e); // the page may draw its own; the browser's is out of reach of the guard
     if (v === PASS) return;
+    if (v === OK && e.type === 'beforeinput') { // again, to be behind all that were added meanwhile
+      Reflect.apply(removeListener, window, ['beforeinput', last, false]);
+      Reflect.apply(addListener, window, ['beforeinput', last, false]);
+    }
     if (v !== OK) { prevent(e); stopNow(e); }
     if (v !== SWALLOW) report(e.type, v === OK);
   };
   const TYPES = ['pointerdown', 'mousedown', 'pointerup', 'mouseup', 'click', 'auxclick', 'dblclick', 'contextmenu', 'touchstart',
-    'touchmove', 'touchend', 'dragstart', 'drop', 'keydown', 'keypress', 'keyup', 'beforeinput', 'submit'];
+    'touchmove', 'touchend', 'dragstart', 'drop', 'keydown', 'keypress', 'keyup', 'beforeinput', 'input', 'submit'];
   const register = () => {
     for (const t of TYPES) {
       Reflect.apply(removeListener, window, [t, on, { capture: true }]);
@@ -234,7 +248,7 @@
   };
 
   const arm = (spec, part) => {
-    if (!armed || armed.nonce !== spec.nonce) armed = { nonce: spec.nonce, mode: spec.mode, loose: spec.loose, drag: spec.drag, down: null, up: null, focus: null, log: [] };
+    if (!armed || armed.nonce !== spec.nonce) armed = { nonce: spec.nonce, mode: spec.mode, loose: spec.loose, drag: spec.drag, text: spec.text, down: null, up: null, focus: null, log: [] };
     armed.until = performance.now() + spec.ms;
     Object.assign(armed, part);
     register();

@@ -59,7 +59,7 @@ func (f *flying) keyParams(kind string, k keyDef, held Modifiers) obj {
 // text inserts the whole text in one step, as an input method does: the page
 // sees beforeinput and input, so it cannot move the focus between two letters.
 func (f *flying) text(g Grounded, in Type) error {
-	s := armSpec{Mode: "key"}
+	s := armSpec{Mode: "key", Text: true}
 	p, err := f.arm(g, s)
 	if err != nil {
 		return err
