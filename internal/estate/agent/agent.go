@@ -47,7 +47,7 @@ const (
 // Options of one run. What is empty comes from the environment.
 type Options struct {
 	Goal     string // the first user message
-	Model    string // name of the model to ask for
+	Model    string // name of the model to ask for; "" means ANTHROPIC_MODEL
 	MaxTurns int
 	// NoStream asks for whole answers.
 	NoStream bool
@@ -76,6 +76,9 @@ func Run(ctx context.Context, o Options) error {
 	}
 	if o.MaxTurns == 0 {
 		o.MaxTurns = MaxTurns
+	}
+	if o.Model == "" {
+		o.Model = o.Getenv("ANTHROPIC_MODEL")
 	}
 	a := &agent{o: o, model: strings.TrimSuffix(o.Getenv("ANTHROPIC_BASE_URL"), "/"), computer: strings.TrimSuffix(o.Getenv("SALLYPORT_COMPUTER_URL"), "/"),
 		// The doors are on loopback: no proxy between. No timeout over all: an

@@ -66,11 +66,7 @@ func primitive(to *computer.Target, in computer.Input) browser.Input {
 	case computer.Wheel:
 		return browser.Wheel{DX: float64(in.DX), DY: float64(in.DY), Modifiers: mods}
 	case computer.Key:
-		key := in.Key
-		if key == " " {
-			key = "space"
-		}
-		return browser.Key{Chord: strings.Join(append(slices.Clone(in.Modifiers), key), "+")}
+		return browser.Key{Chord: strings.Join(append(slices.Clone(in.Modifiers), in.Key), "+")}
 	case computer.Type:
 		return browser.Type{Text: in.Text}
 	}

@@ -80,7 +80,7 @@ type Measurement struct {
 	SystemDigest   action.Digest
 	ToolsDigest    action.Digest
 	SamplingDigest action.Digest // temperature, top_p, top_k, thinking, tool_choice and the like
-	Endpoint       string        // the upstream's URL
+	Endpoint       string        // the upstream's URL with the path, without a query
 	Betas          []string      // sorted
 	StopReason     string
 }

@@ -53,7 +53,7 @@ func (x *exchange) send(ctx context.Context) action.Outcome {
 		return action.Outcome{State: action.Failed, Detail: "no provider credential"}
 	}
 	x.key = key
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, x.m.Endpoint, bytes.NewReader(x.body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, x.m.url, bytes.NewReader(x.body))
 	if err != nil {
 		x.upstreamFailed("the call could not be made")
 		return action.Outcome{State: action.Failed, Detail: "the call could not be made"}

@@ -208,7 +208,12 @@ const (
 
 func TestCallIsMeasuredRecordedAndSentWithTheRealKey(t *testing.T) {
 	var got http.Header
-	f := start(t, func(w http.ResponseWriter, r *http.Request) { got = r.Header.Clone(); message(w, "claude-sample-1") })
+	f := start(t, func(w http.ResponseWriter, r *http.Request) {
+		if got = r.Header.Clone(); r.URL.RawQuery != "beta=true" {
+			t.Errorf("query: %q", r.URL.RawQuery)
+		}
+		message(w, "claude-sample-1")
+	})
 	status, body := f.do("POST", "/v1/messages?beta=true", plain, map[string]string{"Anthropic-Beta": "computer-use-2025-11-24", "Authorization": "Bearer x", "X-Stainless-Lang": "go"})
 	if status != 200 || !strings.Contains(body, `"type":"message"`) {
 		t.Fatalf("got %d %s", status, body)
@@ -220,7 +225,7 @@ func TestCallIsMeasuredRecordedAndSentWithTheRealKey(t *testing.T) {
 		t.Errorf("phases: got %v, want %v", f.pins.phases(), want)
 	}
 	p := f.log.decided[0].Action.Params
-	if p["model"] != "claude-sample-1" || !strings.HasPrefix(p["systemDigest"], "sha256:") || !strings.HasSuffix(p["endpoint"], "/v1/messages?beta=true") {
+	if p["model"] != "claude-sample-1" || !strings.HasPrefix(p["systemDigest"], "sha256:") || !strings.HasSuffix(p["endpoint"], "/v1/messages") {
 		t.Errorf("recorded: %v", p)
 	}
 	if f.log.outcomes[0].Outcome.State != action.Done {

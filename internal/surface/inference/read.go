@@ -48,6 +48,7 @@ type message struct {
 // measured is a request that was read.
 type measured struct {
 	Measurement
+	url       string // where it is sent: the endpoint and the query
 	stream    bool
 	maxTokens int64
 }

@@ -115,11 +115,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeError(w, why)
 		return
 	}
-	query := ""
+	m.Endpoint = s.upstream + path
+	m.url = m.Endpoint
 	if r.URL.RawQuery != "" {
-		query = "?beta=true"
+		m.url += "?beta=true"
 	}
-	m.Endpoint = s.upstream + path + query
 	s.call(w, r, m, body)
 }
 
@@ -173,9 +173,9 @@ func (s *Server) malformed(ctx context.Context, code string, raw []byte) {
 
 // form is what is decided and sent.
 type form struct {
-	Endpoint string        `json:"endpoint"`
-	Betas    []string      `json:"betas"`
-	Body     action.Digest `json:"body"`
+	URL   string        `json:"url"`
+	Betas []string      `json:"betas"`
+	Body  action.Digest `json:"body"`
 }
 
 func (f form) digest() action.Digest {
@@ -194,7 +194,7 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request, m measured, body [
 		"maxTokens": strconv.FormatInt(m.maxTokens, 10), "betas": strings.Join(m.Betas, ",")} {
 		a.Params[k] = v
 	}
-	a.Digest = form{m.Endpoint, m.Betas, canon.Digest(body)}.digest()
+	a.Digest = form{m.url, m.Betas, canon.Digest(body)}.digest()
 
 	// Before the gate: a drift that is found here has lapsed the certification
 	// when the gate looks. The call is recorded in either case.
@@ -206,7 +206,7 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request, m measured, body [
 				ex.refuse(drifted)
 				return action.Outcome{State: action.Failed, Detail: "not sent: " + drifted.code}
 			}
-			if err := p.Consume(form{m.Endpoint, m.Betas, canon.Digest(body)}.digest()); err != nil {
+			if err := p.Consume(form{m.url, m.Betas, canon.Digest(body)}.digest()); err != nil {
 				return action.Outcome{State: action.Failed, Detail: err.Error()}
 			}
 			return ex.send(ctx)
