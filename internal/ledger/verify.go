@@ -86,6 +86,7 @@ type verification struct {
 	edge   edge   // of the records seen, by their stored leaf hashes
 	time   string // of the last record
 	signed int64  // size of the last checkpoint that was right
+	forked bool   // some root was not right: none after it can be
 }
 
 func (v *verification) add(seq, to int64, what, format string, args ...any) {
@@ -281,7 +282,8 @@ func (v *verification) checkRoots(signed map[int64][]byte) error {
 	}
 	last := max(size-1, v.signed)
 	for _, k := range kept {
-		if k != root {
+		if k != root && !v.forked {
+			v.forked = true
 			v.add(v.signed, last, "changed", "they do not give the root of the kept checkpoint of %d records", size)
 		}
 	}
@@ -291,10 +293,12 @@ func (v *verification) checkRoots(signed map[int64][]byte) error {
 	said, want, err := v.g.openCheckpoint(note)
 	switch {
 	case err != nil:
-		v.add(v.signed, last, "checkpoint", "%v", err)
+		v.add(last, last, "checkpoint", "after it: %v", err)
 	case said != size:
-		v.add(v.signed, last, "checkpoint", "the checkpoint of %d records is of %d", size, said)
+		v.add(last, last, "checkpoint", "the checkpoint of %d records is of %d", size, said)
+	case v.forked:
 	case want != root:
+		v.forked = true
 		v.add(v.signed, last, "changed", "they do not give the signed root of %d records", size)
 	default:
 		v.signed, v.rep.Signed = size, size

@@ -1,0 +1,361 @@
+package ledger_test
+
+import (
+	"bytes"
+	"database/sql"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/sallyport-dev/sallyport/internal/ledger"
+	"github.com/sallyport-dev/sallyport/internal/ledger/ledgertest"
+	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/store"
+)
+
+const tampered = 300 // records: more than a page and than a tile
+
+// stopped makes the folder of a stopped server, and returns two checkpoints
+// that an auditor kept: one of the middle, one of the end.
+func stopped(t *testing.T) (dir string, middle, last []byte) {
+	t.Helper()
+	dir = t.TempDir()
+	s, err := store.OpenSQLite(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := ledger.Open(t.Context(), s, ledgertest.Root(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := l.Create(t.Context(), tenant, "acme.example/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range tampered {
+		d := record.Draft{Type: "test.made", Task: "t1", Actor: "person:jo", Body: map[string]int{"i": i}}
+		if i == 5 {
+			d.Blobs = []record.Blob{{Name: "screenshot", Type: "image/png", Data: []byte("pixels")}}
+		}
+		if _, err := log.Append(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+		if i == 199 {
+			if middle, err = log.CheckpointNow(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if last, err = log.CheckpointNow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(l.Close(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return dir, middle, last
+}
+
+func copyDir(t *testing.T, from string) string {
+	t.Helper()
+	to := t.TempDir()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+// verify opens the folder as the auditor's tool does.
+func verify(t *testing.T, dir string, kept ...[]byte) (ledger.Report, error) {
+	t.Helper()
+	s, err := store.OpenSQLiteReadOnly(dir)
+	if err != nil {
+		return ledger.Report{}, err
+	}
+	defer s.Close()
+	l, err := ledger.OpenReadOnly(t.Context(), s, ledgertest.Root(t))
+	if err != nil {
+		return ledger.Report{}, err
+	}
+	defer l.Close()
+	log, err := l.Tenant(t.Context(), tenant)
+	if err != nil {
+		return ledger.Report{}, err
+	}
+	if _, err := log.Append(t.Context(), record.Draft{Type: "x"}); !errors.Is(err, ledger.ErrReadOnly) {
+		t.Errorf("append to a read-only ledger: got %v", err)
+	}
+	return log.Verify(t.Context(), kept...)
+}
+
+// TestTamperingIsNamed changes the database file as somebody with write access
+// to it could, and wants the record named.
+func TestTamperingIsNamed(t *testing.T) {
+	dir, middle, last := stopped(t)
+	rep, err := verify(t, copyDir(t, dir), middle, last)
+	if err != nil || !rep.OK() || rep.Size != tampered || rep.Signed != tampered || rep.Payloads != 1 {
+		t.Fatalf("untouched: got %+v, %v", rep, err)
+	}
+	// rehash gives record n the leaf hash of its new bytes, as a more careful
+	// attacker would.
+	rehash := func(t *testing.T, db *sql.DB, n int64) {
+		var raw []byte
+		if err := db.QueryRow(`SELECT raw FROM records WHERE seq = ?`, n).Scan(&raw); err != nil {
+			t.Fatal(err)
+		}
+		h := tlog.RecordHash(raw)
+		mustExec(t, db, `UPDATE hashes SET hash = ? WHERE idx = ?`, h[:], tlog.StoredHashIndex(0, n))
+	}
+	edit := `UPDATE records SET raw = CAST(replace(CAST(raw AS TEXT), '"person:jo"', '"person:al"') AS BLOB) WHERE seq = 42`
+	for _, c := range []struct {
+		name string
+		seq  int64 // a problem must name it, alone or in a range
+		what string
+		do   func(t *testing.T, db *sql.DB)
+	}{
+		{"edit", 42, "changed", func(t *testing.T, db *sql.DB) { mustExec(t, db, edit) }},
+		{"edit_and_leaf_hash", 42, "changed", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, edit)
+			rehash(t, db, 42)
+		}},
+		{"edit_and_all_hashes", 42, "changed", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, edit)
+			rebuild(t, db)
+		}},
+		{"drop", 42, "missing", func(t *testing.T, db *sql.DB) { mustExec(t, db, `DELETE FROM records WHERE seq = 42`) }},
+		{"drop_first", 0, "missing", func(t *testing.T, db *sql.DB) { mustExec(t, db, `DELETE FROM records WHERE seq = 0`) }},
+		{"drop_and_renumber", 42, "reordered", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `DELETE FROM records WHERE seq = 42`)
+			for i := 43; i < tampered; i++ {
+				mustExec(t, db, `UPDATE records SET seq = ? WHERE seq = ?`, i-1, i)
+			}
+			mustExec(t, db, `UPDATE tenants SET size = size - 1`)
+		}},
+		{"reorder", 42, "reordered", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `UPDATE records SET seq = -1 WHERE seq = 42`)
+			mustExec(t, db, `UPDATE records SET seq = 42 WHERE seq = 43`)
+			mustExec(t, db, `UPDATE records SET seq = 43 WHERE seq = -1`)
+		}},
+		{"duplicate", 42, "duplicate", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `UPDATE records SET raw = (SELECT raw FROM records WHERE seq = 41) WHERE seq = 42`)
+		}},
+		{"truncate", 299, "missing", func(t *testing.T, db *sql.DB) { mustExec(t, db, `DELETE FROM records WHERE seq = 299`) }},
+		{"truncate_and_head", 299, "missing", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `DELETE FROM records WHERE seq = 299`)
+			mustExec(t, db, `UPDATE tenants SET size = 299, time = (SELECT json_extract(CAST(raw AS TEXT), '$.time') FROM records WHERE seq = 298)`)
+		}},
+		{"truncate_and_head_and_checkpoint", 299, "missing", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `DELETE FROM records WHERE seq = 299`)
+			mustExec(t, db, `DELETE FROM checkpoints WHERE size = 300`)
+			mustExec(t, db, `UPDATE tenants SET size = 299, time = (SELECT json_extract(CAST(raw AS TEXT), '$.time') FROM records WHERE seq = 298)`)
+		}},
+		{"append_beyond_the_head", 300, "extra", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `INSERT INTO records SELECT tenant, 300, type, task, agent, raw FROM records WHERE seq = 299`)
+		}},
+		{"index", 42, "index", func(t *testing.T, db *sql.DB) { mustExec(t, db, `UPDATE records SET task = 't2' WHERE seq = 42`) }},
+		{"leaf_hash", 42, "changed", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `UPDATE hashes SET hash = zeroblob(32) WHERE idx = ?`, tlog.StoredHashIndex(0, 42))
+		}},
+		{"no_leaf_hash", 42, "hash", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `DELETE FROM hashes WHERE idx = ?`, tlog.StoredHashIndex(0, 42))
+		}},
+		{"inner_hash", 42, "changed", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `UPDATE hashes SET hash = zeroblob(32) WHERE idx = ?`, tlog.StoredHashIndex(2, 10))
+		}},
+		{"blob", 5, "payload", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `UPDATE blobs SET sealed = CAST(sealed || x'00' AS BLOB)`)
+		}},
+		{"no_blob", 5, "payload", func(t *testing.T, db *sql.DB) { mustExec(t, db, `DELETE FROM blobs`) }},
+		{"checkpoint", 199, "checkpoint", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `UPDATE checkpoints SET note = CAST(replace(CAST(note AS TEXT), char(10)||'200'||char(10), char(10)||'201'||char(10)) AS BLOB) WHERE size = 200`)
+		}},
+		{"checkpoint_of_another_size", 199, "checkpoint", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `UPDATE checkpoints SET note = (SELECT note FROM checkpoints WHERE size = 300) WHERE size = 200`)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := copyDir(t, dir)
+			db, err := sql.Open("sqlite", filepath.Join(dir, store.DatabaseName))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.do(t, db)
+			db.Close()
+			rep, err := verify(t, dir, middle, last)
+			if err != nil || rep.OK() {
+				t.Fatalf("got %+v, %v; want a problem", rep, err)
+			}
+			for _, p := range rep.Problems {
+				if p.What == c.what && p.Seq <= c.seq && c.seq <= p.To {
+					return
+				}
+			}
+			t.Errorf("got %v, want record %d %s", rep.Problems, c.seq, c.what)
+		})
+	}
+}
+
+func mustExec(t *testing.T, db *sql.DB, query string, args ...any) {
+	t.Helper()
+	res, err := db.Exec(query, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := res.RowsAffected(); n == 0 {
+		t.Fatalf("%s: no row was changed", query)
+	}
+}
+
+// rebuild makes all hashes anew from the records, as an attacker who knows the
+// format would.
+func rebuild(t *testing.T, db *sql.DB) {
+	t.Helper()
+	var hashes []tlog.Hash
+	r := tlog.HashReaderFunc(func(idx []int64) ([]tlog.Hash, error) {
+		out := make([]tlog.Hash, len(idx))
+		for i, x := range idx {
+			out[i] = hashes[x]
+		}
+		return out, nil
+	})
+	for seq := range int64(tampered) {
+		var raw []byte
+		if err := db.QueryRow(`SELECT raw FROM records WHERE seq = ?`, seq).Scan(&raw); err != nil {
+			t.Fatal(err)
+		}
+		hs, err := tlog.StoredHashes(seq, raw, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hashes = append(hashes, hs...)
+	}
+	for i, h := range hashes {
+		mustExec(t, db, `UPDATE hashes SET hash = ? WHERE idx = ?`, h[:], i)
+	}
+}
+
+// TestRollbackIsNoticed puts the whole store back to an older state, which is
+// whole in itself. Only a checkpoint kept elsewhere can show it.
+func TestRollbackIsNoticed(t *testing.T) {
+	dir, _, old := stopped(t)
+	snapshot := copyDir(t, dir)
+	s, err := store.OpenSQLite(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := ledger.Open(t.Context(), s, ledgertest.Root(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := l.Tenant(t.Context(), tenant)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := log.Append(t.Context(), record.Draft{Type: "task.revoked"}); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := log.CheckpointNow(t.Context())
+	if err := errors.Join(err, l.Close(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if rep, err := verify(t, snapshot, old); err != nil || !rep.OK() {
+		t.Fatalf("snapshot with the old checkpoint: got %v, %v", rep.Problems, err)
+	}
+	rep, err := verify(t, snapshot, kept)
+	if err != nil || rep.OK() || rep.Problems[0].Seq != tampered || rep.Problems[0].What != "missing" {
+		t.Errorf("got %v, %v; want record %d missing", rep.Problems, err, tampered)
+	}
+}
+
+// TestForeignCheckpointIsRefused: another log's checkpoint proves nothing here.
+func TestForeignCheckpointIsRefused(t *testing.T) {
+	l, _ := ledgertest.NewLedger(t)
+	a, err := l.Create(t.Context(), "a", "same.example/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := l.Create(t.Context(), "b", "same.example/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cp, err := b.CheckpointNow(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Verify(t.Context(), cp); err == nil {
+		t.Error("got no error")
+	}
+}
+
+// TestServerRefusesTamperedLog: a server does not sign on after a change, and
+// does not start on one that its signed root shows.
+func TestServerRefusesTamperedLog(t *testing.T) {
+	dir, _, _ := stopped(t)
+	db, err := sql.Open("sqlite", filepath.Join(dir, store.DatabaseName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, db, `UPDATE records SET raw = CAST(replace(CAST(raw AS TEXT), '"person:jo"', '"person:al"') AS BLOB) WHERE seq = 42`)
+	rebuild(t, db)
+	db.Close()
+	s, err := store.OpenSQLite(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := ledger.Open(t.Context(), s, ledgertest.Root(t)); err == nil || !strings.Contains(err.Error(), "signed root") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestLiveTamperingStopsTheSigner changes an unsigned record under a running
+// server: it must not sign it.
+func TestLiveTamperingStopsTheSigner(t *testing.T) {
+	dir, _, last := stopped(t)
+	s, err := store.OpenSQLite(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	root := ledgertest.Root(t)
+	// In one step, so that the signer cannot come between.
+	err = s.Update(t.Context(), func(tx ledger.WriteTx) error {
+		h, err := tx.Lock(tenant)
+		if err != nil {
+			return err
+		}
+		return tx.Append(tenant, ledger.Head{Size: h.Size + 1, Time: h.Time},
+			[]ledger.Row{{Seq: h.Size, Raw: []byte("{}")}}, tlog.StoredHashCount(h.Size), make([]tlog.Hash, 1))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := ledger.Open(t.Context(), s, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	log, err := l.Tenant(t.Context(), tenant)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cp, err := log.CheckpointNow(t.Context()); err == nil {
+		t.Errorf("signed %s", cp)
+	}
+	for l.Err() == nil { // the signer finds it by itself
+		select {
+		case <-t.Context().Done():
+			t.Fatal("the signer did not stop the ledger")
+		default:
+		}
+	}
+	if _, err := log.Append(t.Context(), record.Draft{Type: "x"}); !errors.Is(err, ledger.ErrStopped) {
+		t.Errorf("got %v, want %v", err, ledger.ErrStopped)
+	}
+	if cp, err := log.Checkpoint(t.Context()); err != nil || !bytes.Equal(cp, last) {
+		t.Errorf("got %s, %v; want the last good checkpoint", cp, err)
+	}
+}
