@@ -341,7 +341,7 @@ func (f *fixture) serve(t *testing.T, a identity.Attestor) string {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	sock := filepath.Join(dir, "w.sock")
-	l, err := net.Listen("unix", sock)
+	l, err := identity.ListenWorkload(sock)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -440,3 +440,21 @@ func TestIssueRate(t *testing.T) {
 		t.Errorf("a second later: got %v", err)
 	}
 }
+
+// A socket in a folder that others can enter would be reachable from outside
+// the session.
+func TestListenWorkloadRefusesOpenFolder(t *testing.T) {
+	dir := t.TempDir()
+	for mode, ok := range map[os.FileMode]bool{0o700: true, 0o750: false, 0o701: false, 0o777: false} {
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		l, err := identity.ListenWorkload(dir + "/s")
+		if (err == nil) != ok {
+			t.Errorf("folder of mode %v: got %v", mode, err)
+		}
+		if err == nil {
+			l.Close()
+		}
+	}
+}
