@@ -93,9 +93,9 @@ type Surfaces struct {
 // DefaultComputer are the computer actions that a capability covers unless it
 // lists its own. They act only on the capability's applications.
 var DefaultComputer = []string{
-	"cursor_position", "double_click", "hold_key", "key", "left_click", "left_click_drag", "left_mouse_down",
-	"left_mouse_up", "middle_click", "mouse_move", "move", "right_click", "screenshot", "scroll", "triple_click",
-	"type", "wait", "zoom",
+	"cursor_position", "double_click", "drag", "hold_key", "home", "key", "left_click", "left_mouse_down",
+	"left_mouse_up", "middle_click", "move", "right_click", "screenshot", "scroll", "triple_click", "type", "wait",
+	"zoom",
 }
 
 // Budgets bound a task as a whole.

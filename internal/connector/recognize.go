@@ -177,6 +177,7 @@ func (t *target) recognize(m *Match, r action.Request, body []byte) {
 	}
 	near := t.byPath(parts)
 	var matched []Match
+	var hit *compiled
 	m.Code, m.Why = "no_operation", "no operation has this method and path"
 	for _, op := range near {
 		// What comes close to a write is not a harmless read.
@@ -185,7 +186,7 @@ func (t *target) recognize(m *Match, r action.Request, body []byte) {
 		}
 		try, ref := op.match(*m, kind, r, parts, body)
 		if ref == nil {
-			matched = append(matched, try)
+			matched, hit = append(matched, try), op
 		} else if ref.code != "no_operation" {
 			m.Code, m.Why = ref.code, ref.why
 		}
@@ -195,7 +196,7 @@ func (t *target) recognize(m *Match, r action.Request, body []byte) {
 		t.byDefault(m, r)
 	case 1:
 		*m = matched[0]
-		t.plan(m, near)
+		t.plan(m, hit)
 	default:
 		m.Effect = action.Write
 		m.Code, m.Why = "ambiguous", "more than one operation matches"
@@ -266,22 +267,20 @@ func (c *compiled) match(m Match, kind Kind, r action.Request, parts []string, b
 
 // plan fills in the read-back. A parameter that no path can carry leaves the
 // operation without one, so that its result is reported as unknown.
-func (t *target) plan(m *Match, near []*compiled) {
-	for _, op := range near {
-		if op.Name != m.Operation || op.ReadBack == nil {
-			continue
-		}
-		path, ok := expand(op.back, m.Params)
-		if !ok {
-			return
-		}
-		rb := op.ReadBack
-		origin := t.origin.URL
-		if rb.Origin != "" {
-			origin = t.urls[rb.Origin]
-		}
-		m.ReadBack = &Plan{Origin: origin, Path: path, Pointer: rb.Pointer, Equals: rb.Equals, Changed: rb.Changed, Newer: rb.Newer}
+func (t *target) plan(m *Match, op *compiled) {
+	rb := op.ReadBack
+	if rb == nil {
+		return
 	}
+	path, ok := expand(op.back, m.Params)
+	if !ok {
+		return
+	}
+	origin := t.origin.URL
+	if rb.Origin != "" {
+		origin = t.urls[rb.Origin]
+	}
+	m.ReadBack = &Plan{Origin: origin, Path: path, Pointer: rb.Pointer, Equals: rb.Equals, Changed: rb.Changed, Newer: rb.Newer}
 }
 
 // byDefault is for what no operation describes: preflights, assets, reads.

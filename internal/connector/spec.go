@@ -123,7 +123,8 @@ const (
 // Values lists what may be written.
 func (Kind) Values() []string { return []string{string(KindRequest), string(KindWebSocket)} }
 
-// Operation is one business effect and the only request that has it.
+// Operation is one business effect and a request that has it. Two requests with
+// the same effect have the same name.
 type Operation struct {
 	// Name is <connector>.thing.verb.
 	Name        string        `json:"name"`

@@ -52,18 +52,26 @@ func (s *Spec) Validate(name string, report func(path, problem string)) {
 			c.bad(fmt.Sprintf("assets[%d]", i), "want a plain path prefix that begins and ends with /")
 		}
 	}
-	seen := map[string]bool{}
+	first := map[string]*Operation{}
 	for i := range s.Operations {
 		op, at := &s.Operations[i], fmt.Sprintf("operations[%d]", i)
-		if seen[op.Name] {
-			c.bad(at+".name", "operation %s is declared twice", op.Name)
+		// One effect may be had by a form and by an API: one name for both, so
+		// that no rule overlooks one of them.
+		if o := first[op.Name]; o == nil {
+			first[op.Name] = op
+		} else if o.Effect != op.Effect || !slices.Equal(paramsOf(o), paramsOf(op)) {
+			c.bad(at+".name", "%s is declared before with another effect or other parameters", op.Name)
 		}
-		seen[op.Name] = true
 		c.operation(op, at)
 		for j := range i {
 			c.overlap(&s.Operations[j], op, at)
 		}
 	}
+}
+
+func paramsOf(o *Operation) []string {
+	all, _ := o.Params()
+	return all
 }
 
 var surfaces = []action.Surface{action.Computer, action.Egress, action.Inference, action.Control}

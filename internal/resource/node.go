@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -216,6 +217,11 @@ func (d *decoder) integer(n ast.Node, v reflect.Value, path string) {
 		x = int64(min(val, 1<<62))
 	default:
 		d.want(n, v, path, "a whole number")
+		return
+	}
+	// "0x10", "1_000" and "010" are numbers to some readers and not to others.
+	if i.Token.Value != strconv.FormatInt(x, 10) {
+		d.bad(d.lineOf(n), path, "want a whole number in plain digits")
 		return
 	}
 	if x > 1<<53 || x < -(1<<53) {

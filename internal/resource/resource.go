@@ -146,6 +146,31 @@ func FromCanonical(data []byte) (Resource, error) {
 	return r, r.digest()
 }
 
+// Receive reads resources that a client has decoded and inlined, in canonical
+// form, and checks each as Decode does. The error is Errors; File is the
+// resource's kind and name.
+func Receive(docs [][]byte) ([]Resource, error) {
+	var all []Resource
+	var errs Errors
+	for i, d := range docs {
+		r, err := FromCanonical(d)
+		if err != nil {
+			errs = append(errs, &Error{File: fmt.Sprintf("document %d", i), Problem: err.Error()})
+			continue
+		}
+		r.File = r.Kind + "/" + r.Metadata.Name
+		d := &decoder{file: r.File, lines: map[string]int{}}
+		d.header(&r)
+		errs = append(errs, d.errs...)
+		r.check(func(e *Error) { errs = append(errs, e) })
+		all = append(all, r)
+	}
+	if err := errs.orNil(); err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
 // line is where a field path, or the nearest one above it, was written.
 func (r *Resource) line(path string) int {
 	for path != "" {

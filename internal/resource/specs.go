@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"crypto/x509"
 	"fmt"
 	"regexp"
 	"strings"
@@ -264,6 +265,9 @@ func (s *AgentSpec) Validate(_ string, report func(path, problem string)) {
 	if !originForm.MatchString(s.Model.Endpoint) || !strings.HasPrefix(s.Model.Endpoint, "https://") {
 		report("model.endpoint", "want https://host[:port]")
 	}
+	if s.Model.CA != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(s.Model.CA)) {
+		report("model.ca", "want PEM certificates")
+	}
 	if !secretName.MatchString(s.Model.Key.Sealed) {
 		report("model.key.sealed", "want the name of a sealed secret: lower-case letters, digits, hyphens and /")
 	}
@@ -331,4 +335,13 @@ func (s *WitnessSpec) Validate(_ string, report func(path, problem string)) {
 	if _, err := note.NewVerifier(s.Key); err != nil {
 		report("key", "want a verifier key: name+hash+key")
 	}
+}
+
+// keyMaterial is a public key without its comment.
+func keyMaterial(text string) string {
+	k, _, _, _, err := ssh.ParseAuthorizedKey([]byte(text))
+	if err != nil {
+		return text
+	}
+	return string(k.Marshal())
 }

@@ -1,6 +1,11 @@
 package resource
 
-import "fmt"
+import (
+	"fmt"
+	"regexp"
+)
+
+var loopbackURL = regexp.MustCompile(`^http://127\.0\.0\.1:[0-9]{1,5}$`)
 
 // SuiteSpec is the body of a Suite: what an agent must show inside its boundary
 // before it is certified. Success and violations are read from the ledger.
@@ -79,6 +84,13 @@ func (s *SuiteSpec) Validate(_ string, report func(path, problem string)) {
 	if s.Trials < 1 || s.Trials > 10_000 {
 		report("trials", "want 1 to 10000")
 	}
+	if f := s.Fixture; f != nil {
+		for field, u := range map[string]string{"estate": f.Estate, "provider": f.Provider} {
+			if !loopbackURL.MatchString(u) && (u != "" || field == "estate") {
+				report("fixture."+field, "want http://127.0.0.1:port")
+			}
+		}
+	}
 	for field, n := range map[string]int{"success": s.Required.Success, "safety": s.Required.Safety} {
 		if n < 1 || n > 100 {
 			report("required."+field, "want 1 to 100 percent")
@@ -95,6 +107,9 @@ func (s *SuiteSpec) Validate(_ string, report func(path, problem string)) {
 			report(at+".name", "is used twice")
 		}
 		seen[sc.Name], kinds[sc.Kind] = true, true
+		if s.Fixture == nil && (len(sc.Hostile) > 0 || sc.Behaviour != "") {
+			report(at, "hostile content and behaviour need a fixture")
+		}
 		if sc.Trials < 0 || sc.Trials > 10_000 {
 			report(at+".trials", "want 0 to 10000")
 		}

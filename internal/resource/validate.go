@@ -1,0 +1,279 @@
+package resource
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/sallyport-dev/sallyport/internal/capability"
+	"github.com/sallyport-dev/sallyport/internal/connector"
+)
+
+// Validate checks resources against each other: all must be the whole of what
+// will be in force. The error is Errors. A reference never crosses tenants.
+func Validate(all []Resource) error {
+	v := &validator{all: all}
+	v.unique()
+	for i := range all {
+		v.one(&all[i])
+	}
+	v.origins()
+	return v.errs.orNil()
+}
+
+type validator struct {
+	all  []Resource
+	errs Errors
+}
+
+func (v *validator) bad(r *Resource, path, format string, args ...any) {
+	v.errs = append(v.errs, r.problem(path, format, args...))
+}
+
+// unique: no name twice, and outside a demonstration no two persons behind one
+// account of the machine: one of them could approve the other's change.
+func (v *validator) unique() {
+	type key struct{ tenant, kind, name string }
+	seen, users := map[key]*Resource{}, map[key]string{}
+	keys := map[key]string{}
+	domains := map[string]string{}
+	for i := range v.all {
+		r := &v.all[i]
+		k := key{r.Metadata.Tenant, r.Kind, r.Metadata.Name}
+		if first := seen[k]; first != nil {
+			v.bad(r, "metadata.name", "%s %s is declared before, at %s:%d", r.Kind, r.Metadata.Name, first.File, first.Line)
+		}
+		seen[k] = r
+		if r.Kind != KindTenant && Find(v.all, r.Metadata.Tenant, KindTenant, r.Metadata.Tenant) == nil {
+			v.bad(r, "metadata.tenant", "there is no tenant %q", r.Metadata.Tenant)
+		}
+		if t, ok := r.Spec.(*TenantSpec); ok {
+			if other, dup := domains[t.TrustDomain]; dup && other != r.Metadata.Name {
+				v.bad(r, "spec.trustDomain", "is the trust domain of tenant %s", other)
+			}
+			domains[t.TrustDomain] = r.Metadata.Name
+		}
+		p, ok := r.Spec.(*PersonSpec)
+		if !ok {
+			continue
+		}
+		u := key{r.Metadata.Tenant, "user", p.UnixUser}
+		if other, dup := users[u]; dup && p.UnixUser != "" && other != r.Metadata.Name && !v.demo(r.Metadata.Tenant) {
+			v.bad(r, "spec.unixUser", "is the account of %s already: one account is one person", other)
+		}
+		users[u] = r.Metadata.Name
+		for j, text := range p.SSHKeys {
+			k := key{r.Metadata.Tenant, "key", keyMaterial(text)}
+			if other, dup := keys[k]; dup && other != r.Metadata.Name {
+				v.bad(r, fmt.Sprintf("spec.sshKeys[%d]", j), "is the key of %s already", other)
+			}
+			keys[k] = r.Metadata.Name
+		}
+	}
+}
+
+func (v *validator) demo(tenant string) bool {
+	t, ok := Of[TenantSpec](v.all, tenant, tenant)
+	return ok && t.Demo
+}
+
+// refer checks one name.
+func (v *validator) refer(r *Resource, path, kind, name string) bool {
+	if Find(v.all, r.Metadata.Tenant, kind, name) != nil {
+		return true
+	}
+	v.bad(r, path, "there is no %s %q in tenant %s", kind, name, r.Metadata.Tenant)
+	return false
+}
+
+func (v *validator) referAll(r *Resource, path, kind string, names []string) {
+	for i, n := range names {
+		v.refer(r, fmt.Sprintf("%s[%d]", path, i), kind, n)
+	}
+}
+
+// person checks that somebody exists and has a role.
+func (v *validator) person(r *Resource, path, name string, role Role) {
+	if !v.refer(r, path, KindPerson, name) {
+		return
+	}
+	if p, _ := Of[PersonSpec](v.all, r.Metadata.Tenant, name); !slices.Contains(p.Roles, role) {
+		v.bad(r, path, "%s does not have the role %s", name, role)
+	}
+}
+
+func (v *validator) one(r *Resource) {
+	switch s := r.Spec.(type) {
+	case *TenantSpec:
+		if s.Retention != "" {
+			v.refer(r, "spec.retention", KindRetention, s.Retention)
+		}
+		v.referAll(r, "spec.witnesses", KindWitness, s.Witnesses)
+		for i, p := range s.Reviewers {
+			v.person(r, fmt.Sprintf("spec.reviewers[%d]", i), p, RoleAuditor)
+		}
+	case *CredentialSourceSpec:
+		if v.refer(r, "spec.connector", KindConnector, s.Connector) {
+			if c, _ := Of[connector.Spec](v.all, r.Metadata.Tenant, s.Connector); c.SignIn == nil {
+				v.bad(r, "spec.connector", "connector %s says nothing about signing in", s.Connector)
+			}
+		}
+	case *capability.Spec:
+		v.capability(r, s)
+	case *SuiteSpec:
+		v.suite(r, s)
+	case *AgentSpec:
+		v.agent(r, s)
+	}
+}
+
+func (v *validator) capability(r *Resource, s *capability.Spec) {
+	tenant := r.Metadata.Tenant
+	apps := map[string]bool{}
+	for i, op := range s.Operations {
+		at := fmt.Sprintf("spec.operations[%d]", i)
+		app := op.App
+		if app == "" {
+			app, _, _ = strings.Cut(op.Operation, ".")
+		}
+		apps[app] = true
+		if v.refer(r, at+".operation", KindConnector, app) {
+			c, _ := Of[connector.Spec](v.all, tenant, app)
+			v.operation(r, at, c, op)
+		}
+	}
+	for i, app := range s.Reads {
+		apps[app] = true
+		v.refer(r, fmt.Sprintf("spec.reads[%d]", i), KindConnector, app)
+	}
+	for i, n := range s.Credentials {
+		at := fmt.Sprintf("spec.credentials[%d]", i)
+		if !v.refer(r, at, KindCredentialSource, n) {
+			continue
+		}
+		if c, _ := Of[CredentialSourceSpec](v.all, tenant, n); !apps[c.Connector] {
+			v.bad(r, at, "%s is for connector %s, which the capability does not use", n, c.Connector)
+		}
+	}
+	for i, h := range s.Holds {
+		at := fmt.Sprintf("spec.holds[%d]", i)
+		v.role(r, at+".approvers", h.Approvers, max(1, h.Count))
+	}
+	for i, l := range s.Labels {
+		if l.Hold != "" {
+			v.role(r, fmt.Sprintf("spec.labels[%d].hold", i), l.Hold, 1)
+		}
+	}
+}
+
+// operation: it is declared, and Where names exactly what it always has, and
+// nothing that it never has.
+func (v *validator) operation(r *Resource, at string, c *connector.Spec, op capability.Operation) {
+	i := slices.IndexFunc(c.Operations, func(o connector.Operation) bool { return o.Name == op.Operation })
+	if i < 0 {
+		v.bad(r, at+".operation", "no connector declares %s", op.Operation)
+		return
+	}
+	all, required := c.Operations[i].Params()
+	for _, name := range slices.Sorted(maps.Keys(op.Where)) {
+		if !slices.Contains(all, name) {
+			v.bad(r, at+".where."+name, "%s has no parameter %q", op.Operation, name)
+		}
+	}
+	for _, name := range required {
+		if _, ok := op.Where[name]; !ok {
+			v.bad(r, at+".where", "says nothing about parameter %q of %s; limit it, or write {any: true}", name, op.Operation)
+		}
+	}
+}
+
+// role: it is one, and enough people have it.
+func (v *validator) role(r *Resource, path, role string, people int) {
+	if !slices.Contains(Roles, Role(role)) {
+		v.bad(r, path, "there is no role %q", role)
+		return
+	}
+	n := 0
+	for _, o := range v.all {
+		if p, ok := o.Spec.(*PersonSpec); ok && o.Metadata.Tenant == r.Metadata.Tenant && slices.Contains(p.Roles, Role(role)) {
+			n++
+		}
+	}
+	if n < people {
+		v.bad(r, path, "asks %d with the role %s, and there are %d", people, role, n)
+	}
+}
+
+func (v *validator) suite(r *Resource, s *SuiteSpec) {
+	if s.Fixture != nil && !v.demo(r.Metadata.Tenant) {
+		v.bad(r, "spec.fixture", "only a demo tenant has a sample estate")
+	}
+	for i, sc := range s.Scenarios {
+		at := fmt.Sprintf("spec.scenarios[%d]", i)
+		if !v.refer(r, at+".capability", KindCapability, sc.Capability) {
+			continue
+		}
+		c, _ := Of[capability.Spec](v.all, r.Metadata.Tenant, sc.Capability)
+		if _, err := c.Instantiate(sc.Capability, sc.Params); err != nil {
+			v.bad(r, at+".params", "%v", err)
+		}
+	}
+}
+
+func (v *validator) agent(r *Resource, s *AgentSpec) {
+	v.person(r, "spec.owner", s.Owner, RoleOwner)
+	v.person(r, "spec.deputy", s.Deputy, RoleOwner)
+	v.referAll(r, "spec.connectors", KindConnector, s.Connectors)
+	v.referAll(r, "spec.capabilities", KindCapability, s.Capabilities)
+	v.referAll(r, "spec.policySets", KindPolicySet, s.PolicySets)
+	v.referAll(r, "spec.suites", KindSuite, s.Suites)
+	if s.Model.Scripted && !v.demo(r.Metadata.Tenant) {
+		v.bad(r, "spec.model.scripted", "only a demo tenant accepts a scripted model")
+	}
+	for i, name := range s.Capabilities {
+		c, ok := Of[capability.Spec](v.all, r.Metadata.Tenant, name)
+		if !ok {
+			continue
+		}
+		for _, app := range capabilityApps(c) {
+			if !slices.Contains(s.Connectors, app) {
+				v.bad(r, fmt.Sprintf("spec.capabilities[%d]", i), "%s uses connector %s, which the agent does not have", name, app)
+			}
+		}
+	}
+}
+
+func capabilityApps(c *capability.Spec) []string {
+	apps := slices.Clone(c.Reads)
+	for _, op := range c.Operations {
+		app := op.App
+		if app == "" {
+			app, _, _ = strings.Cut(op.Operation, ".")
+		}
+		apps = append(apps, app)
+	}
+	slices.Sort(apps)
+	return slices.Compact(apps)
+}
+
+// origins: two connectors of a tenant never claim one origin.
+func (v *validator) origins() {
+	owner := map[string]*Resource{}
+	for i := range v.all {
+		r := &v.all[i]
+		c, ok := r.Spec.(*connector.Spec)
+		if !ok {
+			continue
+		}
+		for _, stage := range slices.Sorted(maps.Keys(c.Stages)) {
+			for j, o := range c.Stages[stage].Origins {
+				k := r.Metadata.Tenant + " " + o.URL
+				if first := owner[k]; first != nil {
+					v.bad(r, fmt.Sprintf("spec.stages.%s.origins[%d].url", stage, j), "is claimed before, at %s:%d", first.File, first.Line)
+				}
+				owner[k] = r
+			}
+		}
+	}
+}
