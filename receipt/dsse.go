@@ -25,7 +25,7 @@ type envelope struct {
 	PayloadType string `json:"payloadType"`
 	Signatures  []struct {
 		KeyID *string `json:"keyid,omitempty"` // a hint: not authenticated, not used
-		Sig   string `json:"sig"`
+		Sig   string  `json:"sig"`
 	} `json:"signatures"`
 }
 
