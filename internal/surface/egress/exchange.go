@@ -129,9 +129,9 @@ func (x *exchange) answer(ctx context.Context, resp *http.Response, id string) a
 		x.code = outcome.Detail
 		return outcome
 	}
-	scanned := scrub.active() && isText(resp.Header.Get("Content-Type"))
-	if scanned {
-		body, length = scrub.reader(body), -1
+	live := resp.ContentLength < 0 // of unknown length: events, slow pages
+	if scrub.active() && isText(resp.Header.Get("Content-Type")) {
+		body, length = scrub.whole(body, length)
 	}
 	h := x.w.Header()
 	copyResponseHeader(h, resp.Header, !x.rec.OwnCredentials, scrub)
@@ -147,7 +147,7 @@ func (x *exchange) answer(ctx context.Context, resp *http.Response, id string) a
 	if bodyless {
 		return outcome
 	}
-	if err := copyBody(x.w, body, length < 0); err != nil {
+	if err := copyBody(x.w, body, live); err != nil {
 		x.cut = true
 		outcome.Detail = "response_cut"
 	}

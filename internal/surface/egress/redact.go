@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -31,9 +32,9 @@ var errReflected = errors.New("a secret came back")
 // base64 (both alphabets) at any alignment. Not found: a secret that the origin
 // encrypted, compressed inside the body, or cut into pieces.
 type scrubber struct {
-	forms map[[2]byte][][]byte // by the first two bytes, longest first
+	forms map[uint32][][]byte // by their first keyLen bytes, longest first
 	first [256]bool
-	pairs [1 << 13]byte // bit set of the first two bytes, so that most positions cost one look
+	keys  [1 << 13]byte // bit set of hashed keys, so that most positions cost one look
 }
 
 // scrubCache keeps the scrubber of the secrets that were known last.
@@ -57,8 +58,19 @@ func (p *Proxy) scrubber() *scrubber {
 	return c.s
 }
 
+// keyLen is less than minSecret, so that every form has a key.
+const keyLen = 4
+
+func keyOf(b []byte) uint32 { return binary.LittleEndian.Uint32(b) }
+
+// slot spreads a key over the bit set (Fibonacci hashing).
+func slot(key uint32) (byteIndex uint32, bit byte) {
+	h := key * 2654435769 >> 16
+	return h >> 3, 1 << (h & 7)
+}
+
 func newScrubber(secrets []Secret) *scrubber {
-	s := &scrubber{forms: map[[2]byte][][]byte{}}
+	s := &scrubber{forms: map[uint32][][]byte{}}
 	seen := map[string]bool{}
 	for _, secret := range secrets {
 		if len(secret) < minSecret {
@@ -69,11 +81,11 @@ func newScrubber(secrets []Secret) *scrubber {
 				continue
 			}
 			seen[f] = true
-			k := [2]byte{f[0], f[1]}
+			k := keyOf([]byte(f))
 			s.forms[k] = append(s.forms[k], []byte(f))
 			s.first[f[0]] = true
-			i := int(f[0])<<8 | int(f[1])
-			s.pairs[i>>3] |= 1 << (i & 7)
+			i, bit := slot(k)
+			s.keys[i] |= bit
 		}
 	}
 	for _, l := range s.forms {
@@ -154,14 +166,13 @@ func (s *scrubber) step(in []byte, final bool) (out, rest []byte, hit bool) {
 	copied := 0 // in[:copied] is in out, once out is not nil
 	i := 0
 	for ; i < len(in); i++ {
-		if i+1 == len(in) {
-			if !final && s.first[in[i]] {
+		if len(in)-i < keyLen {
+			if !final && s.first[in[i]] && s.starts(in[i:]) {
 				break
 			}
 			continue
 		}
-		k := int(in[i])<<8 | int(in[i+1])
-		if s.pairs[k>>3]&(1<<(k&7)) == 0 {
+		if j, bit := slot(keyOf(in[i:])); s.keys[j]&bit == 0 {
 			continue
 		}
 		n, wait := s.match(in[i:], final)
@@ -180,10 +191,20 @@ func (s *scrubber) step(in []byte, final bool) (out, rest []byte, hit bool) {
 	return append(out, in[copied:i]...), in[i:], true
 }
 
+// starts reports whether b, shorter than a key, is the start of a form.
+func (s *scrubber) starts(b []byte) bool {
+	for _, l := range s.forms {
+		if bytes.HasPrefix(l[0], b) {
+			return true
+		}
+	}
+	return false
+}
+
 // match returns the length of the longest form at the start of b. wait says
 // that a longer one may follow.
 func (s *scrubber) match(b []byte, final bool) (n int, wait bool) {
-	for _, f := range s.forms[[2]byte{b[0], b[1]}] {
+	for _, f := range s.forms[keyOf(b)] {
 		if bytes.HasPrefix(b, f) {
 			return len(f), false
 		}
@@ -193,6 +214,28 @@ func (s *scrubber) match(b []byte, final bool) (n int, wait bool) {
 	}
 	return 0, false
 }
+
+// whole is reader for a body of a known length. A small one is read at once, so
+// that its length stays known.
+func (s *scrubber) whole(src io.Reader, length int64) (io.Reader, int64) {
+	if length < 0 || length > smallBody {
+		return s.reader(src), -1
+	}
+	data := make([]byte, length)
+	if _, err := io.ReadFull(src, data); err != nil {
+		return failing{err}, -1
+	}
+	out, _, _ := s.step(data, true)
+	return bytes.NewReader(out), int64(len(out))
+}
+
+// smallBody is the largest body, in bytes, that is read at once.
+const smallBody = 64 << 10
+
+// failing is a body that broke before any of it could be passed on.
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 // reader replaces secrets in a stream. What it holds back is at most the start
 // of one form, so events of a live stream are not delayed.

@@ -102,19 +102,24 @@ func copyResponseHeader(dst, src http.Header, brokered bool, s *scrubber) {
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
 
-// copyBody streams a body. Without a length each piece is flushed at once, for
-// server-sent events and slow pages.
-func copyBody(w http.ResponseWriter, body io.Reader, flush bool) error {
+// copyBody streams a body. The head and each piece of a live one are flushed at
+// once.
+func copyBody(w http.ResponseWriter, body io.Reader, live bool) error {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	rc := http.NewResponseController(w)
+	if live {
+		if err := rc.Flush(); err != nil {
+			return err
+		}
+	}
 	for {
 		n, err := body.Read(*buf)
 		if n > 0 {
 			if _, werr := w.Write((*buf)[:n]); werr != nil {
 				return werr
 			}
-			if flush && err == nil {
+			if live && err == nil {
 				if ferr := rc.Flush(); ferr != nil {
 					return ferr
 				}

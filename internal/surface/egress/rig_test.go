@@ -349,3 +349,12 @@ func eventually(t testing.TB, what string, f func() bool) {
 		}
 	}
 }
+
+// newUpstreamDial reaches o under its name.
+func newUpstreamDial(t testing.TB, o *origin) func(context.Context, string, string) (net.Conn, error) {
+	t.Helper()
+	return func(ctx context.Context, network, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, network, "127.0.0.1:"+o.port())
+	}
+}

@@ -101,10 +101,14 @@ func (x *exchange) relay(ctx context.Context, resp *http.Response, s *scrubber) 
 // accepted checks the server's part of the handshake (RFC 6455 section 4.1), so
 // that an origin which did not upgrade cannot be used as a raw tunnel.
 func accepted(out *http.Request, resp *http.Response) bool {
-	sum := sha1.Sum([]byte(out.Header.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return strings.EqualFold(resp.Header.Get("Upgrade"), "websocket") &&
-		resp.Header.Get("Sec-Websocket-Accept") == base64.StdEncoding.EncodeToString(sum[:]) &&
+		resp.Header.Get("Sec-Websocket-Accept") == acceptKey(out.Header.Get("Sec-Websocket-Key")) &&
 		resp.Header.Get("Sec-Websocket-Extensions") == ""
+}
+
+func acceptKey(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 var errFrame = errors.New("not a websocket frame")
