@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -256,12 +257,7 @@ func start(t *testing.T, b provider.Behaviour, decide policy) *boundary {
 	}
 	t.Cleanup(func() { p.Close() })
 	w := &boundary{T: t, provider: p, log: &memory{}, company: &company{page: "tickets/list", fields: map[string]string{}}}
-	n := 0
-	g := gate.New(func() string { n++; return fmt.Sprintf("a%d", n) })
-	if err := g.Admit(gate.Admission{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Stage: action.Sandbox, Policy: decide, Holds: noHolds{},
-		Log: w.log, Deadline: time.Now().Add(time.Hour), MaxActions: 10000, HoldLimit: time.Second, Certified: func() error { return nil }}); err != nil {
-		t.Fatal(err)
-	}
+	g := newGate(t, w.log, decide)
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(p.CAPEM())
 	inf, err := inference.New(inference.Config{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Gate: g, Observer: pinned(model), Key: key(realKey),
@@ -276,6 +272,17 @@ func start(t *testing.T, b provider.Behaviour, decide policy) *boundary {
 	}
 	w.env = map[string]string{"SALLYPORT_TASK": "t1", "ANTHROPIC_BASE_URL": "http://" + serve(t, inf), "SALLYPORT_COMPUTER_URL": "http://" + serve(t, comp)}
 	return w
+}
+
+func newGate(t *testing.T, log record.Log, p policy) *gate.Gate {
+	t.Helper()
+	var n atomic.Int64
+	g := gate.New(func() string { return fmt.Sprintf("a%d", n.Add(1)) })
+	if err := g.Admit(gate.Admission{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Stage: action.Sandbox, Policy: p, Holds: noHolds{},
+		Log: log, Deadline: time.Now().Add(time.Hour), MaxActions: 10000, HoldLimit: time.Second, Certified: func() error { return nil }}); err != nil {
+		t.Fatal(err)
+	}
+	return g
 }
 
 func serve(t *testing.T, s interface {
