@@ -285,7 +285,7 @@ type fixture struct {
 	issuer *identity.Issuer
 }
 
-func newFixture(t *testing.T, cfg identity.Config) *fixture {
+func newFixture(t testing.TB, cfg identity.Config) *fixture {
 	t.Helper()
 	f := &fixture{log: &faultyLog{Log: ledgertest.New(t)}, live: &authority{}}
 	var err error
@@ -296,7 +296,7 @@ func newFixture(t *testing.T, cfg identity.Config) *fixture {
 	return f
 }
 
-func (f *fixture) open(t *testing.T, cfg identity.Config) *identity.Issuer {
+func (f *fixture) open(t testing.TB, cfg identity.Config) *identity.Issuer {
 	t.Helper()
 	if cfg.TrustDomain == "" {
 		cfg.TrustDomain = "acme.example"

@@ -130,6 +130,9 @@ func (i *Issuer) verifyJWT(ctx context.Context, token, audience string) (Subject
 	if h.Type != "" && h.Type != "JWT" && h.Type != "JOSE" {
 		return fail("bad_token", "the token is of another type")
 	}
+	if sig, err := base64.RawURLEncoding.Strict().DecodeString(parts[2]); err != nil || len(sig) != 64 {
+		return fail("bad_signature", "the signature is not one of ES256")
+	}
 	key, err := i.jwtKey(ctx, h.KeyID)
 	if err != nil {
 		return Subject{}, claims{}, err

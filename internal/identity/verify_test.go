@@ -353,3 +353,23 @@ func TestX509Chains(t *testing.T) {
 	_, err = f.issuer.VerifyX509(context.Background())
 	wantCode(t, err, "bad_chain")
 }
+
+// Whatever is done to a token, only what was signed is accepted.
+func FuzzVerifyJWT(f *testing.F) {
+	fx := newFixture(f, identity.Config{})
+	kid := fx.issuer.KID()
+	claims, err := json.Marshal(goodClaims())
+	if err != nil {
+		f.Fatal(err)
+	}
+	good := fx.issuer.SignRaw(`{"alg":"ES256","kid":"`+kid+`","typ":"JWT"}`, string(claims))
+	signed := good[:strings.LastIndexByte(good, '.')]
+	f.Add(good)
+	f.Add(signed + ".")
+	f.Add(b64(`{"alg":"none"}`) + "." + b64(string(claims)) + ".")
+	f.Fuzz(func(t *testing.T, tok string) {
+		if _, err := fx.issuer.VerifyJWT(t.Context(), tok, aud); err == nil && !strings.HasPrefix(tok, signed+".") {
+			t.Errorf("accepted %q", tok)
+		}
+	})
+}
