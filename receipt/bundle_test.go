@@ -176,8 +176,8 @@ func TestEveryByteCounts(t *testing.T) {
 		refuse(append(bytes.Clone(b[:i+1]), b[i:]...), "doubled", i)
 	}
 	refuse(append(bytes.Clone(b), '\n'), "after the end", len(b))
-	// All other values of each byte of the seal, whose base64 has slack bits.
-	for i := bytes.LastIndex(b[:len(b)-1], []byte("\n")) + 1; i < len(b); i++ {
+	// All other values of the end of the seal, whose base64 has slack bits.
+	for i := len(b) - 8; i < len(b); i++ {
 		for v := range 256 {
 			if byte(v) != b[i] {
 				c := bytes.Clone(b)
