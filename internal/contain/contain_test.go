@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/contain"
 )
@@ -178,8 +177,9 @@ func TestFilesBecomeDescriptors(t *testing.T) {
 }
 
 func TestKillTakesAll(t *testing.T) {
-	p := start(t, sh(`(setsid sleep 1000 &) ; trap "" TERM; sleep 1000`))
-	before := time.Now()
+	s := sh(`(setsid sleep 1000 &) ; trap "" TERM; sleep 1000`)
+	s.Listen = []string{"127.0.0.1:3128"}
+	p := start(t, s)
 	p.Kill()
 	select {
 	case <-p.Done():
@@ -189,9 +189,11 @@ func TestKillTakesAll(t *testing.T) {
 	if err := syscall.Kill(p.PID(), 0); err != syscall.ESRCH {
 		t.Errorf("workload after Kill: %v", err)
 	}
-	t.Log(time.Since(before))
 	if err := p.Signal(syscall.SIGTERM); !errors.Is(err, os.ErrProcessDone) {
 		t.Errorf("signal after the end: %v", err)
+	}
+	if _, err := p.Listeners()[0].Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accept after the end: %v", err)
 	}
 	p.Kill() // again: no harm
 }

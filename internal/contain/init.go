@@ -51,7 +51,7 @@ func runInit() error {
 	go passSignals(pid)
 	go func() { // the parent never writes after "go": anything here is its end
 		receive(fdControl, 0)
-		os.Exit(0)
+		syscall.Exit(0)
 	}()
 	status, err := reap(pid)
 	if err != nil {

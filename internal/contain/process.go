@@ -49,8 +49,8 @@ func (p *Process) PID() int { return p.pid }
 // parent, else the parent's own.
 func (p *Process) HostUID() int { return p.id.host }
 
-// Listeners are the opened Spec.Listen addresses, in that order. The caller
-// closes them; they stay valid descriptors after the process ended.
+// Listeners are the opened Spec.Listen addresses, in that order. They are
+// closed when the process ended, which ends the caller's Accept loops.
 func (p *Process) Listeners() []net.Listener { return p.listeners }
 
 // NetNS is the inode number of the network namespace: equal numbers at the
@@ -107,6 +107,9 @@ func (p *Process) watch() {
 	p.pidfd.Close()
 	p.pidfd = nil
 	p.mu.Unlock()
+	for _, l := range p.listeners {
+		l.Close()
+	}
 	p.control.Close()
 	p.id.release()
 	close(p.done)
