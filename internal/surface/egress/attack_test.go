@@ -496,3 +496,75 @@ func TestGzipBomb(t *testing.T) {
 		t.Errorf("read %d bytes, %v", n, err)
 	}
 }
+
+// TestOldTunnels: clients that are imprecise, but in one way only.
+func TestOldTunnels(t *testing.T) {
+	o := newOrigin(t, false, nil)
+	r := newRig(t, o, nil)
+	for name, in := range map[string]string{
+		"python_before_3_12": "CONNECT HOST HTTP/1.0\r\n\r\n",
+		"host_without_port":  "CONNECT HOST HTTP/1.1\r\nHost: app.localhost\r\nProxy-Connection: Keep-Alive\r\n\r\n",
+	} {
+		c := r.dial(t)
+		io.WriteString(c, strings.ReplaceAll(in, "HOST", o.authority()))
+		resp, err := http.ReadResponse(bufio.NewReaderSize(c, 1), &http.Request{Method: "CONNECT"})
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatalf("%s: got %v %v", name, resp, err)
+		}
+		if status, _, body := raw(t, c, "GET / HTTP/1.1\r\nHost: "+o.authority()+"\r\n\r\n"); status != 200 || body != "hello" {
+			t.Errorf("%s: got %d %q", name, status, body)
+		}
+	}
+}
+
+// TestRapidReset opens and resets streams as fast as it can (CVE-2023-44487), and
+// floods CONTINUATION frames (CVE-2023-45288). Others are served meanwhile.
+func TestRapidReset(t *testing.T) {
+	o := newOrigin(t, true, nil)
+	r := newRig(t, o, nil)
+	open := func() *http2.Framer {
+		c, err := r.tlsTunnel(t, o.authority(), o.host, "h2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(c, http2.ClientPreface)
+		f := http2.NewFramer(c, c)
+		f.WriteSettings()
+		go func() { // drain, so that the server's answers do not block it
+			for {
+				if _, err := f.ReadFrame(); err != nil {
+					return
+				}
+			}
+		}()
+		return f
+	}
+	var block bytes.Buffer
+	e := hpack.NewEncoder(&block)
+	for _, h := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", o.authority()}, {":path", "/reset"}} {
+		e.WriteField(hpack.HeaderField{Name: h[0], Value: h[1], Sensitive: true})
+	}
+	f := open()
+	for id := uint32(1); id < 4000; id += 2 {
+		if f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true}) != nil ||
+			f.WriteRSTStream(id, http2.ErrCodeCancel) != nil {
+			break
+		}
+	}
+	f = open()
+	f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndStream: true})
+	more := bytes.Repeat([]byte{0x40, 1, 'a', 1, 'b'}, 2000)
+	cut := false
+	for range 20000 {
+		if f.WriteContinuation(1, false, more) != nil {
+			cut = true
+			break
+		}
+	}
+	if !cut {
+		t.Error("a flood of continuations was taken")
+	}
+	if resp, body := get(t, r.client(true), o.name()+"/after"); resp.StatusCode != 200 || body != "hello" {
+		t.Errorf("got %d %q", resp.StatusCode, body)
+	}
+}

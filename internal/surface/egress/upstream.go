@@ -97,6 +97,8 @@ func (up *upstream) pin(ctx context.Context, allowLocal bool) error {
 	if time.Now().Before(up.expires) && up.local == allowLocal {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
 	addrs, err := up.resolve(ctx)
 	if err != nil {
 		return fmt.Errorf("resolve %s: %w", up.to.host, err)
