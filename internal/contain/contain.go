@@ -21,7 +21,7 @@
 //     itself puts into Args.
 //
 // Not trusted: anything inside after exec. The parent reads from the inside
-// only fixed-size messages of its own init, which the workload cannot trace.
+// only small messages of its own init, which the workload cannot trace.
 // The kernel is trusted; SelfTest tries the known ways around on the running
 // machine.
 //
