@@ -28,13 +28,10 @@ type Applied struct {
 	Pending string        `json:"pending,omitempty"` // the approval that it waits for
 }
 
-// Apply declares resources: all of them or none. The first apply of a tenant
-// makes it and is the operator's; later ones need the role of each kind.
-func (s *Server) Apply(ctx context.Context, c Caller, sources []resource.Source) ([]Applied, error) {
-	all, err := resource.Decode(sources)
-	if err != nil {
-		return nil, problem(Invalid, "invalid_resources", err.Error(), "correct the files and apply again; nothing was applied")
-	}
+// Apply declares resources, decoded and with their files inlined
+// (resource.Receive): all of them or none. The first apply of a tenant makes it
+// and is the operator's; later ones need the role of each kind.
+func (s *Server) Apply(ctx context.Context, c Caller, all []resource.Resource) ([]Applied, error) {
 	tenant := ""
 	for _, r := range all {
 		name := r.Metadata.Tenant
@@ -54,10 +51,7 @@ func (s *Server) Apply(ctx context.Context, c Caller, sources []resource.Source)
 	}
 	t, err := s.tenant(tenant)
 	if err != nil {
-		if t, err = s.bootstrap(ctx, c, tenant, all); err != nil {
-			return nil, err
-		}
-		return t.apply(ctx, c.Person, all, true)
+		return s.bootstrap(ctx, c, tenant, all)
 	}
 	for _, r := range all {
 		id := r.Kind + "/" + r.Metadata.Name
@@ -72,11 +66,13 @@ func (s *Server) Apply(ctx context.Context, c Caller, sources []resource.Source)
 	if err != nil {
 		return nil, err
 	}
-	return t.apply(ctx, person, all, false)
+	return t.apply(ctx, person, all)
 }
 
-// bootstrap makes a tenant for the first apply.
-func (s *Server) bootstrap(ctx context.Context, c Caller, name string, all []resource.Resource) (*tenant, error) {
+// bootstrap makes a tenant with everything of its first apply, in one
+// transaction. A crash between the log's creation and that leaves an empty log,
+// which the next first apply takes over.
+func (s *Server) bootstrap(ctx context.Context, c Caller, name string, all []resource.Resource) ([]Applied, error) {
 	i := slices.IndexFunc(all, func(r resource.Resource) bool { return r.Kind == resource.KindTenant })
 	if i < 0 {
 		return nil, problem(NotFound, "no_such_tenant", "there is no tenant "+strconv.Quote(name), "declare it: kind: Tenant")
@@ -90,17 +86,17 @@ func (s *Server) bootstrap(ctx context.Context, c Caller, name string, all []res
 			"apply with --as NAME, where NAME is a Person in the files")
 	}
 	// The whole world is checked before anything is made.
-	candidates, _ := merge(nil, all, c.Person)
-	w, err := buildWorld(candidates)
+	next, done := merge(nil, all, c.Person)
+	w, err := buildWorld(next)
 	if err != nil {
 		return nil, problem(Invalid, "invalid_resources", err.Error(), "correct the files and apply again; nothing was applied")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, err := s.ledger.Create(ctx, name, w.trustDomain+"/log"); err != nil {
-		return nil, err
-	}
 	log, err := s.ledger.Tenant(ctx, name)
+	if errors.Is(err, record.ErrNotFound) {
+		log, err = s.ledger.Create(ctx, name, w.trustDomain+"/log")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -108,15 +104,9 @@ func (s *Server) bootstrap(ctx context.Context, c Caller, name string, all []res
 	if u, err := user.LookupId(strconv.Itoa(c.UID)); err == nil {
 		by = "unix:" + u.Username
 	}
-	tr := all[i]
-	canonical, err := tr.Canonical()
-	if err != nil {
-		return nil, err
-	}
-	st := stored{Kind: tr.Kind, Name: name, Digest: tr.Digest, Author: c.Person, Applied: time.Now().UTC(), Canonical: canonical}
 	_, err = log.Append(ctx, record.Draft{Type: "tenant.created", Actor: by,
-		Body:   map[string]any{"tenant": name, "trustDomain": w.trustDomain, "demo": w.demo, "digest": tr.Digest},
-		Change: func(tx record.Tx) error { return tx.Put(kindResource, st.id(), st) }})
+		Body:   map[string]any{"tenant": name, "trustDomain": w.trustDomain, "demo": w.demo, "as": c.Person, "resources": lines(next, done, nil)},
+		Change: func(tx record.Tx) error { return putAll(tx, next, done) }})
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +115,47 @@ func (s *Server) bootstrap(ctx context.Context, c Caller, name string, all []res
 		return nil, err
 	}
 	s.tenants[name] = t
-	return t, nil
+	return t.withPending(ctx, done)
+}
+
+// line is one applied resource in a record.
+type line struct {
+	Kind   string        `json:"kind"`
+	Name   string        `json:"name"`
+	Digest action.Digest `json:"digest"`
+	Before action.Digest `json:"before,omitempty"`
+}
+
+func lines(next map[string]stored, done []Applied, before map[string]stored) []line {
+	out := []line{}
+	for _, d := range done {
+		if d.Change != "unchanged" {
+			id := d.Kind + "/" + d.Name
+			out = append(out, line{d.Kind, d.Name, next[id].Digest, before[id].Digest})
+		}
+	}
+	return out
+}
+
+func putAll(tx record.Tx, next map[string]stored, done []Applied) error {
+	for _, d := range done {
+		if d.Change != "unchanged" {
+			s := next[d.Kind+"/"+d.Name]
+			if err := tx.Put(kindResource, s.id(), s); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// withPending adds the approvals that the resources wait for.
+func (t *tenant) withPending(ctx context.Context, done []Applied) ([]Applied, error) {
+	pending, err := t.askApprovals(ctx, t.world)
+	for i, d := range done {
+		done[i].Pending = pending[d.Kind+"/"+d.Name]
+	}
+	return done, err
 }
 
 // merge lays resources over those that exist and says what changes.
@@ -159,60 +189,31 @@ func merge(have map[string]stored, all []resource.Resource, author string) (map[
 // apply checks the new world, records it with the change, and asks for the
 // approvals that it needs. A crash after the record leaves a request to make,
 // which the next start makes.
-func (t *tenant) apply(ctx context.Context, author string, all []resource.Resource, first bool) ([]Applied, error) {
+func (t *tenant) apply(ctx context.Context, author string, all []resource.Resource) ([]Applied, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	next, done := merge(t.world.resources, all, author)
+	before := t.world
+	next, done := merge(before.resources, all, author)
 	w, err := buildWorld(next)
 	if err != nil {
 		return nil, problem(Invalid, "invalid_resources", err.Error(), "correct the files and apply again; nothing was applied")
 	}
-	if w.trustDomain != t.world.trustDomain {
+	if w.trustDomain != before.trustDomain {
 		return nil, problem(Refused, "trust_domain_fixed", "the trust domain of a tenant cannot be changed", "make another tenant")
 	}
-	if w.demo != t.world.demo && !first {
+	if w.demo != before.demo {
 		return nil, problem(Refused, "demo_fixed", "a tenant cannot become a demonstration, nor stop being one", "make another tenant")
 	}
-	var changed []stored
-	for _, d := range done {
-		if d.Change != "unchanged" {
-			changed = append(changed, next[d.Kind+"/"+d.Name])
-		}
-	}
-	if len(changed) > 0 {
-		type line struct {
-			Kind   string        `json:"kind"`
-			Name   string        `json:"name"`
-			Digest action.Digest `json:"digest"`
-			Before action.Digest `json:"before,omitempty"`
-		}
-		var lines []line
-		for _, c := range changed {
-			lines = append(lines, line{c.Kind, c.Name, c.Digest, t.world.resources[c.id()].Digest})
-		}
+	if changed := lines(next, done, before.resources); len(changed) > 0 {
 		_, err = t.log.Append(ctx, record.Draft{Type: "resource.applied", Actor: "person:" + author,
-			Body: map[string]any{"resources": lines, "first": first},
-			Change: func(tx record.Tx) error {
-				for _, c := range changed {
-					if err := tx.Put(kindResource, c.id(), c); err != nil {
-						return err
-					}
-				}
-				return nil
-			}})
+			Body:   map[string]any{"resources": changed},
+			Change: func(tx record.Tx) error { return putAll(tx, next, done) }})
 		if err != nil {
 			return nil, err
 		}
 		t.world = w
 	}
-	pending, err := t.askApprovals(ctx, w)
-	if err != nil {
-		return nil, err
-	}
-	for i, d := range done {
-		done[i].Pending = pending[d.Kind+"/"+d.Name]
-	}
-	return done, nil
+	return t.withPending(ctx, done)
 }
 
 // subject of what people approve: object kind "approved", id kind/name, holds

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -110,7 +111,10 @@ func (t *tenant) holdAgainst(ctx context.Context, s *session) error {
 	if len(changes) == 0 {
 		return nil
 	}
-	if s.task.Stage == action.Production {
+	// Another harness is what a caller of run brought, not a change of the
+	// boundary: it does not run, and the certification of the right one stands.
+	brought := !slices.ContainsFunc(changes, func(c boundary.Change) bool { return !strings.HasPrefix(c.Name, "harness.") })
+	if s.task.Stage == action.Production && !brought {
 		t.lapse(ctx, s.task.Agent, "drift", changes)
 	}
 	return problem(Refused, "drift", "the boundary is not the one that was certified: "+describe(changes), "sallyport certify "+s.task.Agent)
@@ -158,16 +162,20 @@ func (t *tenant) lapse(ctx context.Context, agent, code string, changes []bounda
 	if err != nil {
 		t.srv.log.Error("the lapse could not be recorded; nothing passes", "agent", agent, "err", err)
 	}
-	if _, err := t.log.Append(ctx, record.Draft{Type: "boundary.drift", Agent: agent, Actor: "sallyport",
-		Body: map[string]any{"agent": agent, "changes": changes}}); err != nil {
-		t.srv.log.Error("the drift could not be recorded; nothing passes", "agent", agent, "err", err)
-	}
+	t.recordDrift(ctx, agent, "", changes)
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for id, s := range t.sessions {
 		if s.task.Agent == agent && s.task.Stage == action.Production {
 			go t.endTask(id, task.Revoked, "lapsed", "the certification lapsed: "+why)
 		}
+	}
+}
+
+func (t *tenant) recordDrift(ctx context.Context, agent, task string, changes []boundary.Change) {
+	if _, err := t.log.Append(ctx, record.Draft{Type: "boundary.drift", Task: task, Agent: agent, Actor: "sallyport",
+		Body: map[string]any{"agent": agent, "changes": changes}}); err != nil {
+		t.srv.log.Error("the drift could not be recorded; nothing passes", "agent", agent, "err", err)
 	}
 }
 
@@ -214,8 +222,11 @@ func (o observer) Observe(ctx context.Context, m inference.Measurement) error {
 	if len(changes) == 0 {
 		return nil
 	}
+	s.t.srv.log.Warn("drift", "agent", s.task.Agent, "task", s.task.ID, "stage", s.task.Stage, "changes", describe(changes))
 	if s.task.Stage == action.Production {
 		s.t.lapse(context.WithoutCancel(ctx), s.task.Agent, "drift", changes)
+	} else {
+		s.t.recordDrift(context.WithoutCancel(ctx), s.task.Agent, s.task.ID, changes)
 	}
 	return fmt.Errorf("the model behind this agent is not the one that was certified: %s", describe(changes))
 }

@@ -148,7 +148,7 @@ func (s *session) admit() error {
 	budgets := s.instance.Budgets
 	return s.t.srv.gate.Admit(gate.Admission{
 		Tenant: s.t.name, Task: t.ID, Agent: t.Agent, Stage: t.Stage, Tier: t.Tier, Params: t.Params,
-		Policy: decider{guardrails: guard, grant: grant, demo: s.world.demo, endpoint: s.agent.endpoint, model: s.agent.model},
+		Policy: decider{guardrails: guard, grant: grant, demo: s.world.demo, endpoint: s.agent.messages(), model: s.agent.model},
 		Holds: holds{engine: s.t.approvals, task: t, instance: s.instance, policy: guard.Digest(),
 			excluded: []string{s.agent.owner, s.agent.deputy}},
 		Log: s.t.log, Deadline: t.Started.Add(time.Duration(t.Seconds) * time.Second), MaxActions: budgets.Actions,
@@ -195,7 +195,8 @@ func (s *session) startBrowser(ctx context.Context) error {
 // serve runs f until the session stops; an error before that ends the task.
 func (s *session) serve(name string, f func() error) {
 	go func() {
-		if err := f(); err != nil {
+		// A closed listener is the end of the process that it belonged to.
+		if err := f(); err != nil && !errors.Is(err, net.ErrClosed) {
 			select {
 			case <-s.t.srv.gate.Done(s.t.name, s.task.ID):
 			default:
@@ -266,13 +267,21 @@ func (s *session) startURL() string {
 	return ""
 }
 
+// appOf names the agent's own connector that owns an origin.
+func (s *session) appOf(origin string) string {
+	if name, ok := s.world.connectors.Owner(s.task.Stage, origin); ok && s.agent.apps[name] {
+		return name
+	}
+	return ""
+}
+
 func (s *session) startHarness(ctx context.Context, h Harness) error {
 	door, err := s.egressFor("harness", nil)
 	if err != nil {
 		return err
 	}
 	screen, err := computer.New(computer.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate,
-		Screen: screen{s.browser, s.startURL()}, Journal: s.journal, Width: screenWidth, Height: screenHeight})
+		Screen: screen{s.browser, s.startURL()}, Journal: s.journal, Width: screenWidth, Height: screenHeight, AppOf: s.appOf})
 	if err != nil {
 		return err
 	}

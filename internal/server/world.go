@@ -71,6 +71,10 @@ type agent struct {
 	declared      boundary.Manifest
 }
 
+// messages is the one URL at which the agent's model is called (Anthropic
+// Messages API).
+func (a *agent) messages() string { return a.endpoint + "/v1/messages" }
+
 // buildWorld parses resources and checks them against each other.
 func buildWorld(all map[string]stored) (*world, error) {
 	w := &world{resources: all, people: map[string]*resource.PersonSpec{}, capabilities: map[string]*capability.Spec{},
@@ -215,7 +219,7 @@ func (w *world) declare(a *agent) (boundary.Manifest, error) {
 	add(boundary.Declared, here, "model.id", m.ID)
 	add(boundary.Declared, here, "model.requested", m.ID)
 	add(boundary.Declared, here, "model.provider", m.Provider)
-	add(boundary.Pinned, here, "model.endpoint", m.Endpoint) // the inference surface calls nothing else
+	add(boundary.Pinned, here, "model.endpoint", a.messages()) // the inference surface calls nothing else
 	add(boundary.Declared, here, "model.location", m.Location)
 	kind := "real"
 	if m.Scripted {

@@ -222,7 +222,7 @@ func world(t *testing.T, b provider.Behaviour, p policy, hostile ...string) (*bo
 		t.Fatal(err)
 	}
 	comp, err := computer.New(computer.Config{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Gate: g, Screen: managed{chrome, home},
-		Journal: journal, Width: 1280, Height: 800})
+		Journal: journal, Width: 1280, Height: 800, AppOf: func(string) string { return "" }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -366,6 +366,9 @@ func (s *Server) describe(op string, a aim) (action.Action, []record.Blob) {
 	}
 	act := s.action(op, e)
 	act.Element = &a.target.Element
+	if act.App = s.c.AppOf(a.target.Element.FrameOrigin); a.to != nil && s.c.AppOf(a.to.Element.FrameOrigin) != act.App {
+		act.App = "" // a drag from one application to another is on neither
+	}
 	p := act.Params
 	if len(a.in.Modifiers) > 0 {
 		p["modifiers"] = strings.Join(a.in.Modifiers, "+")

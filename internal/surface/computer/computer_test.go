@@ -181,7 +181,7 @@ func startOn(t *testing.T, p policy, s0 computer.Screen) *fixture {
 		t.Fatal(err)
 	}
 	s, err := computer.New(computer.Config{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Gate: f.gate, Screen: s0,
-		Journal: f.journal, Width: 1280, Height: 800})
+		Journal: f.journal, Width: 1280, Height: 800, AppOf: appOf})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,6 +189,10 @@ func startOn(t *testing.T, p policy, s0 computer.Screen) *fixture {
 	t.Cleanup(srv.Close)
 	f.url = srv.URL
 	return f
+}
+
+func appOf(origin string) string {
+	return map[string]string{"https://iam.example": "iam", "https://tickets.example": "tickets"}[origin]
 }
 
 type answer struct {
@@ -602,6 +606,27 @@ func TestHome(t *testing.T) {
 	}
 }
 
+// An input names the application that owns the frame it goes to; one on an
+// unknown origin, or a drag across two applications, names none.
+func TestInputNamesTheApplication(t *testing.T) {
+	f := start(t, allowAll)
+	f.screen.at = func(_, x, _ int) computer.Target {
+		return computer.Target{Element: action.Element{FrameOrigin: map[int]string{1: "https://iam.example", 2: "https://tickets.example", 3: "https://evil.localhost"}[x]}}
+	}
+	for _, tc := range []struct{ body, app string }{
+		{`{"action":"left_click","coordinate":[1,1]}`, "iam"},
+		{`{"action":"left_click","coordinate":[3,1]}`, ""},
+		{`{"action":"left_click_drag","start_coordinate":[1,1],"coordinate":[1,1]}`, "iam"},
+		{`{"action":"left_click_drag","start_coordinate":[1,1],"coordinate":[2,1]}`, ""},
+		{`{"action":"left_click_drag","start_coordinate":[3,1],"coordinate":[2,1]}`, ""},
+	} {
+		f.post(anthropic, tc.body)
+		if got := f.log.decided[len(f.log.decided)-1].Action.App; got != tc.app {
+			t.Errorf("%s: got %q, want %q", tc.body, got, tc.app)
+		}
+	}
+}
+
 func TestCursorPosition(t *testing.T) {
 	f := start(t, allowAll)
 	f.post(anthropic, `{"action":"mouse_move","coordinate":[33,44]}`)
@@ -671,7 +696,7 @@ func FuzzActions(f *testing.F) {
 	f.Add([]byte(`{"action":"type","text":"a\nb"}`))
 	g := gate.New(func() string { return "a" })
 	scr := &screen{}
-	s, err := computer.New(computer.Config{Tenant: "t", Task: "t", Agent: "a", Gate: g, Screen: scr, Journal: computer.NewJournal(), Width: 1280, Height: 800})
+	s, err := computer.New(computer.Config{Tenant: "t", Task: "t", Agent: "a", Gate: g, Screen: scr, Journal: computer.NewJournal(), Width: 1280, Height: 800, AppOf: appOf})
 	if err != nil {
 		f.Fatal(err)
 	}

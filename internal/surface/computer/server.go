@@ -27,6 +27,9 @@ type Config struct {
 	Screen              Screen
 	Journal             *Journal
 	Width, Height       int // of the screen, pixels
+	// AppOf names the connector that owns an origin, or "": an input on an
+	// origin that nobody owns is on no application.
+	AppOf func(origin string) string
 }
 
 // Server is the computer endpoint of one task.
@@ -45,7 +48,7 @@ type Server struct {
 
 // New makes the endpoint. The cursor starts in the middle of the screen.
 func New(c Config) (*Server, error) {
-	if c.Tenant == "" || c.Task == "" || c.Agent == "" || c.Gate == nil || c.Screen == nil || c.Journal == nil || c.Width < 1 || c.Height < 1 {
+	if c.Tenant == "" || c.Task == "" || c.Agent == "" || c.Gate == nil || c.Screen == nil || c.Journal == nil || c.Width < 1 || c.Height < 1 || c.AppOf == nil {
 		return nil, errors.New("computer: incomplete configuration")
 	}
 	key := make([]byte, 32)
