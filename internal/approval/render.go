@@ -38,7 +38,7 @@ func Render(s Statement) string {
 		}
 		b.WriteString(title + "\n")
 		for _, k := range slices.Sorted(maps.Keys(m)) {
-			fmt.Fprintf(&b, "%s%-18s %s\n", mark, visibleName(k), visible(m[k]))
+			fmt.Fprintf(&b, "%s%-18s %s\n", mark, escape(k), visible(m[k]))
 		}
 	}
 	b.WriteString("You are asked to approve:\n")
@@ -87,8 +87,6 @@ func visible(v string) string {
 	return fmt.Sprintf(`"%s" ... "%s" (folded: %d characters, %d bytes, %s)%s`,
 		escape(string(r[:foldHead])), escape(string(r[n-foldTail:])), n, len(v), canon.Digest([]byte(v)), note)
 }
-
-func visibleName(k string) string { return escape(k) }
 
 // blanks are letters and symbols that show as nothing.
 const blanks = "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"

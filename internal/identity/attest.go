@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -149,9 +148,4 @@ func (l Launch) selectors() []string {
 		s = append(s, "launch:pidns:"+strconv.FormatUint(l.PIDNS, 10))
 	}
 	return s
-}
-
-// String is the launch in one line, for errors and logs.
-func (l Launch) String() string {
-	return l.Tenant + "/" + l.Agent + "/" + l.Task + " [" + strings.Join(l.selectors(), " ") + "]"
 }

@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -273,12 +272,4 @@ func earlier(a, b time.Time) time.Time {
 		return b
 	}
 	return a
-}
-
-// isRefusal returns the code of a refusal, or "".
-func isRefusal(err error) string {
-	if r, ok := errors.AsType[*Refusal](err); ok {
-		return r.Code
-	}
-	return ""
 }

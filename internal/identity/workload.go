@@ -289,7 +289,7 @@ func (s *workloadServer) ValidateJWTSVID(ctx context.Context, r *workload.Valida
 	}
 	sub, c, err := s.i.verifyJWT(ctx, r.Svid, r.Audience)
 	if err != nil {
-		if isRefusal(err) != "" {
+		if _, ok := errors.AsType[*Refusal](err); ok {
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
 		return nil, s.deny(p, err)
