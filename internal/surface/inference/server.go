@@ -24,8 +24,9 @@ import (
 )
 
 const (
-	// DefaultMaxBody bounds a request, in bytes: the provider's own limit.
-	DefaultMaxBody = 32 << 20
+	// DefaultMaxBody bounds a request, in bytes. It is below what the ledger
+	// keeps as one payload: what cannot be recorded is not sent.
+	DefaultMaxBody = 15 << 20
 	// maxAnswer bounds an answer that is not a stream, in bytes.
 	maxAnswer  = 32 << 20
 	apiVersion = "2023-06-01"
