@@ -264,17 +264,22 @@ func (a *authority) Live(context.Context, string, string) error {
 	return nil
 }
 
-// faultyLog fails Append of one type while it is down.
+// faultyLog fails Append while it is down.
 type faultyLog struct {
 	record.Log
-	down atomic.Bool
+	down  atomic.Bool
+	after func(record.Draft) // called after a record is durable
 }
 
 func (l *faultyLog) Append(ctx context.Context, d record.Draft) (record.Entry, error) {
 	if l.down.Load() {
 		return record.Entry{}, errors.New("disk is full")
 	}
-	return l.Log.Append(ctx, d)
+	e, err := l.Log.Append(ctx, d)
+	if l.after != nil && err == nil {
+		l.after(d)
+	}
+	return e, err
 }
 
 // fixture is an issuer with its log.

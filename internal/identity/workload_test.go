@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/sallyport-dev/sallyport/internal/identity"
+	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
 const wantID = "spiffe://acme.example/agent/helpdesk/task/t-1"
@@ -158,6 +159,29 @@ func TestTaskEndedMidStream(t *testing.T) {
 	}
 	if after := len(f.entries(t, "identity.issued")); after != before {
 		t.Errorf("issued after the end: got %d records, want %d", after, before)
+	}
+}
+
+// The task ends in the instant between the record and the answer: the record
+// stays, the SVID does not go out.
+func TestTaskEndedWhileRecording(t *testing.T) {
+	f := newFixture(t, identity.Config{})
+	f.log.after = func(d record.Draft) {
+		if d.Type == "identity.issued" {
+			f.issuer.Revoke(d.Task)
+		}
+	}
+	tok, err := f.issuer.IssueJWT(t.Context(), aWorkload(), aud)
+	wantCode(t, err, "task_ended")
+	if tok.Reveal() != "" {
+		t.Error("token: got one, want none")
+	}
+	w := aWorkload()
+	w.Task = "t-2"
+	_, err = f.issuer.IssueX509(t.Context(), w)
+	wantCode(t, err, "task_ended")
+	if n := len(f.entries(t, "identity.issued")); n != 2 {
+		t.Errorf("issued records: got %d, want 2", n)
 	}
 }
 
