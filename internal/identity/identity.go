@@ -26,7 +26,8 @@
 // store without the sealing key holds no signing key.
 //
 // Record bodies written here: identity.authority (authorityBody),
-// identity.issued (issuedBody), identity.refused (refusedBody).
+// identity.attested (attestedBody), identity.issued (issuedBody),
+// identity.refused (refusedBody).
 package identity
 
 import (

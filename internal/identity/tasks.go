@@ -117,6 +117,7 @@ func (t *tasks) closeAll() {
 }
 
 // Revoke ends a task's identity: after it returns nothing is issued for the
-// task, and its streams end. What was issued before lives on until it expires,
+// task, and its streams end; a stream whose caller does not read ends when
+// ServeWorkload's context does. What was issued before lives on until it expires,
 // MaxTTL at most; that is why doors ask for the epoch and not for an SVID.
 func (i *Issuer) Revoke(task string) { i.tasks.revoke(task) }
