@@ -12,7 +12,8 @@
 //  1. read strictly: closed list of members, tools and content sources
 //  2. Observer.Observe(request): drift lapses the certification before the gate
 //     is asked, so the gate already sees it
-//  3. gate: decided and recorded with the request body as evidence
+//  3. gate: decided and recorded with the request body as evidence (strings that
+//     an earlier call put on record are named by digest, see evidence.go)
 //  4. the permit is consumed over what will be sent; the key is put in; sent
 //  5. the response's model is read and Observer.Observe(response) is asked
 //     before one byte of the response goes to the harness

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/surface/inference"
@@ -31,6 +32,7 @@ type memory struct {
 	mu       sync.Mutex
 	decided  []gate.Decided
 	outcomes []gate.Outcome
+	blobs    [][]byte
 	text     string
 }
 
@@ -40,6 +42,9 @@ func (m *memory) Append(_ context.Context, d record.Draft) (record.Entry, error)
 	switch b := d.Body.(type) {
 	case gate.Decided:
 		m.decided = append(m.decided, b)
+		for _, x := range d.Blobs {
+			m.blobs = append(m.blobs, x.Data)
+		}
 	case gate.Outcome:
 		m.outcomes = append(m.outcomes, b)
 	}
@@ -542,6 +547,45 @@ func TestUpstreamCertificateIsVerified(t *testing.T) {
 	for _, u := range []string{"http://127.0.0.1", "https://user@host", "https://host/v1", "https://host?x", "", "ftp://host"} {
 		if _, err := inference.New(inference.Config{Tenant: "t", Task: "t", Agent: "a", Gate: f.gate, Observer: f.pins, Key: key("k"), Upstream: u}); err == nil {
 			t.Errorf("upstream %q was accepted", u)
+		}
+	}
+}
+
+// A screenshot that is sent again with every call is on record once, and the
+// exact bodies can be put together again from the evidence.
+func TestEvidenceKeepsLongStringsOnce(t *testing.T) {
+	f := start(t, func(w http.ResponseWriter, r *http.Request) { message(w, "claude-sample-1") })
+	shot := `"` + strings.Repeat("QUJD", 5000) + `"`
+	image := `{"type":"image", "source":{"type":"base64","media_type":"image/png","data":` + shot + `}}`
+	body := func(tail string) string {
+		return `{"model":"claude-sample-1", "max_tokens":10,"messages":[{"role":"user","content":[` + image + `,{"type":"text","text":"` + tail + `"}]}]}`
+	}
+	var sent []string
+	for _, tail := range []string{"one", "two", `"quoted" ` + strings.Repeat("é", 3000)} {
+		b := body(strings.ReplaceAll(tail, `"`, `\"`))
+		sent = append(sent, b, b)
+		for range 2 {
+			if status, got := f.post(b); status != 200 {
+				t.Fatalf("got %d %s", status, got)
+			}
+		}
+	}
+	literals := map[string]string{}
+	for i, blob := range f.log.blobs {
+		if i > 0 && len(blob) > 7000 {
+			t.Errorf("evidence %d has %d bytes", i, len(blob))
+		}
+		whole := string(blob)
+		for sum, lit := range literals {
+			whole = strings.ReplaceAll(whole, `"`+sum+`"`, lit)
+		}
+		if whole != sent[i] || string(canon.Digest([]byte(whole))) != f.log.decided[i].Action.Params["bodyDigest"] {
+			t.Errorf("evidence %d does not give the body back", i)
+		}
+		for _, lit := range []string{shot, `"\"quoted\" ` + strings.Repeat("é", 3000) + `"`} {
+			if strings.Contains(string(blob), lit) {
+				literals[string(canon.Digest([]byte(lit)))] = lit
+			}
 		}
 	}
 }

@@ -58,6 +58,7 @@ type Server struct {
 	upstream string // scheme://host[:port]
 	client   *http.Client
 	http     *http.Server
+	kept     kept
 }
 
 // New makes the endpoint. It does not touch the network.
@@ -72,7 +73,7 @@ func New(c Config) (*Server, error) {
 	if c.MaxBody == 0 {
 		c.MaxBody = DefaultMaxBody
 	}
-	s := &Server{c: c, upstream: "https://" + u.Host}
+	s := &Server{c: c, upstream: "https://" + u.Host, kept: kept{seen: map[action.Digest]bool{}}}
 	s.client = &http.Client{
 		// No proxy of the environment: the route is the operator's choice. No
 		// compression: what is read is what was sent. No redirect is followed.
@@ -192,7 +193,7 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request, m measured, body [
 	a := s.action("messages", action.Read)
 	for k, v := range map[string]string{"model": m.Model, "systemDigest": string(m.SystemDigest), "toolsDigest": string(m.ToolsDigest),
 		"samplingDigest": string(m.SamplingDigest), "endpoint": m.Endpoint, "stream": strconv.FormatBool(m.stream),
-		"maxTokens": strconv.FormatInt(m.maxTokens, 10), "betas": strings.Join(m.Betas, ",")} {
+		"maxTokens": strconv.FormatInt(m.maxTokens, 10), "betas": strings.Join(m.Betas, ","), "bodyDigest": string(canon.Digest(body))} {
 		a.Params[k] = v
 	}
 	a.Digest = form{m.url, m.Betas, canon.Digest(body)}.digest()
@@ -201,7 +202,8 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request, m measured, body [
 	// when the gate looks. The call is recorded in either case.
 	drift := s.c.Observer.Observe(r.Context(), m.Measurement)
 	ex := &exchange{s: s, w: w, m: m, body: body}
-	res := s.c.Gate.Act(r.Context(), a, []record.Blob{{Name: "request-body", Type: "application/json", Data: body}},
+	evidence, fresh := s.kept.shorten(body)
+	res := s.c.Gate.Act(r.Context(), a, []record.Blob{{Name: "request-body", Type: "application/json", Data: evidence}},
 		func(ctx context.Context, p gate.Permit) action.Outcome {
 			if drift != nil {
 				ex.refuse(drifted)
@@ -212,6 +214,9 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request, m measured, body [
 			}
 			return ex.send(ctx)
 		})
+	if res.Seq >= 0 {
+		s.kept.recorded(fresh)
+	}
 	if ex.started {
 		return
 	}
