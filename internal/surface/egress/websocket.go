@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha1"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -68,9 +69,9 @@ func (x *exchange) relay(ctx context.Context, resp *http.Response, s *scrubber) 
 	}
 	x.started = true
 	client.raw.Store(true)
-	cut := func() { up.Close(); client.Close() }
+	cut := func() { up.Close(); client.sever() }
 	defer cut()
-	defer context.AfterFunc(ctx, cut)()
+	defer onDone(ctx, cut)()
 	h := http.Header{}
 	copyResponseHeader(h, resp.Header, !x.rec.OwnCredentials, s)
 	h.Del("Content-Type")
@@ -96,6 +97,15 @@ func (x *exchange) relay(ctx context.Context, resp *http.Response, s *scrubber) 
 	cut()
 	<-sent
 	return outcome
+}
+
+// sever closes the socket under TLS first: a goodbye to a client that does not
+// read would take seconds.
+func (w *wire) sever() {
+	if tc, ok := w.Conn.(*tls.Conn); ok {
+		tc.NetConn().Close()
+	}
+	w.Close()
 }
 
 // accepted checks the server's part of the handshake (RFC 6455 section 4.1), so
