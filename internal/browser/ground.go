@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"net/url"
 	"strings"
@@ -82,6 +83,23 @@ func (t *frameTree) find(id string) (frameInfo, bool) {
 	return frameInfo{}, false
 }
 
+// ids are all frames of the tree.
+func (t *frameTree) ids() iter.Seq[string] {
+	return func(yield func(string) bool) { t.each(yield) }
+}
+
+func (t *frameTree) each(yield func(string) bool) bool {
+	if !yield(t.Frame.ID) {
+		return false
+	}
+	for i := range t.Children {
+		if !t.Children[i].each(yield) {
+			return false
+		}
+	}
+	return true
+}
+
 // parent is the frame that holds the frame id, in the same process.
 func (t *frameTree) parent(id string) (frameInfo, bool) {
 	for i := range t.Children {
@@ -143,7 +161,7 @@ func (b *Browser) settled(ctx context.Context, find func(context.Context, *sessi
 		if g, err = find(ctx, page); err == nil {
 			return g, nil
 		}
-		if pe := (*protocolError)(nil); !errors.As(err, &pe) {
+		if !protocol(err) {
 			return Grounded{}, err
 		}
 	}

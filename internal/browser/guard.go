@@ -193,41 +193,53 @@ func (b *Browser) on(ctx context.Context, p place, member string, spec *armSpec)
 func quote(s string) string { b, _ := json.Marshal(s); return string(b) }
 
 // sweep makes every other frame of the page deny, whatever its document did to
-// its listeners, and waits until they all do. A frame that is gone needs
-// nothing: the document that replaced it started with a guard.
+// its listeners, and waits until they all do. It asks the browser for the
+// frames, since one that was never loaded (an empty iframe that a page wrote
+// into) has had no document start to put a guard there. A frame that is gone
+// needs nothing: the document that replaced it started with a guard.
 func (b *Browser) sweep(ctx context.Context, page *session, spec armSpec) error {
-	type frame struct {
-		session string
-		world   int
-	}
-	b.mu.Lock()
-	var all []frame
-	for _, s := range b.sessions {
-		if s.guarded() && s.page() == page {
-			for _, w := range s.worlds {
-				all = append(all, frame{s.id, w})
-			}
-		}
-	}
-	b.mu.Unlock()
-	if len(all) > maxFrames {
-		return fmt.Errorf("%w: more than %d frames", ErrGuard, maxFrames)
-	}
 	js, err := json.Marshal(spec)
 	if err != nil {
 		return err
 	}
+	b.mu.Lock()
+	var all []*session
+	for _, s := range b.sessions {
+		if s.guarded() && s.page() == page {
+			all = append(all, s)
+		}
+	}
+	b.mu.Unlock()
+	trees := make([]*call, len(all))
+	for i, s := range all {
+		trees[i] = b.conn.send(s.id, "Page.getFrameTree", nil)
+	}
+	n := 0
 	var calls []*call
-	for _, f := range all {
-		calls = append(calls, b.conn.send(f.session, "Runtime.evaluate",
-			obj{"expression": b.guard.key + ".clear(" + string(js) + ")", "contextId": f.world}))
+	for i, s := range all {
+		var ta treeAnswer
+		if err := trees[i].get(ctx, &ta); err != nil {
+			if protocol(err) {
+				continue
+			}
+			return err
+		}
+		for id := range ta.Tree.ids() {
+			if n++; n > maxFrames {
+				return fmt.Errorf("%w: more than %d frames", ErrGuard, maxFrames)
+			}
+			k, err := b.clear(ctx, s, id, string(js))
+			if err != nil {
+				return err
+			}
+			if k != nil {
+				calls = append(calls, k)
+			}
+		}
 	}
 	for _, k := range calls {
 		var r evalAnswer
-		if err := k.get(ctx, &r); err != nil {
-			if pe := (*protocolError)(nil); errors.As(err, &pe) {
-				continue
-			}
+		if err := k.get(ctx, &r); err != nil && !protocol(err) {
 			return err
 		}
 		if r.Exception != nil {
@@ -235,6 +247,30 @@ func (b *Browser) sweep(ctx context.Context, page *session, spec armSpec) error 
 		}
 	}
 	return nil
+}
+
+// clear sends a frame's guard the order to deny, and puts it there first where
+// it is missing. It returns nil for a frame that is gone.
+func (b *Browser) clear(ctx context.Context, s *session, frame, spec string) (*call, error) {
+	b.mu.Lock()
+	w, js := s.worlds[frame], b.guard.key+".clear("+spec+")"
+	b.mu.Unlock()
+	if w == 0 {
+		var err error
+		if w, err = b.world(ctx, s.id, frame); protocol(err) {
+			return nil, nil
+		} else if err != nil {
+			return nil, err
+		}
+		js = b.guard.source + ";" + js
+	}
+	return b.conn.send(s.id, "Runtime.evaluate", obj{"expression": js, "contextId": w}), nil
+}
+
+// protocol says that the browser refused, as it does for what is gone.
+func protocol(err error) bool {
+	var pe *protocolError
+	return errors.As(err, &pe)
 }
 
 // disarm ends the armed time of a frame and returns what its guard saw.

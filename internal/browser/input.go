@@ -253,7 +253,7 @@ func (f *flying) arm(g Grounded, s armSpec) (place, error) {
 	} else {
 		now, p, err = f.b.groundPoint(f.ctx, f.page, g.X, g.Y, &s)
 	}
-	if pe := (*protocolError)(nil); errors.As(err, &pe) {
+	if protocol(err) {
 		return p, fmt.Errorf("%w: %w", ErrMoved, err) // the document went away meanwhile
 	}
 	if err != nil {
@@ -288,7 +288,7 @@ func (f *flying) ready(s armSpec) error {
 func (f *flying) sent(calls ...*call) error {
 	for _, k := range calls {
 		err := k.get(f.ctx, nil)
-		if pe := (*protocolError)(nil); err != nil && !errors.As(err, &pe) {
+		if err != nil && !protocol(err) {
 			return fmt.Errorf("%w: %w", ErrNotSeen, err)
 		}
 	}
