@@ -308,12 +308,12 @@ func TestAddresses(t *testing.T) {
 			}
 		}
 	}
-	for _, a := range []string{"127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"} {
+	for _, a := range []string{"127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "10.0.0.1", "192.168.1.1", "172.16.0.1", "100.64.0.1", "fd00::1"} {
 		if permitted(netip.MustParseAddr(a), false) || !permitted(netip.MustParseAddr(a), true) {
-			t.Errorf("%s: loopback needs permission", a)
+			t.Errorf("%s: a local address needs permission", a)
 		}
 	}
-	for _, a := range []string{"10.0.0.1", "192.0.2.1", "2001:db8::1", "fd00::1", "64:ff9b::c000:201", "2002:c000:201::1"} {
+	for _, a := range []string{"192.0.2.1", "2001:db8::1", "64:ff9b::c000:201", "2002:c000:201::1"} {
 		if !permitted(netip.MustParseAddr(a), false) {
 			t.Errorf("%s is refused", a)
 		}

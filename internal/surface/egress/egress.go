@@ -54,7 +54,7 @@ type Recognized struct {
 	// Allowed: a connector of this stage owns the origin. Without it nothing is
 	// sent, even if the gate allows.
 	Allowed bool
-	// AllowLocal: the origin may be on this machine's loopback.
+	// AllowLocal: the origin may be at a loopback or private address.
 	AllowLocal bool
 	// OwnCredentials: the client's own Cookie and Authorization are sent and
 	// Set-Cookie reaches it. By default the origin is brokered.
@@ -72,6 +72,10 @@ type Recognized struct {
 // with the same credentials, as part of the same action.
 type ReadBack struct {
 	Path, Query string
+	// Before, if any, is given the answer of the same GET immediately before the
+	// request is sent; status is 0 if there was none. A crash between the two
+	// leaves a decision without an outcome, as everywhere.
+	Before func(status int, body []byte)
 	// Verify returns "verified", "failed" or "unknown".
 	Verify func(status int, body []byte) string
 }

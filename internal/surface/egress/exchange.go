@@ -59,6 +59,13 @@ func (x *exchange) dispatch(ctx context.Context, permit gate.Permit) action.Outc
 	if err := x.inject(ctx); err != nil {
 		return x.failed("credentials_refused")
 	}
+	if rb := x.rec.ReadBack; rb != nil && rb.Before != nil {
+		status, body, err := x.ask(ctx, rb)
+		if err != nil {
+			status, body = 0, nil
+		}
+		rb.Before(status, body)
+	}
 	var touched atomic.Bool
 	out := x.out.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { touched.Store(true) },
@@ -171,42 +178,52 @@ func (x *exchange) readBack(ctx context.Context, rb *ReadBack, status int) strin
 	if status >= 400 {
 		return "failed"
 	}
-	const unknown = "unknown"
-	path, _, code := splitPath(rb.Path)
-	if code != "" || path != rb.Path {
-		return unknown
+	got, body, err := x.ask(ctx, rb)
+	if err != nil {
+		return "unknown"
 	}
-	// The client may be gone; the answer is still wanted, within its own limit.
+	switch v := rb.Verify(got, body); v {
+	case "verified", "failed":
+		return v
+	}
+	return "unknown"
+}
+
+var errReadBack = errors.New("read-back has no usable answer")
+
+// ask makes the GET of a read-back, with credentials, on the same origin.
+func (x *exchange) ask(ctx context.Context, rb *ReadBack) (int, []byte, error) {
+	path, query, code := splitPath(rb.Path + "?" + rb.Query)
+	if code != "" || path != rb.Path || query != rb.Query {
+		return 0, nil, errReadBack
+	}
 	ctx, cancel := context.WithTimeout(ctx, readBackTimeout)
 	defer cancel()
-	r := outgoing(action.Request{Method: "GET", Origin: x.in.to.origin(), Path: rb.Path, Query: rb.Query},
+	r := outgoing(action.Request{Method: "GET", Origin: x.in.to.origin(), Path: path, Query: query},
 		http.Header{"Accept": {"*/*"}, "User-Agent": nil, "Accept-Encoding": {"gzip"}}, nil)
-	if c := x.p.cfg.Credentials; c != nil && !x.rec.OwnCredentials {
-		if err := inject(ctx, c, r); err != nil {
-			return unknown
+	brokered := x.p.cfg.Credentials != nil && !x.rec.OwnCredentials
+	if brokered {
+		if err := inject(ctx, x.p.cfg.Credentials, r); err != nil {
+			return 0, nil, err
 		}
 	}
 	resp, err := x.up.tr.RoundTrip(r.WithContext(ctx))
 	if err != nil {
-		return unknown
+		return 0, nil, err
 	}
 	defer resp.Body.Close()
-	if c := x.p.cfg.Credentials; c != nil && !x.rec.OwnCredentials {
-		c.Observe(resp)
+	if brokered {
+		x.p.cfg.Credentials.Observe(resp)
 	}
 	body, _, err := decode(resp, "GET")
 	if err != nil {
-		return unknown
+		return 0, nil, err
 	}
 	data, err := io.ReadAll(io.LimitReader(body, readBackSize+1))
 	if err != nil || len(data) > readBackSize {
-		return unknown
+		return 0, nil, errReadBack
 	}
-	switch v := rb.Verify(resp.StatusCode, data); v {
-	case "verified", "failed":
-		return v
-	}
-	return unknown
+	return resp.StatusCode, data, nil
 }
 
 // isText reports whether a body is searched for secrets: everything but media

@@ -64,8 +64,11 @@ type incoming struct {
 func (in incoming) request(r *http.Request) action.Request {
 	a := action.Request{Method: r.Method, Origin: in.to.origin(), Path: in.path, Query: in.query,
 		BodyType: r.Header.Get("Content-Type"), Destination: r.Header.Get("Sec-Fetch-Dest")}
+	// Connectors tell a handshake by this word, so a client cannot just say it.
 	if in.websocket {
 		a.Destination = "websocket"
+	} else if strings.EqualFold(a.Destination, "websocket") {
+		a.Destination = ""
 	}
 	if len(in.body) > 0 {
 		a.BodyDigest, a.BodySize = canon.Digest(in.body), int64(len(in.body))
@@ -226,8 +229,9 @@ func (p *Proxy) action(req action.Request, rec Recognized, websocket bool) actio
 	for k, v := range rec.Params {
 		a.Params[k] = v
 	}
-	unmatched := rec.Operation == "" || !rec.Allowed
-	if _, err := action.ParseEffect(string(rec.Effect)); err != nil && !unmatched {
+	const none = "egress.unmatched"
+	unmatched := rec.Operation == "" || rec.Operation == none || !rec.Allowed
+	if _, err := action.ParseEffect(string(rec.Effect)); err != nil && (!unmatched || rec.Effect != "") {
 		a.Effect = action.Irreversible
 	}
 	switch {
@@ -235,14 +239,18 @@ func (p *Proxy) action(req action.Request, rec Recognized, websocket bool) actio
 		// A socket can write, whatever its handshake looks like.
 		a.Operation, a.Effect = "egress.websocket", action.Write
 	case unmatched:
-		a.Operation, a.Effect = "egress.unmatched", action.Read
-		if writes(req.Method) {
+		// The connector may know better that it is not a mere read.
+		a.Operation = none
+		if rec.Effect == "" || rec.Effect == action.Observe {
+			a.Effect = action.Read
+		}
+		if writes(req.Method) && !a.Effect.Changes() {
 			a.Effect = action.Write
 		}
 	default:
 		return a
 	}
-	a.Params = map[string]string{"method": req.Method, "origin": req.Origin}
+	a.Params["method"], a.Params["origin"] = req.Method, req.Origin
 	if !rec.Allowed {
 		a.App = ""
 		if p.cfg.Source == "browser" && browserInternal(req.Origin) {

@@ -134,3 +134,38 @@ func TestParallel(t *testing.T) {
 		}
 	}
 }
+
+// TestUnmatchedEffect: a connector can call a request more than a read, never
+// less than its method.
+func TestUnmatchedEffect(t *testing.T) {
+	o := newOrigin(t, false, nil)
+	var rec Recognized
+	r := newRig(t, o, nil, func(c *Config) {
+		c.Connectors = connectors(func(q action.Request, _ []byte) (Recognized, error) {
+			if q.Destination != "" {
+				t.Errorf("destination %q", q.Destination)
+			}
+			return rec, nil
+		})
+	})
+	for _, tc := range []struct {
+		method       string
+		effect, want action.Effect
+	}{{"GET", "", action.Read}, {"GET", action.Observe, action.Read}, {"GET", action.Write, action.Write}, {"POST", action.Read, action.Write},
+		{"POST", "", action.Write}, {"POST", action.Privileged, action.Privileged}, {"GET", "new", action.Irreversible}} {
+		for _, op := range []string{"", "egress.unmatched"} {
+			rec = Recognized{App: "app", Operation: op, Effect: tc.effect, Params: map[string]string{"why": "no_operation"}, Allowed: true, AllowLocal: true}
+			req, _ := http.NewRequest(tc.method, o.name()+"/x", nil)
+			req.Header.Set("Sec-Fetch-Dest", "WebSocket") // said, but not done
+			resp, err := r.client(false).Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			read(t, resp)
+			a := r.last(t).Action
+			if !a.Unmatched() || a.Effect != tc.want || a.Params["why"] != "no_operation" || a.Params["method"] != tc.method || a.App != "app" {
+				t.Errorf("%+v: recorded %+v", tc, a)
+			}
+		}
+	}
+}

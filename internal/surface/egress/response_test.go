@@ -303,10 +303,12 @@ func TestReadBack(t *testing.T) {
 		return "odd"
 	}
 	path := "/state"
+	var before []string
 	r := newRig(t, o, nil, func(c *Config) {
 		c.Credentials = &jar{value: "c00kie"}
 		c.Connectors = connectors(func(action.Request, []byte) (Recognized, error) {
-			return Recognized{Operation: "app.write", Effect: action.Write, Allowed: true, AllowLocal: true, ReadBack: &ReadBack{Path: path, Verify: verify}}, nil
+			return Recognized{Operation: "app.write", Effect: action.Write, Allowed: true, AllowLocal: true, ReadBack: &ReadBack{Path: path, Verify: verify,
+				Before: func(s int, b []byte) { before = append(before, fmt.Sprint(s, string(b))) }}}, nil
 		})
 	})
 	for _, tc := range []struct {
@@ -327,6 +329,9 @@ func TestReadBack(t *testing.T) {
 		if got := lastOutcome(t, r); got.ReadBack != tc.want || got.State != action.Done {
 			t.Errorf("%+v: got %+v", tc, got)
 		}
+	}
+	if got, want := fmt.Sprint(before), "[200reset:session=c00kie 200 200reset:session=c00kie 0]"; got != want {
+		t.Errorf("before %s, want %s", got, want)
 	}
 }
 

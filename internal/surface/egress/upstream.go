@@ -200,14 +200,15 @@ var (
 	compatible = netip.MustParsePrefix("::/96")
 	thisNet    = netip.MustParsePrefix("0.0.0.0/8")
 	reserved4  = netip.MustParsePrefix("240.0.0.0/4") // and broadcast
+	shared     = netip.MustParsePrefix("100.64.0.0/10")
 	// metadata services of clouds that are not link-local
 	metadata = []netip.Addr{netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("100.100.100.200"), netip.MustParseAddr("168.63.129.16")}
 )
 
-// permitted reports whether an origin may be at a. Loopback needs allowLocal;
-// link-local, multicast, unspecified, reserved and cloud metadata addresses are
-// never permitted. Private addresses are: the applications of a company are
-// there. But a private address inside a transition address is a disguise.
+// permitted reports whether an origin may be at a. Loopback, private and shared
+// (RFC 6598) addresses need allowLocal; link-local, multicast, unspecified,
+// reserved and cloud metadata addresses are never permitted, and neither is any
+// of all these inside a transition address, which would be a disguise.
 func permitted(a netip.Addr, allowLocal bool) bool {
 	if !a.IsValid() || a.Zone() != "" {
 		return false
@@ -218,7 +219,7 @@ func permitted(a netip.Addr, allowLocal bool) bool {
 	if slices.Contains(metadata, a) || a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() || a.IsInterfaceLocalMulticast() {
 		return false
 	}
-	if a.IsLoopback() {
+	if a.IsLoopback() || a.IsPrivate() || shared.Contains(a) {
 		return allowLocal
 	}
 	if a.Is4() {
@@ -241,7 +242,7 @@ func permitted(a netip.Addr, allowLocal bool) bool {
 
 func plainV4(b []byte) bool {
 	a, _ := netip.AddrFromSlice(b)
-	return !a.IsPrivate() && permitted(a, false)
+	return permitted(a, false)
 }
 
 // systemDialer uses the resolver and the network of this machine.
