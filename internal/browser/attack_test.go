@@ -1,9 +1,11 @@
 package browser
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
+	"time"
 )
 
 const twoButtons = `<body style="margin:0"><style>button{position:absolute;width:200px;height:60px}</style>
@@ -173,11 +175,13 @@ func TestPopups(t *testing.T) {
 
 	// about:blank, written by its opener, swapping on the press: guarded too.
 	w.load("opener2", `<body style="margin:0"><button style="position:absolute;left:20px;top:20px;width:200px;height:60px" onclick="pop()">Open</button>`)
-	w.eval("window.pop=()=>{const p=open('about:blank');p.document.write(" + quote(twoButtons) +
+	w.eval("window.pop=()=>{const p=window.popped=open('about:blank');p.document.write(" + quote(twoButtons) +
 		");p.document.close();p.onpointerdown=()=>{p.safe.style.left='600px';p.del.style.left='20px'}};1")
 	w.must(w.ground(100, 50), Click{})
-	if err := w.await(t.Context(), func() bool { return len(w.Browser.pages) == 2 }); err != nil {
-		t.Fatal(err)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := w.await(ctx, func() bool { return len(w.Browser.pages) == 2 }); err != nil {
+		t.Fatal(err, w.eval("String(window.popped)"))
 	}
 	w.until("document.getElementById('safe')")
 	if err := w.do(w.ground(100, 50), Click{}); !errors.Is(err, ErrBlocked) {
