@@ -6,8 +6,9 @@
 // caller's limit.
 //
 // Numbers: RFC 8785 gives every number the precision of an IEEE 754 double, so
-// an integer beyond ±2^53 would silently become another one. Marshal and
-// Unmarshal refuse it; carry such values as strings. A time.Duration is its
+// an integer beyond ±2^53 would silently become another one, and 1e999 the
+// largest double. Marshal and Unmarshal refuse them; carry such values as
+// strings. A time.Duration is its
 // nanoseconds.
 package canon
 
@@ -50,11 +51,15 @@ func Marshal(v any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkIntegers(b); err != nil {
+	if err := checkNumbers(b); err != nil {
 		return nil, err
 	}
 	val := jsontext.Value(b)
 	if err := val.Canonicalize(); err != nil {
+		return nil, err
+	}
+	// Again: a large double without a fraction has become an integer.
+	if err := checkNumbers(val); err != nil {
 		return nil, err
 	}
 	return val, nil
@@ -66,7 +71,7 @@ func Unmarshal(data []byte, limit int, v any) error {
 	if err := Check(data, limit); err != nil {
 		return err
 	}
-	if err := checkIntegers(data); err != nil {
+	if err := checkNumbers(data); err != nil {
 		return err
 	}
 	return json.Unmarshal(data, v, json.RejectUnknownMembers(true), style)
@@ -104,9 +109,9 @@ func Check(data []byte, limit int) error {
 	return nil
 }
 
-// checkIntegers refuses integers that a double cannot hold exactly. b is valid
-// JSON, so a number outside a string starts with a digit or a minus sign.
-func checkIntegers(b []byte) error {
+// checkNumbers refuses integers that a double cannot hold exactly, and numbers
+// beyond its range. b is valid JSON, so a number outside a string starts with a digit or a minus sign.
+func checkNumbers(b []byte) error {
 	for i := 0; i < len(b); {
 		switch c := b[i]; {
 		case c == '"':
@@ -121,12 +126,18 @@ func checkIntegers(b []byte) error {
 			for ; i < len(b) && bytes.IndexByte([]byte("+-.0123456789eE"), b[i]) >= 0; i++ {
 				integer = integer && b[i] != '.' && b[i] != 'e' && b[i] != 'E'
 			}
-			if !integer || i-start < 16 {
+			if !integer {
+				if _, err := strconv.ParseFloat(string(b[start:i]), 64); err != nil {
+					return fmt.Errorf("json: number %.40s is out of range", b[start:i])
+				}
+				continue
+			}
+			if i-start < 16 {
 				continue
 			}
 			n, err := strconv.ParseInt(string(b[start:i]), 10, 64)
 			if err != nil || n > MaxInteger || n < -MaxInteger {
-				return fmt.Errorf("json: integer %s is beyond ±2^53", b[start:i])
+				return fmt.Errorf("json: integer %.40s is beyond ±2^53", b[start:i])
 			}
 		default:
 			i++

@@ -1,7 +1,9 @@
 package canon_test
 
 import (
+	"errors"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,4 +42,100 @@ func TestIntegersBeyondDoubleAreRefused(t *testing.T) {
 	if err := canon.Unmarshal([]byte(`{"n":9007199254740993}`), 100, &v); err == nil {
 		t.Errorf("got %v, want an error", v)
 	}
+}
+
+// TestRFC8785Vectors are the examples of RFC 8785: section 3.2.3 (sorting),
+// section 3.2.2 (strings, literals) and appendix B (numbers).
+func TestRFC8785Vectors(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{`{"numbers":[333333333.33333329,1E30,4.50,2e-3,0.000000000000000000000000001],"string":"\u20ac$\u000F\u000aA'\u0042\u0022\u005c\\\"\/","literals":[null,true,false]}`,
+			`{"literals":[null,true,false],"numbers":[333333333.3333333,1e+30,4.5,0.002,1e-27],"string":"€$\u000f\nA'B\"\\\\\"/"}`},
+		{`{"\u20ac":"Euro Sign","\r":"Carriage Return","\ufb33":"Hebrew Letter Dalet With Dagesh","1":"One","\ud83d\ude00":"Emoji: Grinning Face","\u0080":"Control","\u00f6":"Latin Small Letter O With Diaeresis"}`,
+			"{\"\\r\":\"Carriage Return\",\"1\":\"One\",\"\u0080\":\"Control\",\"ö\":\"Latin Small Letter O With Diaeresis\",\"€\":\"Euro Sign\",\"😀\":\"Emoji: Grinning Face\",\"\ufb33\":\"Hebrew Letter Dalet With Dagesh\"}"},
+		{`[-0.0,5e-324,-5e-324,1.7976931348623157e308,1e21,1e-7,1.0]`,
+			`[0,5e-324,-5e-324,1.7976931348623157e+308,1e+21,1e-7,1]`},
+	} {
+		got, err := canon.Marshal(canon.Value(c.in))
+		if err != nil || string(got) != c.want {
+			t.Errorf("got  %s, %v\nwant %s", got, err, c.want)
+		}
+	}
+}
+
+func TestStrictReading(t *testing.T) {
+	deep := strings.Repeat("[", canon.MaxDepth+1) + strings.Repeat("]", canon.MaxDepth+1)
+	for name, in := range map[string]string{
+		"empty": ``, "blank": ` `, "duplicate": `{"a":1,"a":2}`, "duplicate_escaped": `{"a":1,"\u0061":2}`, "nested_duplicate": `{"x":[{"a":1,"a":1}]}`,
+		"trailing": `{} {}`, "trailing_junk": `{}x`, "cut_off": `{"a":`, "deep": deep, "invalid_utf8": "{\"a\":\"\xff\"}", "invalid_utf8_name": "{\"\xff\":1}",
+		"lone_surrogate": `{"a":"\ud800"}`, "comment": `{}//x`, "single_quotes": `{'a':1}`, "trailing_comma": `[1,]`, "nan": `NaN`, "infinity": `-Infinity`,
+		"leading_zero": `01`, "plus": `+1`, "hex": `0x1`, "bare_dot": `1.`, "bom": "\ufeff{}", "control": "\"\x01\"", "utf16": "{\x00}\x00", "nul": "{}\x00",
+	} {
+		if err := canon.Check([]byte(in), 1000); err == nil {
+			t.Errorf("%s: got no error", name)
+		}
+		var v any
+		if err := canon.Unmarshal([]byte(in), 1000, &v); err == nil {
+			t.Errorf("%s: got %v", name, v)
+		}
+		if err := canon.UnmarshalOpen([]byte(in), 1000, &v); err == nil {
+			t.Errorf("%s, open: got %v", name, v)
+		}
+	}
+	ok := strings.Repeat("[", canon.MaxDepth) + strings.Repeat("]", canon.MaxDepth)
+	if err := canon.Check([]byte(" "+ok+"\r\n\t"), 1000); err != nil {
+		t.Error(err)
+	}
+	if err := canon.Check([]byte(`[1]`), 2); !errors.Is(err, canon.ErrTooLarge) {
+		t.Errorf("got %v, want %v", err, canon.ErrTooLarge)
+	}
+	var v struct {
+		A int `json:"a"`
+	}
+	if err := canon.Unmarshal([]byte(`{"a":1,"b":2}`), 100, &v); err == nil {
+		t.Error("unknown member: got no error")
+	}
+	if err := canon.Unmarshal([]byte(`{"A":1}`), 100, &v); err == nil {
+		t.Error("member in another case: got no error")
+	}
+	if err := canon.UnmarshalOpen([]byte(`{"a":1,"b":2}`), 100, &v); err != nil || v.A != 1 {
+		t.Errorf("open: got %v, %v", v, err)
+	}
+}
+
+func TestMarshalRefuses(t *testing.T) {
+	for name, v := range map[string]any{"nan": math.NaN(), "infinity": math.Inf(1), "utf8": "\xff", "raw_duplicate": canon.Value(`{"a":1,"a":1}`),
+		"raw_junk": canon.Value(`{}x`), "raw_huge": canon.Value(`1e999`), "raw_large": canon.Value(`10000000000000000.0`), "large": 1e20, "function": func() {}} {
+		if b, err := canon.Marshal(v); err == nil {
+			t.Errorf("%s: got %s", name, b)
+		}
+	}
+}
+
+// FuzzRoundTrip: what is read strictly has one canonical form, which reads the
+// same and is its own canonical form.
+func FuzzRoundTrip(f *testing.F) {
+	for _, s := range []string{`{}`, `[1,-0,1.5,"\u0000\u2028"]`, `{"b":1,"a":{"é":"😀"}}`, `1e-7`, `9007199254740993`, `"\"\\"`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		if canon.Check(in, 1<<16) != nil {
+			return
+		}
+		one, err := canon.Marshal(canon.Value(in))
+		if err != nil {
+			return // a number that a double cannot hold
+		}
+		two, err := canon.Marshal(canon.Value(one))
+		if err != nil || string(one) != string(two) {
+			t.Fatalf("%q: got %s, then %s, %v", in, one, two, err)
+		}
+		var v any
+		if err := canon.Unmarshal(one, 1<<20, &v); err != nil {
+			t.Fatalf("%s: %v", one, err)
+		}
+		three, err := canon.Marshal(v)
+		if err != nil || string(three) != string(one) {
+			t.Fatalf("%s: through values: %s, %v", one, three, err)
+		}
+	})
 }
