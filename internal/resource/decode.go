@@ -340,6 +340,13 @@ func (r *Resource) check(report func(*Error)) {
 	}
 }
 
+// resolver is a spec that can refer to files.
+type resolver interface {
+	// Resolve puts the content of each file in the place of its path. With an
+	// error of read it changes nothing that was not read.
+	Resolve(read func(path string) ([]byte, error)) error
+}
+
 // Inline puts the content of referred files (policies, prompts, public keys,
 // certificates) into the resources and checks them again. read gets the path as
 // written and the file that it was written in. The client calls it before
@@ -348,9 +355,7 @@ func Inline(rs []Resource, read func(from, path string) ([]byte, error)) error {
 	var errs Errors
 	for i := range rs {
 		r := &rs[i]
-		if s, ok := r.Spec.(interface {
-			Resolve(func(path string) ([]byte, error)) error
-		}); ok {
+		if s, ok := r.Spec.(resolver); ok {
 			err := s.Resolve(func(path string) ([]byte, error) { return read(r.File, path) })
 			if err != nil {
 				errs = append(errs, r.problem("spec", "%v", err))

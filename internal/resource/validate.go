@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -103,7 +104,16 @@ func (v *validator) person(r *Resource, path, name string, role Role) {
 	}
 }
 
+var errUnresolved = errors.New("is a path: the client puts the content in its place before it sends anything")
+
 func (v *validator) one(r *Resource) {
+	// Nothing here opens a path. A spec whose references are all resolved asks
+	// for none.
+	if s, ok := r.Spec.(resolver); ok {
+		if err := s.Resolve(func(string) ([]byte, error) { return nil, errUnresolved }); err != nil {
+			v.bad(r, "spec", "%v", err)
+		}
+	}
 	switch s := r.Spec.(type) {
 	case *TenantSpec:
 		if s.Retention != "" {

@@ -1,0 +1,332 @@
+package resource_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sallyport-dev/sallyport/internal/capability"
+	"github.com/sallyport-dev/sallyport/internal/resource"
+)
+
+const person = "apiVersion: sallyport/v1\nkind: Person\nmetadata: {name: ines, tenant: acme}\nspec:\n"
+
+func decode(text string) ([]resource.Resource, error) {
+	return resource.Decode([]resource.Source{{Name: "f.yaml", Data: []byte(text)}})
+}
+
+// TestStrict: each is a file that a lenient reader takes. want are the places
+// and the beginnings of all errors.
+func TestStrict(t *testing.T) {
+	for _, tt := range []struct {
+		name, text string
+		want       []string
+	}{
+		{"unknown_field", person + "  displayName: I\n  roles: [approver]\n  admin: true\n", []string{"f.yaml:7: spec.admin: is not a field here"}},
+		{"unknown_field_case", person + "  displayname: I\n  roles: [approver]\n", []string{"f.yaml:5: spec.displayname: is not a field here", "f.yaml:5: spec.displayName: is missing"}},
+		{"missing_field", person + "  displayName: I\n", []string{"f.yaml:5: spec.roles: is missing"}},
+		{"empty_required", person + "  displayName: ''\n  roles: [owner]\n", []string{"f.yaml:5: spec.displayName: must not be empty"}},
+		{"key_twice", person + "  displayName: I\n  roles: [auditor]\n  roles: [approver]\n", []string{"f.yaml:7: spec.roles: is given twice, first in line 6"}},
+		{"key_twice_quoted", person + "  displayName: I\n  roles: [auditor]\n  \"roles\": [approver]\n", []string{"f.yaml:7: spec.roles: is given twice"}},
+		{"key_twice_flow", strings.Replace(person, "tenant: acme", "tenant: acme, tenant: other", 1) + "  displayName: I\n  roles: [owner]\n", []string{"f.yaml:3: metadata.tenant: is given twice"}},
+		{"spec_twice", person + "  displayName: I\n  roles: [owner]\nspec:\n  displayName: J\n  roles: [approver]\n", []string{"f.yaml:7: spec: is given twice, first in line 4"}},
+		{"number_for_text", person + "  displayName: 1\n  roles: [owner]\n", []string{"f.yaml:5: spec.displayName: want a text, got a number: put it in quotes"}},
+		{"bool_for_text", person + "  displayName: true\n  roles: [owner]\n", []string{"f.yaml:5: spec.displayName: want a text, got true or false"}},
+		{"null", person + "  displayName: ~\n  roles: [owner]\n", []string{"f.yaml:5: spec.displayName: want a text, got nothing"}},
+		{"nothing", person + "  displayName:\n  roles: [owner]\n", []string{"f.yaml:5: spec.displayName: want a text, got nothing"}},
+		{"text_for_list", person + "  displayName: I\n  roles: owner\n", []string{"f.yaml:6: spec.roles: want a list, got a text"}},
+		{"unknown_word", person + "  displayName: I\n  roles: [owner, root]\n", []string{"f.yaml:6: spec.roles[1]: want one of owner"}},
+		{"anchor", person + "  displayName: &a I\n  roles: [owner]\n", []string{"f.yaml:5: spec.displayName: want a text, got an anchor or alias"}},
+		{"alias", person + "  displayName: I\n  roles: &r [owner]\n  sshKeys: *r\n", []string{"f.yaml:6: spec.roles: want a list, got an anchor", "f.yaml:7: spec.sshKeys: want a list, got an anchor"}},
+		{"merge", person + "  <<: {displayName: I}\n  roles: [owner]\n", []string{"f.yaml:5: spec: want a plain text as key", "f.yaml:5: spec.displayName: is missing"}},
+		{"tag", person + "  displayName: !!str I\n  roles: [owner]\n", []string{"f.yaml:5: spec.displayName: want a text, got a tag"}},
+		{"number_as_key", person + "  1: x\n  displayName: I\n  roles: [owner]\n", []string{"f.yaml:5: spec: want a plain text as key"}},
+		{"bidi", person + "  displayName: \"I\\u202enes\"\n  roles: [owner]\n", []string{"f.yaml:5: spec.displayName: has a control or formatting"}},
+		{"octal", retention("010"), []string{"f.yaml:4: spec.days: want a whole number in plain digits"}},
+		{"hexadecimal", retention("0x10"), []string{"f.yaml:4: spec.days: want a whole number in plain digits"}},
+		{"underscores", retention("1_0"), []string{"f.yaml:4: spec.days: want a whole number in plain digits"}},
+		{"float", retention("1.0"), []string{"f.yaml:4: spec.days: want a whole number, got a number"}},
+		{"huge", retention("99999999999999999999"), []string{"f.yaml:4: spec.days: want a whole number"}},
+		{"quoted_number", retention("'90'"), []string{"f.yaml:4: spec.days: want a whole number, got a text"}},
+		{"several_mistakes", person + "  displayName: 1\n  roles: [x]\n  y: 1\n", []string{"f.yaml:5:", "f.yaml:6:", "f.yaml:7:"}},
+		{"second_document", retention("90") + "---\n" + retention("0x1"), []string{"f.yaml:10: spec.days"}},
+		// The parser drops everything after an empty document.
+		{"after_empty_document", "---\n---\n# nothing\n---\n" + retention("x"), []string{"f.yaml:8: spec.days"}},
+		{"document_on_marker", "--- {kind: Person}\n", []string{"f.yaml:1: want --- alone"}},
+		{"end_marker", retention("90") + "...\nhidden: 1\n", []string{"f.yaml:6: want --- alone"}},
+		{"directive", "%YAML 1.1\n---\n" + retention("90"), []string{"f.yaml:1: want --- alone"}},
+		{"wrong_version", strings.Replace(retention("90"), "v1", "v2", 1), []string{"f.yaml:1: apiVersion: want sallyport/v1"}},
+		{"wrong_kind", strings.Replace(retention("90"), "Retention", "retention", 1), []string{"f.yaml:2: kind: want one of"}},
+		{"wrong_name", strings.Replace(retention("90"), "name: r", "name: R", 1), []string{"f.yaml:3: metadata.name"}},
+		{"path_in_name", strings.Replace(retention("90"), "name: r", "name: ../r", 1), []string{"f.yaml:3: metadata.name"}},
+		{"no_tenant", strings.Replace(retention("90"), ", tenant: acme", "", 1), []string{"f.yaml:3: metadata.tenant: is missing"}},
+		{"no_spec", "apiVersion: sallyport/v1\nkind: Retention\nmetadata: {name: r, tenant: acme}\n", []string{"f.yaml:1: spec: is missing"}},
+		{"only_spec", "spec: {days: 90}\n", []string{"f.yaml:1: want a resource"}},
+		{"text", "hello\n", []string{"f.yaml:1: want a resource"}},
+		{"list", "- a\n", []string{"f.yaml:1: want a resource"}},
+		{"not_utf8", "a: \xff\n", []string{"f.yaml: file is not UTF-8"}},
+		{"brackets", "a: " + strings.Repeat("[", 10_000) + "\n", []string{"f.yaml:1: nested too deep"}},
+		{"brackets_over_lines", strings.Repeat("[\n", 10_000), []string{"f.yaml:33: nested too deep"}},
+		{"dashes", strings.Repeat("- ", 10_000) + "a\n", []string{"f.yaml:1: nested too deep"}},
+		{"question_marks", strings.Repeat("? ", 10_000) + "a\n", []string{"f.yaml:1: nested too deep"}},
+		{"too_large", strings.Repeat("# x\n", 300_000), []string{"f.yaml: file is 1200000 bytes"}},
+		{"too_many", strings.Repeat("---\n", 600), []string{"f.yaml: 601 documents"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			rs, err := decode(tt.text)
+			var errs resource.Errors
+			if !errors.As(err, &errs) || rs != nil {
+				t.Fatalf("got %v, %v, want errors and no resource", rs, err)
+			}
+			for i := range max(len(errs), len(tt.want)) {
+				got, want := "", "nothing"
+				if i < len(errs) {
+					got = errs[i].Error()
+				}
+				if i < len(tt.want) {
+					want = tt.want[i]
+				}
+				if !strings.HasPrefix(got, want) {
+					t.Errorf("error %d: got %q, want %q", i, got, want)
+				}
+			}
+		})
+	}
+}
+
+func retention(days string) string {
+	return "apiVersion: sallyport/v1\nkind: Retention\nmetadata: {name: r, tenant: acme}\nspec: {days: " + days + "}\n# end\n"
+}
+
+// TestSecretsAreNeverInline: a password in a file is refused with the way to do
+// it right, and no error repeats it.
+func TestSecretsAreNeverInline(t *testing.T) {
+	const head = "apiVersion: sallyport/v1\nkind: CredentialSource\nmetadata: {name: c, tenant: acme}\nspec:\n  type: static-form\n  connector: iam\n  account: svc\n"
+	for name, rest := range map[string]string{
+		"password":         "  password: hunter2-hunter2\n  secret: {sealed: iam}\n",
+		"secret_text":      "  secret: hunter2-hunter2\n",
+		"secret_value":     "  secret: {value: hunter2-hunter2}\n",
+		"secret_password":  "  secret: {sealed: iam, password: hunter2-hunter2}\n",
+		"secret_as_name":   "  secret: {sealed: Hunter2-hunter2!}\n",
+		"secret_in_list":   "  secret: [hunter2-hunter2]\n",
+		"secret_as_number": "  secret: 12345678\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := decode(head + rest)
+			if err == nil {
+				t.Fatal("got no error")
+			}
+			if s := strings.ToLower(err.Error()); strings.Contains(s, "hunter2") || strings.Contains(s, "12345678") {
+				t.Errorf("the error repeats the secret: %v", err)
+			}
+			if name != "secret_as_name" && !strings.Contains(err.Error(), "sallyport secret put") {
+				t.Errorf("got %v, want the way to do it right", err)
+			}
+		})
+	}
+	private := "-----BEGIN OPENSSH PRIVATE KEY-----"
+	if _, err := decode(person + "  displayName: I\n  roles: [owner]\n  sshKeys: ['" + private + "']\n"); err == nil || !strings.Contains(err.Error(), "private key") || strings.Contains(err.Error(), private) {
+		t.Errorf("private key: got %v", err)
+	}
+}
+
+// TestDigestIsOfTheMeaning: comments, order, quoting and style do not matter;
+// every value does.
+func TestDigestIsOfTheMeaning(t *testing.T) {
+	digest := func(text string) string {
+		t.Helper()
+		rs, err := decode(text)
+		if err != nil || len(rs) != 1 {
+			t.Fatalf("%v, %v\n%s", rs, err, text)
+		}
+		return string(rs[0].Digest)
+	}
+	a := digest(person + "  displayName: Ines\n  roles: [approver, owner]\n")
+	for name, text := range map[string]string{
+		"block":   "# c\n" + person + "  roles:\n    - \"approver\" # c\n    - 'owner'\n  displayName: >-\n    Ines\n",
+		"reorder": "spec: {roles: [approver, owner], displayName: Ines}\nmetadata:\n  tenant: acme\n  name: ines\nkind: Person\napiVersion: sallyport/v1\n",
+		"crlf":    strings.ReplaceAll(person+"  displayName: Ines\n  roles: [approver, owner]\n", "\n", "\r\n"),
+		"json":    `{"apiVersion":"sallyport/v1","kind":"Person","metadata":{"name":"ines","tenant":"acme"},"spec":{"displayName":"\u0049nes","roles":["approver","owner"]}}`,
+	} {
+		if b := digest(text); a != b {
+			t.Errorf("%s: got digest %s, want %s", name, b, a)
+		}
+	}
+	for name, text := range map[string]string{
+		"value":  person + "  displayName: ines\n  roles: [approver, owner]\n",
+		"order":  person + "  displayName: Ines\n  roles: [owner, approver]\n",
+		"tenant": strings.Replace(person, "acme", "other", 1) + "  displayName: Ines\n  roles: [approver, owner]\n",
+	} {
+		if b := digest(text); a == b {
+			t.Errorf("%s: another resource has the same digest", name)
+		}
+	}
+}
+
+// TestInlineReadsOnlyWhatIsNamed and puts it in the place of the path.
+func TestInline(t *testing.T) {
+	rs, err := decode(person + "  displayName: I\n  roles: [approver]\n  sshKeyFiles: [keys/ines.pub]\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := rs[0].Digest
+	err = resource.Validate(append(tenant(t, "acme", false), rs...))
+	if err == nil || !strings.Contains(err.Error(), "is a path") {
+		t.Errorf("unresolved: got %v, want an error", err)
+	}
+	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS ines"
+	var asked []string
+	if err := resource.Inline(rs, func(from, path string) ([]byte, error) {
+		asked = append(asked, from+" "+path)
+		return []byte("# comment\n" + key + "\n\n"), nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	p := rs[0].Spec.(*resource.PersonSpec)
+	if len(p.SSHKeys) != 1 || p.SSHKeys[0] != key || p.SSHKeyFiles != nil || len(asked) != 1 || asked[0] != "f.yaml keys/ines.pub" {
+		t.Errorf("got %+v after asking %v", p, asked)
+	}
+	if rs[0].Digest == before {
+		t.Error("the digest is still of the path")
+	}
+	if err := resource.Validate(append(tenant(t, "acme", false), rs...)); err != nil {
+		t.Errorf("resolved: got %v", err)
+	}
+	// What a file holds is checked as if it were written in place.
+	rs, _ = decode(person + "  displayName: I\n  roles: [approver]\n  sshKeyFiles: [k]\n")
+	if err := resource.Inline(rs, func(string, string) ([]byte, error) { return []byte("not a key"), nil }); err == nil || !strings.Contains(err.Error(), "f.yaml:4: spec.sshKeys[0]") {
+		t.Errorf("bad key: got %v", err)
+	}
+}
+
+func tenant(t *testing.T, name string, demo bool) []resource.Resource {
+	t.Helper()
+	rs, err := decode(fmt.Sprintf("apiVersion: sallyport/v1\nkind: Tenant\nmetadata: {name: %s}\nspec: {trustDomain: %s.example, demo: %v}\n", name, name, demo))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rs
+}
+
+// TestCrossReferences starts from testdata/valid.yaml and breaks one reference
+// at a time.
+func TestCrossReferences(t *testing.T) {
+	valid, err := os.ReadFile(filepath.Join("testdata", "valid.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rs, err := decode(string(valid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := resource.Validate(rs); err != nil {
+		t.Fatalf("testdata/valid.yaml: %v", err)
+	}
+	for _, tt := range []struct{ name, old, new, want string }{
+		{"unknown_owner", "owner: mara", "owner: nobody", `spec.owner: there is no Person "nobody"`},
+		{"owner_without_role", "owner: mara", "owner: ines", "spec.owner: ines does not have the role owner"},
+		{"deputy_is_owner", "deputy: tom", "deputy: mara", "spec.deputy: is the owner"},
+		{"unknown_connector", "connectors: [iam]", "connectors: [iam, pay]", `spec.connectors[1]: there is no Connector "pay"`},
+		{"unreachable_capability", "connectors: [iam]", "connectors: []", "uses connector iam, which the agent does not have"},
+		{"unknown_capability", "capabilities: [disable]", "capabilities: [enable]", `there is no Capability "enable"`},
+		{"unknown_policy_set", "policySets: [rules]", "policySets: [rule]", `there is no PolicySet "rule"`},
+		{"unknown_suite", "suites: [core]", "suites: [cor]", `there is no Suite "cor"`},
+		{"undeclared_operation", "name: iam.user.disable", "name: iam.user.disabled", "no connector declares iam.user.disable"},
+		{"operation_of_no_connector", "max: 1", "max: 1\n      app: hr", `there is no Connector "hr"`},
+		{"unlimited_parameter", `where: {user: "{{user}}"}`, "where: {}", `says nothing about parameter "user"`},
+		{"unknown_parameter", `where: {user: "{{user}}"}`, `where: {user: "{{user}}", group: x}`, `has no parameter "group"`},
+		{"unknown_read", "reads: [iam]", "reads: [mail]", `there is no Connector "mail"`},
+		{"unknown_credential", "credentials: [iam-svc]", "credentials: [svc]", `there is no CredentialSource "svc"`},
+		{"credential_for_no_connector", "connector: iam\n  account", "connector: pay\n  account", `spec.connector: there is no Connector "pay"`},
+		{"hold_by_no_role", "approvers: approver", "approvers: boss", `there is no role "boss"`},
+		{"hold_by_too_many", "approvers: approver", "approvers: approver, count: 2", "asks 2 with the role approver, and there are 1"},
+		{"same_account", "unixUser: tom", "unixUser: mara", "is the account of mara already"},
+		{"same_key", "IGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAT tom", "IGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS other-comment", "is the key of mara already"},
+		{"scripted_model", "location: eu", "location: eu, scripted: true", "only a demo tenant accepts a scripted model"},
+		{"suite_parameters", "params: {user: jo}", "params: {user: JO}", `parameter "user" does not match`},
+		{"fixture", "trials: 5", "trials: 5\n  fixture: {estate: 'http://127.0.0.1:1'}", "only a demo tenant has a sample estate"},
+		{"other_tenant", "name: iam, tenant: acme", "name: iam, tenant: other", `there is no tenant "other"`},
+		{"name_twice", "name: tom, tenant: acme", "name: mara, tenant: acme", "Person mara is declared before, at f.yaml:"},
+		{"origin_twice", "kind: PolicySet", "kind: Connector\nmetadata: {name: iam2, tenant: acme}\nspec:\n  stages: {production: {origins: [{name: main, url: 'https://iam.example'}]}}\n---\napiVersion: sallyport/v1\nkind: PolicySet", "is claimed before, at f.yaml:"},
+		{"unknown_retention", "retention: year", "retention: month", `there is no Retention "month"`},
+		{"unknown_witness", "retention: year", "retention: year\n  witnesses: [w]", `there is no Witness "w"`},
+		{"holds_secrets_and_approves", "roles: [approver]", "roles: [approver, secrets-administrator]", "nobody is both secrets-administrator and approver"},
+		{"holds_secrets_and_writes_policy", "roles: [approver]", "roles: [policy-author, secrets-administrator]", "nobody is both secrets-administrator and policy-author"},
+		{"holds_secrets_and_identities", "roles: [approver]", "roles: [secrets-administrator, identity-administrator]", "nobody is both secrets-administrator and identity-administrator"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if strings.Count(string(valid), tt.old) != 1 {
+				t.Fatalf("testdata/valid.yaml has %q %d times, want once", tt.old, strings.Count(string(valid), tt.old))
+			}
+			rs, err := decode(strings.Replace(string(valid), tt.old, tt.new, 1))
+			if err == nil {
+				err = resource.Validate(rs)
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.HasPrefix(err.Error(), "f.yaml:") {
+				t.Errorf("got %v, want %q with its place", err, tt.want)
+			}
+		})
+	}
+}
+
+// TestReferencesNeverCrossTenants: the same names in another tenant are of no
+// use, even when they exist there.
+func TestReferencesNeverCrossTenants(t *testing.T) {
+	valid, err := os.ReadFile(filepath.Join("testdata", "valid.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rs, err := decode(string(valid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{resource.KindPerson, resource.KindConnector, resource.KindCapability, resource.KindPolicySet, resource.KindSuite, resource.KindCredentialSource} {
+		moved := append(tenant(t, "other", false), rs...)
+		for i := range moved {
+			if moved[i].Kind == kind {
+				moved[i].Metadata.Tenant = "other"
+			}
+		}
+		if resource.Validate(moved) == nil {
+			t.Errorf("references to a %s of another tenant are accepted", kind)
+		}
+	}
+	if _, ok := resource.Of[capability.Spec](rs, "other", "disable"); ok {
+		t.Error("Of reaches into another tenant")
+	}
+}
+
+// FuzzDecode: no input panics, runs away or is half accepted; what is accepted
+// reads back from its canonical form to the same digest.
+func FuzzDecode(f *testing.F) {
+	valid, err := os.ReadFile(filepath.Join("testdata", "valid.yaml"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(string(valid))
+	f.Add(person + "  displayName: |\n    a\n  roles:\n  - owner\n")
+	f.Add("a: &a [*a]\n? b\n: {<<: *a}\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		rs, err := decode(text)
+		if err != nil {
+			return
+		}
+		for _, r := range rs {
+			b, err := r.Canonical()
+			if err != nil {
+				t.Fatal(err)
+			}
+			back, err := resource.FromCanonical(b)
+			if err != nil || back.Digest != r.Digest {
+				t.Fatalf("%v: %s, %s\n%s", err, back.Digest, r.Digest, b)
+			}
+			again, err := decode(string(b))
+			if err != nil || len(again) != 1 || again[0].Digest != r.Digest {
+				t.Fatalf("canonical form does not decode: %v\n%s", err, b)
+			}
+		}
+	})
+}
