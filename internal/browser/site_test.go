@@ -147,13 +147,15 @@ func (w *world) must(g Grounded, in Input) {
 // eval runs script in the page's own world, as the page's author could.
 func (w *world) eval(script string) string {
 	w.t.Helper()
-	page, err := w.current(w.t.Context())
+	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
+	defer cancel()
+	page, err := w.current(ctx)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	r, err := w.conn.eval(w.t.Context(), page.id, "Runtime.evaluate", obj{"expression": script, "returnByValue": true, "awaitPromise": true})
+	r, err := w.conn.eval(ctx, page.id, "Runtime.evaluate", obj{"expression": script, "returnByValue": true, "awaitPromise": true})
 	if err != nil {
-		w.t.Fatal(err)
+		w.t.Fatalf("%v: %s", err, script)
 	}
 	return strings.Trim(string(r.Value), `"`)
 }

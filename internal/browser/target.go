@@ -120,8 +120,10 @@ func (b *Browser) onAttached(m message) error {
 	b.sessions[s.id] = s
 	if s.kind == "page" {
 		if len(b.pages) >= maxPages {
-			go b.conn.send("", "Target.closeTarget", obj{"targetId": s.target})
-			delete(b.sessions, s.id)
+			go func() { // a paused page holds up the page that opened it, so it runs before it goes
+				b.prepare(s)
+				b.conn.send("", "Target.closeTarget", obj{"targetId": s.target})
+			}()
 			return nil
 		}
 		b.pages = append(b.pages, s)
