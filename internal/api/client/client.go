@@ -1,0 +1,371 @@
+// Package client talks to a running server over its Unix sockets. The command
+// line uses it, and so may any program on this machine.
+//
+// Not trusted: the server's words about what is signed. Approve signs the bytes
+// that the server sent, after they were read strictly; a caller shows what it
+// reads in those bytes, not the server's text.
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/approval"
+	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/certify"
+	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/server"
+	"github.com/sallyport-dev/sallyport/internal/task"
+)
+
+// Client calls one server as one person. Its methods may be used from several
+// goroutines.
+type Client struct {
+	socket string
+	tenant string
+	person string
+	http   *http.Client
+}
+
+// New makes a client of the server whose API socket is at path. tenant may be
+// empty where there is one; person may be empty where this user is one.
+func New(path, tenant, person string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, "unix", path)
+		if err != nil {
+			return nil, &Unreachable{Path: path, Err: err}
+		}
+		return c, nil
+	}
+	return &Client{socket: path, tenant: tenant, person: person,
+		http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableCompression: true}}}
+}
+
+// As is the same client as another person.
+func (c *Client) As(person string) *Client {
+	d := *c
+	d.person = person
+	return &d
+}
+
+// Unreachable says that no server answers. The caller should say how to start
+// one.
+type Unreachable struct {
+	Path string
+	Err  error
+}
+
+func (u *Unreachable) Error() string { return "no server answers at " + u.Path }
+func (u *Unreachable) Unwrap() error { return u.Err }
+
+// Refusal is what a server answers when it does not do what was asked.
+type Refusal struct {
+	Status int // HTTP
+	server.Problem
+}
+
+func (r *Refusal) Error() string { return r.Problem.Error() }
+
+// Invalid reports whether the request itself was wrong, not its moment or its
+// sender.
+func (r *Refusal) Invalid() bool {
+	return r.Status == http.StatusBadRequest || r.Status == http.StatusRequestEntityTooLarge
+}
+
+// maxAnswer bounds an answer that is not streamed.
+const maxAnswer = 256 << 20
+
+func (c *Client) send(ctx context.Context, method, path string, q url.Values, body io.Reader) (*http.Response, error) {
+	if q == nil {
+		q = url.Values{}
+	}
+	if c.tenant != "" {
+		q.Set("tenant", c.tenant)
+	}
+	u := "http://sallyport/api/v1/" + path
+	if len(q) > 0 {
+		u += "?" + q.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u, body)
+	if err != nil {
+		return nil, err
+	}
+	if c.person != "" {
+		req.Header.Set(api.AsHeader, c.person)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var u *Unreachable
+		if errors.As(err, &u) {
+			return nil, u
+		}
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	r := &Refusal{Status: resp.StatusCode}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil || json.Unmarshal(b, &r.Problem) != nil || r.Code == "" {
+		r.Problem = server.Problem{Code: "unreadable_answer", Reason: "the server answered " + resp.Status + " and no reason"}
+	}
+	return nil, r
+}
+
+// call sends in, if not nil, as JSON and reads the answer into out.
+func (c *Client) call(ctx context.Context, method, path string, q url.Values, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(b)
+	}
+	resp, err := c.send(ctx, method, path, q, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return fmt.Errorf("answer of the server: %w", err)
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return fmt.Errorf("answer of the server: %w", err)
+	}
+	return nil
+}
+
+// seg is one segment of a path.
+func seg(s string) string { return url.PathEscape(s) }
+
+// Apply declares resources that were decoded and inlined.
+func (c *Client) Apply(ctx context.Context, all []resource.Resource) ([]server.Applied, error) {
+	var in api.ApplyRequest
+	for i := range all {
+		b, err := all[i].Canonical()
+		if err != nil {
+			return nil, err
+		}
+		in.Resources = append(in.Resources, canon.Value(b))
+	}
+	var out api.ApplyResponse
+	err := c.call(ctx, http.MethodPost, "apply", nil, in, &out)
+	return out.Resources, err
+}
+
+// Resources reads declared resources: of one kind, or of all when kind is
+// empty; one, when name is given.
+func (c *Client) Resources(ctx context.Context, kind, name string) ([]json.RawMessage, error) {
+	path := "resources"
+	if kind != "" {
+		path += "/" + seg(kind)
+	}
+	if name != "" {
+		path += "/" + seg(name)
+	}
+	var out []json.RawMessage
+	return out, c.call(ctx, http.MethodGet, path, nil, nil, &out)
+}
+
+// OpenTask declares an intent.
+func (c *Client) OpenTask(ctx context.Context, in server.Intent) (task.Task, error) {
+	var out task.Task
+	return out, c.call(ctx, http.MethodPost, "tasks", nil, in, &out)
+}
+
+// Task reads one task.
+func (c *Client) Task(ctx context.Context, id string) (task.Task, error) {
+	var out task.Task
+	return out, c.call(ctx, http.MethodGet, "tasks/"+seg(id), nil, nil, &out)
+}
+
+// Tasks lists all tasks.
+func (c *Client) Tasks(ctx context.Context) ([]task.Task, error) {
+	var out []task.Task
+	return out, c.call(ctx, http.MethodGet, "tasks", nil, nil, &out)
+}
+
+// CloseTask ends a task.
+func (c *Client) CloseTask(ctx context.Context, id string) (task.Task, error) {
+	var out task.Task
+	return out, c.call(ctx, http.MethodPost, "tasks/"+seg(id)+"/close", nil, nil, &out)
+}
+
+// Approvals lists approvals in a state; empty means pending.
+func (c *Client) Approvals(ctx context.Context, state approval.State) ([]approval.Approval, error) {
+	var out []approval.Approval
+	return out, c.call(ctx, http.MethodGet, "approvals", url.Values{"state": {string(state)}}, nil, &out)
+}
+
+// Approval reads one, with what is signed.
+func (c *Client) Approval(ctx context.Context, id string) (api.Approval, error) {
+	var out api.Approval
+	return out, c.call(ctx, http.MethodGet, "approvals/"+seg(id), nil, nil, &out)
+}
+
+// Approve signs an approval that Approval returned, as the client's person.
+func (c *Client) Approve(ctx context.Context, a api.Approval, key ssh.Signer) (approval.Approval, error) {
+	var out approval.Approval
+	st, err := approval.ParseStatement(a.Bytes)
+	if err != nil {
+		return out, err
+	}
+	sig, err := approval.Sign(st, key)
+	if err != nil {
+		return out, err
+	}
+	in := api.ApproveRequest{Person: c.person, Signature: string(sig)}
+	return out, c.call(ctx, http.MethodPost, "approvals/"+seg(st.Nonce)+"/approve", nil, in, &out)
+}
+
+// Reject closes an approval with no.
+func (c *Client) Reject(ctx context.Context, id, reason string) (approval.Approval, error) {
+	var out approval.Approval
+	return out, c.call(ctx, http.MethodPost, "approvals/"+seg(id)+"/reject", nil, api.RejectRequest{Reason: reason}, &out)
+}
+
+// Revoke is the kill. It returns the tasks that it ended.
+func (c *Client) Revoke(ctx context.Context, scope, reason string) ([]task.Task, error) {
+	var out []task.Task
+	return out, c.call(ctx, http.MethodPost, "revoke", nil, api.RevokeRequest{Scope: scope, Reason: reason}, &out)
+}
+
+// Certify runs a suite; progress hears of each trial. The end of ctx ends the
+// run.
+func (c *Client) Certify(ctx context.Context, agent, suite string, progress func(string)) (certify.Certification, error) {
+	var none certify.Certification
+	b, err := json.Marshal(api.CertifyRequest{Agent: agent, Suite: suite})
+	if err != nil {
+		return none, err
+	}
+	resp, err := c.send(ctx, http.MethodPost, "certifications", nil, bytes.NewReader(b))
+	if err != nil {
+		return none, err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewReader(resp.Body)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			return none, fmt.Errorf("certification was cut off: %w", err)
+		}
+		var l api.CertifyLine
+		if err := json.Unmarshal(line, &l); err != nil {
+			return none, fmt.Errorf("answer of the server: %w", err)
+		}
+		switch {
+		case l.Problem != nil:
+			return none, &Refusal{Status: http.StatusForbidden, Problem: *l.Problem}
+		case l.Certification != nil:
+			return *l.Certification, nil
+		case progress != nil:
+			progress(l.Progress)
+		}
+	}
+}
+
+// Certifications lists the history of an agent, or of all.
+func (c *Client) Certifications(ctx context.Context, agent string) ([]certify.Certification, error) {
+	var out []certify.Certification
+	return out, c.call(ctx, http.MethodGet, "certifications", url.Values{"agent": {agent}}, nil, &out)
+}
+
+// PutSecret stores a secret under a name.
+func (c *Client) PutSecret(ctx context.Context, name string, value []byte) error {
+	parts := strings.Split(name, "/")
+	for i, p := range parts {
+		parts[i] = seg(p)
+	}
+	resp, err := c.send(ctx, http.MethodPut, "secrets/"+strings.Join(parts, "/"), nil, bytes.NewReader(value))
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
+// Secrets lists the names of the stored secrets.
+func (c *Client) Secrets(ctx context.Context) ([]server.Secret, error) {
+	var out []server.Secret
+	return out, c.call(ctx, http.MethodGet, "secrets", nil, nil, &out)
+}
+
+// launchSocket is beside the API's.
+func (c *Client) launchSocket() string {
+	return filepath.Join(filepath.Dir(c.socket), api.LaunchName)
+}
+
+// Records reads a page of the log.
+func (c *Client) Records(ctx context.Context, f api.Filter, kind string) (api.Records, error) {
+	q := url.Values{"from": {strconv.FormatInt(f.From, 10)}, "limit": {strconv.FormatInt(f.Limit, 10)},
+		"last": {strconv.FormatBool(f.Last)}, "task": {f.Task}, "type": {kind}}
+	var out api.Records
+	return out, c.call(ctx, http.MethodGet, "ledger", q, nil, &out)
+}
+
+// Record reads one record.
+func (c *Client) Record(ctx context.Context, seq int64) (json.RawMessage, error) {
+	var out json.RawMessage
+	return out, c.call(ctx, http.MethodGet, "ledger/"+strconv.FormatInt(seq, 10), nil, nil, &out)
+}
+
+// Payload reads one piece of evidence of a record, as an auditor.
+func (c *Client) Payload(ctx context.Context, seq int64, n int) ([]byte, error) {
+	resp, err := c.send(ctx, http.MethodGet, fmt.Sprintf("ledger/%d/payload/%d", seq, n), nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+}
+
+// VerifyLedger has the server read its whole log again.
+func (c *Client) VerifyLedger(ctx context.Context) (api.Verified, error) {
+	var out api.Verified
+	return out, c.call(ctx, http.MethodGet, "ledger/verify", nil, nil, &out)
+}
+
+// Prove proves that a record is in the log.
+func (c *Client) Prove(ctx context.Context, seq int64) (api.Proof, error) {
+	var out api.Proof
+	return out, c.call(ctx, http.MethodGet, "ledger/proof/"+strconv.FormatInt(seq, 10), nil, nil, &out)
+}
+
+// Export writes a bundle to w. After an error, what was written is no bundle.
+func (c *Client) Export(ctx context.Context, w io.Writer, in api.Export) error {
+	b, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	resp, err := c.send(ctx, http.MethodPost, "ledger/export", nil, bytes.NewReader(b))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(w, resp.Body); err != nil {
+		return fmt.Errorf("export was cut off: %w", err)
+	}
+	return nil
+}
+
+// Doctor has the server examine its machine.
+func (c *Client) Doctor(ctx context.Context) (api.Doctor, error) {
+	var out api.Doctor
+	return out, c.call(ctx, http.MethodGet, "doctor", nil, nil, &out)
+}

@@ -1,0 +1,114 @@
+package api
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/server"
+)
+
+// public gives the documents of a tenant that anybody may read. *server.Server
+// implements it.
+type public interface {
+	Discovery(tenant string) (http.Handler, error)
+	Keys(tenant string) (http.Handler, error)
+	Bundle(tenant string) (http.Handler, error)
+	// Tiles serves the log (C2SP tlog-tiles) under the paths as it gets them.
+	Tiles(tenant string) (http.Handler, error)
+}
+
+// publicHandler is everything that the TCP address serves.
+//
+// The log's checkpoint and tiles of hashes are public, so that anybody can
+// follow that it only grows. The tiles of entries hold the records and are not.
+func (a *api) publicHandler(issuer string) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { answer(w, http.StatusOK, map[string]bool{"alive": true}) })
+	ready := &readiness{s: a.s, log: func(err error) { a.log.Error("not ready", "err", err) }}
+	mux.Handle("GET /readyz", ready)
+	if p, ok := any(a.s).(public); ok {
+		a.document(mux, "/t/{tenant}/.well-known/openid-configuration", p.Discovery)
+		a.document(mux, "/t/{tenant}/keys", p.Keys)
+		a.document(mux, "/t/{tenant}/bundle", p.Bundle)
+		a.document(mux, "/log/{tenant}/checkpoint", p.Tiles)
+		a.document(mux, "/log/{tenant}/tile/", p.Tiles)
+		mux.HandleFunc("/log/{tenant}/tile/entries/", func(w http.ResponseWriter, r *http.Request) {
+			answer(w, http.StatusForbidden, &server.Problem{Code: "records_not_public", Reason: "records are not served on this address",
+				Next: "sallyport ledger list, or ask for an export"})
+		})
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, http.StatusNotFound, notFound("no_such_route", "nothing is served here", "the API is on the Unix socket of the server"))
+	})
+	return knownHost(issuer, mux)
+}
+
+// document serves what get returns for the tenant in the path; of the log, with
+// the tenant taken off the path.
+func (a *api) document(mux *http.ServeMux, pattern string, get func(string) (http.Handler, error)) {
+	mux.HandleFunc("GET "+pattern, func(w http.ResponseWriter, r *http.Request) {
+		tenant := r.PathValue("tenant")
+		h, err := get(tenant)
+		if err != nil {
+			a.refuse(w, r, err)
+			return
+		}
+		http.StripPrefix("/log/"+tenant, h).ServeHTTP(w, r)
+	})
+}
+
+// knownHost refuses names that somebody else's DNS may point here: a page that
+// rebinds its own name to this address is of another origin, and stays it.
+func knownHost(issuer string, next http.Handler) http.Handler {
+	own := "localhost"
+	if u, err := url.Parse(issuer); err == nil && u.Hostname() != "" {
+		own = strings.ToLower(u.Hostname())
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			host = h
+		}
+		host = strings.ToLower(strings.Trim(host, "[]"))
+		if net.ParseIP(host) == nil && host != "localhost" && host != own {
+			answer(w, http.StatusMisdirectedRequest, &server.Problem{Code: "unknown_host", Reason: "this server is not known by that name", Next: "use its address"})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// readiness answers /readyz. The write that it tries is shared by all who ask
+// within a second, so that asking costs nothing.
+type readiness struct {
+	s   *server.Server
+	log func(error)
+
+	mu  sync.Mutex
+	at  time.Time
+	err error
+}
+
+func (h *readiness) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.mu.Lock()
+	if time.Since(h.at) > time.Second {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 5*time.Second)
+		if h.err = h.s.Ready(ctx); h.err != nil {
+			h.log(h.err)
+		}
+		cancel()
+		h.at = time.Now()
+	}
+	err := h.err
+	h.mu.Unlock()
+	if err != nil {
+		answer(w, http.StatusServiceUnavailable, map[string]any{"ready": false, "reason": "the ledger cannot write, so nothing passes; the cause is in the server's log"})
+		return
+	}
+	answer(w, http.StatusOK, map[string]bool{"ready": true})
+}

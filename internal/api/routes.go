@@ -1,0 +1,224 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/sallyport-dev/sallyport/internal/approval"
+	"github.com/sallyport-dev/sallyport/internal/contain"
+	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/server"
+)
+
+const v1 = "/api/v1/"
+
+// handler is everything that the socket serves.
+func (a *api) handler() http.Handler {
+	mux := http.NewServeMux()
+	a.handle(mux, "POST "+v1+"apply", a.apply)
+	a.handle(mux, "GET "+v1+"resources", a.resources)
+	a.handle(mux, "GET "+v1+"resources/{kind}", a.resources)
+	a.handle(mux, "GET "+v1+"resources/{kind}/{name}", a.resources)
+	a.handle(mux, "POST "+v1+"tasks", a.openTask)
+	a.handle(mux, "GET "+v1+"tasks", func(c *call) (any, error) { return a.s.Tasks(c.Context(), c.tenant) })
+	a.handle(mux, "GET "+v1+"tasks/{id}", func(c *call) (any, error) { return a.s.Task(c.Context(), c.tenant, c.PathValue("id")) })
+	a.handle(mux, "POST "+v1+"tasks/{id}/close", func(c *call) (any, error) {
+		return a.s.CloseTask(detached(c), c.tenant, c.caller, c.PathValue("id"))
+	})
+	a.handle(mux, "GET "+v1+"approvals", a.approvals, "state")
+	a.handle(mux, "GET "+v1+"approvals/{id}", a.approval)
+	a.handle(mux, "POST "+v1+"approvals/{id}/approve", a.approve)
+	a.handle(mux, "POST "+v1+"approvals/{id}/reject", a.reject)
+	a.handle(mux, "POST "+v1+"revoke", a.revoke)
+	a.handle(mux, "POST "+v1+"certifications", a.certify)
+	a.handle(mux, "GET "+v1+"certifications", func(c *call) (any, error) {
+		return list(a.s.Certifications(c.Context(), c.tenant, c.URL.Query().Get("agent")))
+	}, "agent")
+	a.handle(mux, "PUT "+v1+"secrets/{name...}", a.putSecret)
+	a.handle(mux, "GET "+v1+"secrets", func(c *call) (any, error) { return list(a.s.Secrets(c.Context(), c.tenant)) })
+	a.handle(mux, "GET "+v1+"doctor", func(c *call) (any, error) {
+		a.doctor.Lock()
+		defer a.doctor.Unlock()
+		return NewDoctor(contain.Doctor(c.Context())), nil
+	})
+	a.ledgerRoutes(mux)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, http.StatusNotFound, notFound("no_such_route", "there is no "+r.Method+" "+r.URL.Path, "see the documentation of the API"))
+	})
+	return mux
+}
+
+// list keeps an empty list from being null.
+func list[T any](v []T, err error) ([]T, error) {
+	if v == nil {
+		v = []T{}
+	}
+	return v, err
+}
+
+// detached is a context that outlives the caller: what ends authority is
+// finished, also when whoever asked for it went away.
+func detached(c *call) context.Context { return context.WithoutCancel(c.Context()) }
+
+func (a *api) apply(c *call) (any, error) {
+	var in ApplyRequest
+	if err := c.read(maxApply, &in); err != nil {
+		return nil, err
+	}
+	docs := make([][]byte, len(in.Resources))
+	for i, r := range in.Resources {
+		docs[i] = r
+	}
+	all, err := resource.Receive(docs)
+	if err != nil {
+		return nil, invalid("invalid_resources", err.Error(), "correct the files and apply again; nothing was applied")
+	}
+	done, err := a.s.Apply(detached(c), c.caller, all)
+	return ApplyResponse{done}, err
+}
+
+func (a *api) resources(c *call) (any, error) {
+	kind := c.PathValue("kind")
+	if kind != "" {
+		if kind = Kind(kind); kind == "" {
+			return nil, invalid("unknown_kind", "there is no such kind", "use one of "+strings.Join(resource.Kinds(), ", "))
+		}
+	}
+	out, err := a.s.Resources(c.tenant, kind, c.PathValue("name"))
+	if out == nil {
+		out = []json.RawMessage{}
+	}
+	return out, err
+}
+
+// Kind is the kind that a person means, in any case and in plural, or "".
+func Kind(s string) string {
+	s = strings.ToLower(s)
+	for _, k := range resource.Kinds() {
+		l := strings.ToLower(k)
+		plural := l + "s"
+		if strings.HasSuffix(l, "y") {
+			plural = l[:len(l)-1] + "ies"
+		}
+		if slices.Contains([]string{l, plural, l + "es"}, s) || k == resource.KindPerson && s == "people" {
+			return k
+		}
+	}
+	return ""
+}
+
+func (a *api) openTask(c *call) (any, error) {
+	var in server.Intent
+	if err := c.read(maxRequest, &in); err != nil {
+		return nil, err
+	}
+	return a.s.OpenTask(c.Context(), c.tenant, c.caller, in)
+}
+
+func (a *api) approvals(c *call) (any, error) {
+	state := approval.State(c.URL.Query().Get("state"))
+	switch state {
+	case "":
+		state = approval.Pending
+	case approval.Pending, approval.Granted, approval.Used, approval.Rejected, approval.Expired:
+	default:
+		return nil, invalid("invalid_state", "there is no such state", "use pending, granted, used, rejected or expired")
+	}
+	return list(a.s.Approvals(c.Context(), c.tenant, state))
+}
+
+func (a *api) approval(c *call) (any, error) {
+	x, err := a.s.Approval(c.Context(), c.tenant, c.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	b, err := x.Statement.Bytes()
+	return Approval{Approval: x, Bytes: b, Text: approval.Render(x.Statement)}, err
+}
+
+func (a *api) approve(c *call) (any, error) {
+	var in ApproveRequest
+	if err := c.read(maxRequest, &in); err != nil {
+		return nil, err
+	}
+	if in.Person == "" {
+		in.Person = c.caller.Person
+	}
+	return a.s.Approve(c.Context(), c.tenant, c.PathValue("id"), in.Person, []byte(in.Signature))
+}
+
+func (a *api) reject(c *call) (any, error) {
+	var in RejectRequest
+	if err := c.read(maxRequest, &in); err != nil {
+		return nil, err
+	}
+	return a.s.Reject(c.Context(), c.tenant, c.caller, c.PathValue("id"), in.Reason)
+}
+
+// revoke answers when everything in the scope is ended, or says what is not.
+// The fence stands either way.
+func (a *api) revoke(c *call) (any, error) {
+	var in RevokeRequest
+	if err := c.read(maxRequest, &in); err != nil {
+		return nil, err
+	}
+	ended, err := a.s.Revoke(detached(c), c.tenant, c.caller, in.Scope, in.Reason)
+	var open []string
+	for _, x := range ended {
+		if !x.State.Over() {
+			open = append(open, x.ID)
+		}
+	}
+	if err != nil && len(open) > 0 {
+		a.log.Error("revocation is not finished", "scope", in.Scope, "tasks", open, "err", err)
+		return nil, &status{http.StatusInternalServerError, &server.Problem{Code: "revocation_unfinished",
+			Reason: "nothing of the scope is dispatched any more, but these tasks are still ending: " + strings.Join(open, ", "),
+			Next:   "it goes on by itself; see: sallyport task show ID"}}
+	}
+	return list(ended, err)
+}
+
+func (a *api) putSecret(c *call) (any, error) {
+	b, err := c.body(maxSecret)
+	if err != nil {
+		return nil, err
+	}
+	name := c.PathValue("name")
+	return map[string]string{"name": name}, a.s.PutSecret(c.Context(), c.tenant, c.caller, name, b)
+}
+
+// certify streams progress. The status is decided by what comes first: a
+// refusal before the first trial is an ordinary one.
+func (a *api) certify(c *call) (any, error) {
+	var in CertifyRequest
+	if err := c.read(maxRequest, &in); err != nil {
+		return nil, err
+	}
+	begun := false
+	rc := http.NewResponseController(c.w)
+	send := func(l CertifyLine) {
+		if !begun {
+			c.w.Header().Set("Content-Type", "application/x-ndjson")
+			c.w.Header().Set("Cache-Control", "no-store")
+			begun = true
+		}
+		e := json.NewEncoder(c.w)
+		e.SetEscapeHTML(false)
+		e.Encode(l)
+		rc.Flush()
+	}
+	cert, err := a.s.Certify(c.Context(), c.tenant, c.caller, in.Agent, in.Suite, func(s string) { send(CertifyLine{Progress: s}) })
+	switch {
+	case err != nil && !begun:
+		return nil, err
+	case err != nil:
+		p, _ := a.problem(c.Context(), "certify", err)
+		send(CertifyLine{Problem: p})
+	default:
+		send(CertifyLine{Certification: &cert})
+	}
+	return written, nil
+}

@@ -1,0 +1,145 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/server"
+)
+
+// Config says where a server is served.
+type Config struct {
+	// Data is the server's folder: the sockets are in it. The caller's lock on
+	// the folder keeps two servers apart.
+	Data string
+	// Listen is the TCP address of what is public; empty serves none.
+	Listen string
+	// Issuer is the base URL under which others reach Listen. Its host name is
+	// accepted beside IP addresses and localhost.
+	Issuer string
+	Log    *slog.Logger
+}
+
+// Faces are the open listeners of a server.
+type Faces struct {
+	cancel  context.CancelFunc
+	servers []*http.Server
+	launch  net.Listener
+	socket  string
+	addr    string
+	wg      sync.WaitGroup
+}
+
+// maxPath is how long the path of a Unix socket can be on Linux (unix(7)).
+const maxPath = 107
+
+// Serve opens the sockets in the data folder, and the TCP address. It returns
+// when they are open; Close ends them.
+func Serve(s *server.Server, c Config) (*Faces, error) {
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if err := os.Chmod(c.Data, 0o700); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	f := &Faces{cancel: cancel, socket: filepath.Join(c.Data, SocketName)}
+	a := &api{s: s, log: c.Log}
+	if err := f.open(ctx, a, c); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func (f *Faces) open(ctx context.Context, a *api, c Config) error {
+	main, err := listenUnix(f.socket)
+	if err != nil {
+		return err
+	}
+	f.http(ctx, a, main, a.handler(), withPeer)
+	if f.launch, err = listenUnix(filepath.Join(c.Data, LaunchName)); err != nil {
+		return err
+	}
+	f.wg.Go(func() { a.serveLaunch(ctx, f.launch) })
+	if c.Listen == "" {
+		return nil
+	}
+	tcp, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("listen address: %w", err)
+	}
+	f.addr = tcp.Addr().String()
+	f.http(ctx, a, tcp, a.publicHandler(c.Issuer), nil)
+	return nil
+}
+
+func (f *Faces) http(ctx context.Context, a *api, l net.Listener, h http.Handler, conn func(context.Context, net.Conn) context.Context) {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug), ConnContext: conn,
+		BaseContext: func(net.Listener) context.Context { return ctx }}
+	f.servers = append(f.servers, srv)
+	f.wg.Go(func() {
+		if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			a.log.Error("listener ended", "address", l.Addr().String(), "err", err)
+		}
+	})
+}
+
+// listenUnix makes a socket that only this user can use. One that a dead
+// process left is removed; the folder's lock says that no living one has it.
+func listenUnix(path string) (net.Listener, error) {
+	if len(path) > maxPath {
+		return nil, fmt.Errorf("%s is too long for a socket: %d bytes, limit %d; choose a shorter data folder", path, len(path), maxPath)
+	}
+	if fi, err := os.Lstat(path); err == nil {
+		if fi.Mode().Type() != os.ModeSocket {
+			return nil, fmt.Errorf("%s is in the way: it is not a socket", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	// Until here the folder's own mode keeps others out.
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Socket is the path of the API's socket.
+func (f *Faces) Socket() string { return f.socket }
+
+// Addr is the TCP address, or empty.
+func (f *Faces) Addr() string { return f.addr }
+
+// Close ends every request: what streams or waits is cancelled first, and runs
+// that were launched are ended with their tasks.
+func (f *Faces) Close() error {
+	f.cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	var errs []error
+	if f.launch != nil {
+		errs = append(errs, f.launch.Close())
+	}
+	for _, s := range f.servers {
+		if err := s.Shutdown(ctx); err != nil {
+			errs = append(errs, s.Close())
+		}
+	}
+	f.wg.Wait()
+	return errors.Join(errs...)
+}

@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/spf13/cobra"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/resource"
+)
+
+func getCommand(e *env) *cobra.Command {
+	return &cobra.Command{
+		Use:   "get [KIND [NAME]]",
+		Short: "Read declared resources back",
+		Long: "Prints what is in force, as it could be applied again. Without a kind it lists all.\n\nKinds: " +
+			strings.Join(resource.Kinds(), ", ") + ", in any case, or in plural.",
+		Example: "  sallyport get capability reset-mfa",
+		Args:    cobra.MaximumNArgs(2),
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(args) == 0 {
+				return resource.Kinds(), cobra.ShellCompDirectiveNoFileComp
+			}
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var kind, name string
+			if len(args) > 0 {
+				if kind = api.Kind(args[0]); kind == "" {
+					return usage("there is no kind %q: want one of %s", args[0], strings.Join(resource.Kinds(), ", "))
+				}
+			}
+			if len(args) > 1 {
+				name = args[1]
+			}
+			c, err := e.client()
+			if err != nil {
+				return err
+			}
+			all, err := c.Resources(cmd.Context(), kind, name)
+			if err != nil {
+				return err
+			}
+			var v any = all
+			if name != "" && len(all) == 1 {
+				v = all[0]
+			}
+			var terr error
+			err = e.print(v, func(w io.Writer) {
+				if kind == "" {
+					terr = names(w, all)
+				} else {
+					terr = documents(w, all)
+				}
+			})
+			if err == nil {
+				err = terr
+			}
+			return err
+		},
+	}
+}
+
+func names(w io.Writer, all []json.RawMessage) error {
+	var rows [][]string
+	for _, raw := range all {
+		var r struct {
+			Kind     string
+			Metadata resource.Metadata
+		}
+		if err := json.Unmarshal(raw, &r); err != nil {
+			return err
+		}
+		rows = append(rows, []string{r.Kind, r.Metadata.Name})
+	}
+	table(w, []string{"KIND", "NAME"}, rows)
+	return nil
+}
+
+func documents(w io.Writer, all []json.RawMessage) error {
+	for i, raw := range all {
+		if i > 0 {
+			fmt.Fprintln(w, "---")
+		}
+		b, err := yaml.JSONToYAML(raw)
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}

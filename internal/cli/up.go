@@ -1,0 +1,68 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/server"
+)
+
+func upCommand(e *env) *cobra.Command {
+	var listen, store, issuer string
+	var hold time.Duration
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Run the whole boundary on this machine",
+		Long: `Runs the server until it is interrupted. A data folder that is missing or empty
+is made new; one that has state but no root key is refused.`,
+		Example: "  sallyport up --data ~/sallyport",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if hold <= 0 {
+				return usage("--hold-limit: want more than nothing")
+			}
+			if listen == "off" {
+				listen = ""
+			}
+			if issuer == "" && listen != "" {
+				if _, port, err := net.SplitHostPort(listen); err != nil {
+					return usage("--listen: %v", err)
+				} else if port != "0" {
+					issuer = "http://" + listen
+				}
+			}
+			log := slog.New(slog.NewTextHandler(e.err, nil))
+			ctx := cmd.Context()
+			s, err := server.Open(ctx, server.Config{Data: e.data, Store: store, Issuer: issuer, HoldLimit: hold, Log: log})
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, s.Close()) }()
+			f, err := api.Serve(s, api.Config{Data: e.data, Listen: listen, Issuer: issuer, Log: log})
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(f.Close(), err) }()
+			fmt.Fprintf(e.out, "sallyport is up\n  socket  %s\n", f.Socket())
+			if f.Addr() != "" {
+				fmt.Fprintf(e.out, "  public  http://%s\n", f.Addr())
+			}
+			fmt.Fprintln(e.out, "  stop    Ctrl-C")
+			<-ctx.Done()
+			fmt.Fprintln(e.out, "stopping: tasks and their credentials are ended first")
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&listen, "listen", "127.0.0.1:8470", "TCP address of what is public (keys, checkpoints, health); off serves none")
+	f.StringVar(&store, "store", "", "postgres://... instead of the store in --data")
+	f.StringVar(&issuer, "issuer", "", "base URL under which others reach --listen; default http:// and its address")
+	f.DurationVar(&hold, "hold-limit", 10*time.Minute, "how long an action waits for people at most")
+	return cmd
+}
