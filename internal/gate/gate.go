@@ -177,22 +177,12 @@ func (g *Gate) Forget(tenant, task string) {
 	}
 }
 
-// End closes the fence of every admitted task that match selects: from this
-// instant nothing of them is dispatched. It then cuts what is in flight and
-// returns when the last dispatch has returned, or with ctx's error. The caller
+// End is Shut, and returns when the last dispatch has returned, or with ctx's
+// error. It must not be called from inside a dispatch of such a task. The caller
 // writes the record of the end afterwards; a crash in between ends the tasks
 // too, since no task survives its process.
 func (g *Gate) End(ctx context.Context, match func(Admission) bool, code, reason string) error {
-	var hit []*running
-	g.mu.Lock()
-	for _, r := range g.tasks {
-		if match(r.Admission) {
-			r.close(action.Denied(action.LayerAuthority, code, reason, "open a new task"))
-			hit = append(hit, r)
-		}
-	}
-	g.mu.Unlock()
-	for _, r := range hit {
+	for _, r := range g.shut(match, code, reason) {
 		select {
 		case <-r.idle:
 		case <-ctx.Done():
@@ -200,6 +190,23 @@ func (g *Gate) End(ctx context.Context, match func(Admission) bool, code, reason
 		}
 	}
 	return nil
+}
+
+// Shut closes the fence of every admitted task that match selects: when it
+// returns, nothing of them that is not in flight is dispatched any more, and what
+// is in flight has lost its context. It does not wait.
+func (g *Gate) Shut(match func(Admission) bool, code, reason string) { g.shut(match, code, reason) }
+
+func (g *Gate) shut(match func(Admission) bool, code, reason string) (hit []*running) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, r := range g.tasks {
+		if match(r.Admission) {
+			r.close(action.Denied(action.LayerAuthority, code, reason, "open a new task"))
+			hit = append(hit, r)
+		}
+	}
+	return hit
 }
 
 func (r *running) close(why action.Decision) {

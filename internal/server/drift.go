@@ -148,16 +148,16 @@ func describe(changes []boundary.Change) string {
 
 // lapse ends the production certification of an agent because of drift: first
 // the certification in memory, then every task that runs under it, then the
-// record. It returns when nothing of the agent is dispatched any more.
+// record. When it returns nothing of the agent is dispatched any more; what was in
+// flight is cut and the tasks are being taken down.
 func (t *tenant) lapse(ctx context.Context, agent, code string, changes []boundary.Change) {
 	why := describe(changes)
 	l := certify.Lapse{Code: code, Why: why, Changes: changes}
 	err := t.certs.Lapse(ctx, agent, action.Production, l, func() {
-		if err := t.srv.gate.End(ctx, func(a gate.Admission) bool {
+		// Not End: the drift may have been seen inside a dispatch of such a task.
+		t.srv.gate.Shut(func(a gate.Admission) bool {
 			return a.Tenant == t.name && a.Agent == agent && a.Stage == action.Production
-		}, "lapsed", "the certification lapsed: "+why); err != nil {
-			t.srv.log.Error("a dispatch did not end in time", "agent", agent, "err", err)
-		}
+		}, "lapsed", "the certification lapsed: "+why)
 	})
 	if err != nil {
 		t.srv.log.Error("the lapse could not be recorded; nothing passes", "agent", agent, "err", err)
