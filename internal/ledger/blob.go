@@ -189,8 +189,11 @@ func (g *Log) openKey(tx ReadTx, task string) (aead, error) {
 
 // DestroyKey erases the content of all payloads of a task, for ever: it
 // appends an evidence.erased record and destroys the data key in the same
-// transaction. Records and proofs stay valid. Copies of the database made
-// before still hold the sealed key.
+// transaction, then has the database wipe the old bytes of the key. Records
+// and proofs stay valid. An error together with an entry means that the record
+// is kept and the wipe is not known to be done: call it again. Copies of the
+// database made before (backups, PostgreSQL's archived log) still hold the
+// sealed key.
 func (g *Log) DestroyKey(ctx context.Context, task, actor string) (record.Entry, error) {
 	if task == "" {
 		return record.Entry{}, errors.New("destroy key: no task")
@@ -210,5 +213,11 @@ func (g *Log) DestroyKey(ctx context.Context, task, actor string) (record.Entry,
 	g.keyMu.Lock()
 	delete(g.dataKeys, task)
 	g.keyMu.Unlock()
-	return e, err
+	if err != nil {
+		return record.Entry{}, err
+	}
+	if err := g.l.store.Purge(ctx); err != nil {
+		return e, fmt.Errorf("destroy key: wipe: %w", g.l.check(err))
+	}
+	return e, nil
 }

@@ -243,7 +243,7 @@ func (l *Ledger) signAll(ctx context.Context) {
 		switch {
 		case errors.Is(err, errTampered):
 			l.stop(fmt.Errorf("tenant %s: %w", g.tenant, err))
-		case err != nil && ctx.Err() == nil:
+		case err != nil && ctx.Err() == nil && l.Err() == nil:
 			l.poke() // a passing fault: try again
 		}
 	}

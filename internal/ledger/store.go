@@ -29,6 +29,9 @@ type Store interface {
 	Update(ctx context.Context, f func(WriteTx) error) error
 	// View runs f over one consistent, current (not replicated) state.
 	View(ctx context.Context, f func(ReadTx) error) error
+	// Purge makes what was deleted or replaced unreadable in the database's
+	// own files, as far as the database can.
+	Purge(ctx context.Context) error
 	Close() error
 }
 

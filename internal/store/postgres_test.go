@@ -222,6 +222,22 @@ func TestPostgresRefusesLazyServer(t *testing.T) {
 	}
 }
 
+// TestPostgresRefusesStandby: what a standby says of epochs and approvals may
+// be old.
+func TestPostgresRefusesStandby(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a PostgreSQL server")
+	}
+	server, err := pgtest.StartStandby()
+	if err != nil {
+		t.Fatalf("this test needs Debian's postgresql-15: %v", err)
+	}
+	defer server.Stop()
+	if s, err := OpenPostgres(t.Context(), server.URL("postgres")); !errors.Is(err, ErrNotPrimary) {
+		t.Errorf("got %v, %v; want %v", s, err, ErrNotPrimary)
+	}
+}
+
 func TestPostgresURLIsNotRepeated(t *testing.T) {
 	_, err := OpenPostgres(t.Context(), "postgres://jo:hunter2@[::1/x")
 	if err == nil || strings.Contains(err.Error(), "hunter2") {

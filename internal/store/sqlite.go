@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	sqlite "modernc.org/sqlite"
@@ -239,6 +240,36 @@ func (s *SQLite) Update(ctx context.Context, f func(ledger.WriteTx) error) error
 		return s.judge(errors.Join(err, s.rollback()))
 	}
 	return nil
+}
+
+// Purge implements ledger.Store. secure_delete has overwritten the pages in
+// the write-ahead log; this copies them into the database and empties the log.
+// A reader can keep the log in use for a while, so it waits for one.
+func (s *SQLite) Purge(ctx context.Context) error {
+	for {
+		busy, err := s.truncateLog()
+		if err != nil || !busy {
+			return err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (s *SQLite) truncateLog() (busy bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fatal != nil {
+		return false, s.fatal
+	}
+	err = s.writer.rows(`PRAGMA wal_checkpoint(TRUNCATE)`, 3, func(c []any) error {
+		busy = integer(c[0]) != 0
+		return nil
+	})
+	return busy, s.judge(err)
 }
 
 // rollback ends the transaction, unless SQLite has done so by itself.

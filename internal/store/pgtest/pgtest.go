@@ -75,7 +75,16 @@ func (s *Server) URL(database string) string {
 
 // Start makes a cluster and starts a server on it, as an unprivileged user
 // when run by root, since PostgreSQL refuses root.
-func Start() (_ *Server, err error) {
+func Start() (*Server, error) { return start(nil) }
+
+// StartStandby starts a server that believes it is a standby.
+func StartStandby() (*Server, error) {
+	return start(func(data string) error {
+		return os.WriteFile(filepath.Join(data, "standby.signal"), nil, 0o644)
+	})
+}
+
+func start(prepare func(data string) error) (_ *Server, err error) {
 	dir, err := os.MkdirTemp("", "pg")
 	if err != nil {
 		return nil, err
@@ -104,6 +113,11 @@ func Start() (_ *Server, err error) {
 	initdb.Dir, initdb.SysProcAttr = dir, attr
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("initdb: %w: %s", err, out)
+	}
+	if prepare != nil {
+		if err := prepare(data); err != nil {
+			return nil, err
+		}
 	}
 	s.cmd = exec.Command(binaries+"/postgres", "-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "log_min_messages=fatal")
 	// Without Pdeathsig: it is tied to the thread, which Go may end.

@@ -20,7 +20,7 @@ CREATE TABLE records (
   agent  TEXT NOT NULL,
   raw    BLOB NOT NULL,
   PRIMARY KEY (tenant, seq)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE INDEX records_task ON records (tenant, task, seq) WHERE task <> '';
 
