@@ -13,6 +13,7 @@ import (
 	"image/png"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -233,5 +234,41 @@ func TestConfig(t *testing.T) {
 			p.Close()
 			t.Errorf("%+v was accepted", cfg)
 		}
+	}
+}
+
+func TestAdmin(t *testing.T) {
+	p, c := serve(t, provider.Honest)
+	srv := httptest.NewServer(p.Admin())
+	defer srv.Close()
+	for _, tc := range []struct {
+		method, path, origin, host string
+		status                     int
+	}{
+		{"POST", "/behaviour?set=evil", "", "", 400},
+		{"POST", "/model?set=", "", "", 400},
+		{"GET", "/model?set=x", "", "", 405},
+		{"POST", "/model?set=from-a-page", "https://evil.localhost", "", 403},
+		{"POST", "/model?set=rebound", "", "rebind.example:80", 403},
+		{"POST", "/model?set=script-9", "", "", 200},
+		{"POST", "/behaviour?set=gullible", "", "", 200},
+	} {
+		req, _ := http.NewRequest(tc.method, srv.URL+tc.path, nil)
+		if tc.origin != "" {
+			req.Header.Set("Origin", tc.origin)
+		}
+		req.Host = tc.host
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != tc.status {
+			t.Errorf("%s %s: got %d, want %d", tc.method, tc.path, resp.StatusCode, tc.status)
+		}
+	}
+	_, body := call(t, c, p.URL()+"/v1/messages", turn(goal, []string{"look"}, shot(t, "page:tickets/ticket/4711", "do:pay")), nil)
+	if !strings.Contains(body, `"model":"script-9"`) || !strings.Contains(body, "[obey pay]") {
+		t.Errorf("got %s", body)
 	}
 }

@@ -1,0 +1,210 @@
+package computer
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/record"
+)
+
+// form is the exact form of an input: what is decided and what is dispatched.
+type form struct {
+	Task      string         `json:"task"`
+	Operation string         `json:"operation"`
+	Input     Input          `json:"input"`           // its Text and Key are left out
+	Keyed     string         `json:"keyed,omitempty"` // keyed digest of Key and Text
+	Target    action.Element `json:"target"`
+	Print     action.Digest  `json:"print"`
+	To        action.Element `json:"to"`
+	ToPrint   action.Digest  `json:"toPrint,omitempty"`
+	Millis    int64          `json:"millis,omitempty"`
+}
+
+// digest panics never and is empty, which matches nothing, if there is no
+// canonical form.
+func (f form) digest() action.Digest {
+	d, err := canon.DigestOf(f)
+	if err != nil {
+		return ""
+	}
+	return d
+}
+
+// aim is an input with what it would hit.
+type aim struct {
+	in     Input
+	target Target
+	to     *Target
+}
+
+func (s *Server) digest(op string, a aim, wait time.Duration) action.Digest {
+	f := form{Task: s.c.Task, Operation: "computer." + op, Input: a.in, Target: a.target.Element, Print: a.target.Fingerprint,
+		Millis: wait.Milliseconds()}
+	m := hmac.New(sha256.New, s.key)
+	m.Write([]byte(a.in.Key + "\x00" + a.in.Text))
+	f.Keyed = hex.EncodeToString(m.Sum(nil))
+	f.Input.Key, f.Input.Text = "", ""
+	if a.to != nil {
+		f.To, f.ToPrint = a.to.Element, a.to.Fingerprint
+	}
+	return f.digest()
+}
+
+// ground finds what the input would hit now.
+func (s *Server) ground(ctx context.Context, in Input) (aim, error) {
+	a := aim{in: in}
+	var err error
+	if in.Kind == Key || in.Kind == Type {
+		a.target, err = s.c.Screen.GroundFocus(ctx)
+		return a, err
+	}
+	if a.target, err = s.c.Screen.Ground(ctx, in.X, in.Y); err != nil || in.Kind != Drag {
+		return a, err
+	}
+	to, err := s.c.Screen.Ground(ctx, in.ToX, in.ToY)
+	a.to = &to
+	return a, err
+}
+
+func (s *Server) input(ctx context.Context, st step, r *result) {
+	in := st.in
+	end := s.cursor
+	if st.at != nil {
+		end = *st.at
+	}
+	start := end
+	if in.Kind == Drag {
+		start = s.cursor
+		if st.from != nil {
+			start = *st.from
+		}
+		in.ToX, in.ToY = end.X, end.Y
+	}
+	if in.Kind != Key && in.Kind != Type {
+		in.X, in.Y = start.X, start.Y
+	}
+	aimed, err := s.ground(ctx, in)
+	if err != nil {
+		s.failed(r, "what the input would hit could not be found out")
+		return
+	}
+	a, blobs := s.describe(st.op, aimed)
+	if st.wait > 0 {
+		a.Params["millis"] = strconv.FormatInt(st.wait.Milliseconds(), 10)
+	}
+	a.Digest = s.digest(st.op, aimed, st.wait)
+	ok := s.act(ctx, a, blobs, func(ctx context.Context, p gate.Permit) action.Outcome {
+		return s.deliver(ctx, p, st, in)
+	}, r)
+	switch {
+	case in.Kind == Key || in.Kind == Type || !ok && r.Status != statusUnknown:
+	case in.Kind == Down:
+		s.down = true
+	case in.Kind == Up:
+		s.down = false
+	default:
+		s.cursor = end
+	}
+}
+
+// deliver grounds again: the target may have changed while the gate or a person
+// decided. The journal hears of the input before the page does, so that no
+// request that it causes can come first, and forgets it if the page did not get
+// it.
+func (s *Server) deliver(ctx context.Context, p gate.Permit, st step, in Input) action.Outcome {
+	now, err := s.ground(ctx, in)
+	if err != nil {
+		return action.Outcome{State: action.Failed, Detail: "what the input would hit could not be found out"}
+	}
+	d := s.digest(st.op, now, st.wait)
+	if d != p.Action().Digest {
+		return action.Outcome{State: action.Failed, Detail: "the target changed after the decision"}
+	}
+	id := p.Action().ID
+	s.c.Journal.note(id, in, now.target.Element)
+	switch err := s.c.Screen.Press(ctx, now.target, now.to, p, d, in); {
+	case err == nil:
+	case errors.Is(err, ErrNotDelivered), errors.Is(err, gate.ErrPermit):
+		s.c.Journal.forget(id)
+		return action.Outcome{State: action.Failed, Detail: "the input was not delivered"}
+	default:
+		return action.Outcome{State: action.Unknown, Detail: "the browser did not confirm the input"}
+	}
+	if !pass(ctx, st.wait) {
+		return action.Outcome{State: action.Done, Detail: "the task or the caller ended"}
+	}
+	return action.Outcome{State: action.Done}
+}
+
+// pass lets time pass and reports whether all of it did.
+func pass(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// describe fills the action for policy, people and the ledger.
+func (s *Server) describe(op string, a aim) (action.Action, []record.Blob) {
+	e := action.Read
+	if a.in.Kind == Move || a.in.Kind == Wheel {
+		e = action.Observe
+	}
+	act := s.action(op, e)
+	act.Element = &a.target.Element
+	if act.App = s.c.AppOf(a.target.Element.FrameOrigin); a.to != nil && s.c.AppOf(a.to.Element.FrameOrigin) != act.App {
+		act.App = "" // a drag from one application to another is on neither
+	}
+	p := act.Params
+	if len(a.in.Modifiers) > 0 {
+		p["modifiers"] = strings.Join(a.in.Modifiers, "+")
+	}
+	if s.seen != "" {
+		p["seen"] = string(s.seen) // the picture that the agent acted on
+	}
+	if a.in.Kind == Type {
+		p["textLength"] = strconv.Itoa(a.in.Count)
+		if secretField(a.target.Element) {
+			return act, nil
+		}
+		return act, []record.Blob{{Name: "typed-text", Type: "text/plain; charset=utf-8", Data: []byte(a.in.Text)}}
+	}
+	if a.in.Kind == Key {
+		k := chord{a.in.Key, a.in.Modifiers}
+		if p["key"] = k.String(); k.character() && secretField(a.target.Element) {
+			p["key"] = "(a character)"
+		}
+		return act, nil
+	}
+	p["x"], p["y"] = strconv.Itoa(a.in.X), strconv.Itoa(a.in.Y)
+	if a.in.Button != "" {
+		p["button"] = a.in.Button
+	}
+	if a.to != nil {
+		p["toX"], p["toY"] = strconv.Itoa(a.in.ToX), strconv.Itoa(a.in.ToY)
+		p["toOrigin"], p["toTag"] = a.to.Element.FrameOrigin, a.to.Element.Tag
+	}
+	if a.in.Kind == Wheel {
+		p["dx"], p["dy"] = strconv.Itoa(a.in.DX), strconv.Itoa(a.in.DY)
+	}
+	return act, nil
+}
+
+// secretField reports whether typed text must not be recorded. What could not
+// be inspected may be a password field.
+func secretField(e action.Element) bool {
+	return strings.EqualFold(e.InputType, "password") || e.Uninspectable != ""
+}
