@@ -41,6 +41,10 @@
 // hold_key presses and releases the key and lets the time pass: no key stays
 // down while somebody decides. A left button can stay down, for drags by hand.
 //
+// The Journal of permitted inputs tells door 2 which input explains a request;
+// its rules and their limits are in its comment. A second request while one is
+// in flight is refused before it is read as an action, and is not recorded.
+//
 // Not trusted: the harness, the model, and every text in an Element that the
 // page's author wrote.
 package computer
