@@ -42,8 +42,8 @@
 // down while somebody decides. A left button can stay down, for drags by hand.
 //
 // The Journal of permitted inputs tells door 2 which input explains a request;
-// its rules and their limits are in its comment. A second request while one is
-// in flight is refused before it is read as an action, and is not recorded.
+// its rules and their limits are in its comment. A well-formed request while
+// another is in flight is refused, and not recorded: it was never an attempt.
 //
 // Not trusted: the harness, the model, and every text in an Element that the
 // page's author wrote.
