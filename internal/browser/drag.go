@@ -56,7 +56,7 @@ func (f *flying) dragTo(from, to Grounded) error {
 	if err := f.sent(calls...); err != nil {
 		return err
 	}
-	if data := f.dragStarted(); data != nil {
+	if data := f.dragStarted(p1); data != nil {
 		for _, kind := range []string{"dragEnter", "dragOver", "drop"} {
 			k := f.b.conn.send(f.page.id, "Input.dispatchDragEvent", obj{"type": kind, "x": to.X, "y": to.Y, "data": data.data})
 			if err := f.sent(k); err != nil {
@@ -70,10 +70,14 @@ func (f *flying) dragTo(from, to Grounded) error {
 	return f.verdict([]place{p1, p2}, downTypes, upTypes)
 }
 
-// dragStarted waits for the drag that the guard let start, if it did.
-func (f *flying) dragStarted() *dragData {
+// dragStarted waits for the drag that the guard let start, if it did. An
+// answer from the frame comes behind all reports that it made before.
+func (f *flying) dragStarted(p place) *dragData {
 	ctx, cancel := context.WithTimeout(f.ctx, seenLimit)
 	defer cancel()
+	if _, err := f.b.inWorld(ctx, p.session.id, p.frame.ID, "register()"); err != nil {
+		return nil
+	}
 	var d *dragData
 	f.b.await(ctx, func() bool {
 		d = f.b.drag

@@ -283,7 +283,7 @@
     // clear: deny everything in this frame again, after document.open() too
     clear(spec) {
       if (spec && armed && armed.nonce === spec.nonce) return;
-      armed = spec && spec.loose ? { nonce: spec.nonce, mode: 'none', loose: true, down: null, up: null, focus: null, log: [], until: performance.now() + spec.ms } : null;
+      armed = spec && (spec.loose || spec.text) ? { nonce: spec.nonce, mode: 'none', loose: spec.loose, text: spec.text, down: null, up: null, focus: null, log: [], until: performance.now() + spec.ms } : null;
       register();
     },
     disarm(nonce) { const a = armed; armed = null; return a && a.nonce === nonce ? a.log : []; },

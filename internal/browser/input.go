@@ -124,6 +124,11 @@ func (t Type) check(g Grounded) error {
 	if !g.Keyboard {
 		return fmt.Errorf("%w: the focus is needed, a point was grounded", ErrInput)
 	}
+	if !g.Editable {
+		// With nothing focused, Chromium still inserts where the selection
+		// was left, and tells no beforeinput about it.
+		return fmt.Errorf("%w: the focused element takes no text", ErrInput)
+	}
 	if t.Text == "" || len(t.Text) > maxText {
 		return fmt.Errorf("%w: text of 1 to %d bytes", ErrInput, maxText)
 	}

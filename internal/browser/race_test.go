@@ -123,6 +123,7 @@ func TestFocusStealing(t *testing.T) {
 		{"text_after_grounding", `trap.focus()`, Type{"secret"}},
 		{"text_on_selectionchange_timer", `setTimeout(()=>trap.focus(),1)`, Type{"secret"}},
 		{"text_on_beforeinput", `addEventListener('beforeinput',()=>trap.focus(),true)`, Type{"secret"}},
+		{"text_after_blur", `trap.focus();field.focus();setTimeout(()=>field.blur(),0)`, Type{"secret"}},
 		{"enter_after_grounding", `trap.focus()`, Key{"Return"}},
 		{"enter_on_keydown", `addEventListener('keydown',()=>trap.focus(),true)`, Key{"Return"}},
 		{"enter_on_keypress", `addEventListener('keypress',()=>trap.focus(),true)`, Key{"Return"}},

@@ -2,6 +2,7 @@ package browser
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -157,7 +158,11 @@ func (w *world) eval(script string) string {
 	if err != nil {
 		w.t.Fatalf("%v: %s", err, script)
 	}
-	return strings.Trim(string(r.Value), `"`)
+	var out string
+	if json.Unmarshal(r.Value, &out) != nil {
+		return string(r.Value)
+	}
+	return out
 }
 
 // until waits until script is true in the page.
