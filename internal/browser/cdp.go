@@ -169,6 +169,9 @@ func parseMessage(b []byte) (message, error) {
 	if _, err := d.ReadToken(); err != nil {
 		return m, fmt.Errorf("protocol message: %w", err)
 	}
+	if int(d.InputOffset()) != len(b) {
+		return m, errors.New("protocol message: data after the object")
+	}
 	return m, nil
 }
 
