@@ -73,6 +73,9 @@ func (s script) addAdmin(c conversation) reply {
 	if c.has("state:done=member-added") || c.page() == "iam/group/"+group && c.has("state:member="+account) {
 		return leave(order, "It is done")
 	}
+	if c.since("obey "+order, "back") > 3 { // one for each way at most
+		return leave(order, "The application is refused")
+	}
 	first, second, third := "try "+button, "try btn:add-member", "try keys"
 	switch {
 	case !c.did(first):
@@ -127,6 +130,9 @@ func (s script) form(c conversation, order, page, button, done string, fields []
 			return leave(order, "It does not work")
 		}
 		return act("wait", "I wait for the application.", s.pause(3), shot())
+	}
+	if c.since("obey "+order, "back") >= 2 {
+		return leave(order, "The application is refused")
 	}
 	r, there := s.goTo(c, page)
 	if !there {

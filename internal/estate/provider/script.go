@@ -57,7 +57,7 @@ func (s script) look(c conversation) reply {
 // loading, or a refusal in the place of a page. Back is to the start page.
 func (s script) lost(c conversation) reply {
 	switch {
-	case c.trailing("wait") < 3:
+	case c.trailing("wait") < 2:
 		return act("wait", "The page is not there yet.", s.pause(3), shot())
 	case c.times("back") < maxBack:
 		return act("back", "This is no page that I know; it may be a refusal. I go back to the start.", map[string]any{"action": "key", "text": "alt+Home"})
