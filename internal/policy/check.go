@@ -156,7 +156,7 @@ func parseFile(name string, text []byte) (cedar.PolicyList, []Problem) {
 		return fail(0, fmt.Sprintf("file is %d bytes, limit %d", len(text), MaxFileBytes))
 	}
 	if line := tooDeep(text); line > 0 {
-		return fail(line, fmt.Sprintf("nested deeper than %d", maxDepth))
+		return fail(line, fmt.Sprintf("a policy is nested deeper than %d or longer than %d bytes", maxDepth, maxPolicyBytes))
 	}
 	list, err := cedar.NewPolicyListFromBytes(name, text)
 	if err != nil {
@@ -172,36 +172,51 @@ func parseFile(name string, text []byte) (cedar.PolicyList, []Problem) {
 	return list, nil
 }
 
-// tooDeep returns the line where brackets, or a run of prefix operators and
-// conditionals, nest deeper than maxDepth, or 0. It counts brackets in strings
-// and comments too: a limit may be early, not late.
+// tooDeep returns the line where a policy gets longer than maxPolicyBytes, or
+// where brackets or a run of prefix operators and conditionals nest deeper than
+// maxDepth, or 0. It counts brackets in texts and comments too: a limit may be
+// early, not late. Only a semicolon outside both ends a policy.
 func tooDeep(text []byte) int {
-	line, depth, run := 1, 0, 0
+	line, depth, run, length := 1, 0, 0, 0
+	var quoted, comment bool
 	for i, c := range text {
-		switch c {
-		case '\n':
+		length++
+		switch {
+		case c == '\n':
 			line++
+			comment = false
 			continue
-		case '(', '[', '{':
-			depth++
-		case ')', ']', '}':
-			depth = max(0, depth-1)
-		case ';':
-			depth, run = 0, 0
-		case 'i':
-			// "if" nests without brackets: if a then b else if ...
-			if i+1 < len(text) && text[i+1] == 'f' {
-				run++
-			}
+		case comment:
+		case c == '"' && !escaped(text, i):
+			quoted = !quoted
+		case !quoted && c == '/' && i+1 < len(text) && text[i+1] == '/':
+			comment = true
+		case !quoted && c == ';':
+			depth, run, length = 0, 0, 0
 		}
-		if c == '!' || c == '-' {
+		switch {
+		case c == '(' || c == '[' || c == '{':
+			depth++
+		case c == ')' || c == ']' || c == '}':
+			depth = max(0, depth-1)
+		case c == '!' || c == '-' || c == 'i' && i+1 < len(text) && text[i+1] == 'f':
+			// These nest without brackets: if a then b else if ...
 			run++
 		}
-		if depth > maxDepth || run > 16*maxDepth {
+		if depth > maxDepth || run > 16*maxDepth || length > maxPolicyBytes {
 			return line
 		}
 	}
 	return 0
+}
+
+// escaped reports whether an odd number of backslashes stands before i.
+func escaped(text []byte, i int) bool {
+	n := 0
+	for i-n > 0 && text[i-n-1] == '\\' {
+		n++
+	}
+	return n%2 == 1
 }
 
 // annotated reads the annotations. The entry is returned even with problems,

@@ -35,6 +35,8 @@ const (
 	MaxPolicies  = 20_000
 	MaxFileBytes = 8 << 20
 	maxDepth     = 64 // nesting of one policy
+	// maxPolicyBytes bounds one policy: "a && a && ..." nests as deep as it is long.
+	maxPolicyBytes = 64 << 10
 )
 
 // Set is a parsed, checked and indexed set of policies. It does not change.

@@ -232,6 +232,10 @@ func TestParseRefuses(t *testing.T) {
 		{"deep", `@id("x") forbid (principal, action, resource) when { ` + strings.Repeat("(", 100) + "true" + strings.Repeat(")", 100) + " };", "nested deeper"},
 		{"deep_not", `@id("x") forbid (principal, action, resource) when { ` + strings.Repeat("!", 5000) + "true };", "nested deeper"},
 		{"deep_if", `@id("x") forbid (principal, action, resource) when { ` + strings.Repeat("if true then true else ", 5000) + "true };", "nested deeper"},
+		{"long_chain", `@id("x") forbid (principal, action, resource) when { true` + strings.Repeat("&&true", 50_000) + " };", "nested deeper"},
+		{"long_chain_with_semicolons", `@id("x") forbid (principal, action, resource) when { true` + strings.Repeat(`&&";"==";"`, 50_000) + " };", "nested deeper"},
+		{"deep_with_semicolons", `@id("x") forbid (principal, action, resource) when { ` + strings.Repeat(`";"==";"&&(`, 100) + "true" + strings.Repeat(")", 100) + " };", "nested deeper"},
+		{"deep_with_commented_quote", "@id(\"x\") forbid (principal, action, resource) when { // \"\n" + strings.Repeat(`";"==";"&&(`, 100) + "true" + strings.Repeat(")", 100) + " };", "nested deeper"},
 		{"template", `@id("x") forbid (principal == ?principal, action, resource);`, "p.cedar:1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -19,8 +19,11 @@ import (
 const (
 	MaxFileBytes = 1 << 20
 	maxDocuments = 500
-	maxFlow      = 32  // open brackets
-	maxIndent    = 120 // characters before the first word of a line
+	// The parser's time grows with the square of the keys of one mapping:
+	// 10,000 take about a second.
+	maxKeys   = 10_000
+	maxFlow   = 32  // open brackets
+	maxIndent = 120 // characters before the first word of a line
 )
 
 var (
@@ -89,8 +92,13 @@ func parse(s Source) (docs []document, errs Errors) {
 	if len(chunks) > maxDocuments {
 		return fail(0, "%d documents, limit %d", len(chunks), maxDocuments)
 	}
+	keys := 0
 	for _, c := range chunks {
-		doc, line, problem := parseOne(c.text)
+		tokens, n := tokenize(c.text)
+		if keys += n; keys > maxKeys {
+			return fail(c.line+1, "more than %d fields in one file", maxKeys)
+		}
+		doc, line, problem := parseOne(tokens)
 		switch {
 		case problem != "":
 			errs = append(errs, &Error{File: s.Name, Line: c.line + line, Problem: problem})
@@ -139,8 +147,25 @@ func split(data []byte) ([]chunk, int) {
 	return append(chunks, cur), 0
 }
 
+// tokenize reads the words of one document and counts its keys.
+func tokenize(text []byte) (tokens token.Tokens, keys int) {
+	// As in parseOne; without tokens the document cannot be parsed either.
+	defer func() {
+		if p := recover(); p != nil {
+			tokens, keys = nil, maxKeys+1
+		}
+	}()
+	tokens = lexer.Tokenize(string(text))
+	for _, t := range tokens {
+		if t.Type == token.MappingValueType || t.Type == token.MappingKeyType {
+			keys++
+		}
+	}
+	return tokens, keys
+}
+
 // parseOne parses one document; nil without a problem is an empty one.
-func parseOne(text []byte) (doc ast.Node, line int, problem string) {
+func parseOne(tokens token.Tokens) (doc ast.Node, line int, problem string) {
 	const unreadable = "cannot be read as YAML"
 	// The parser is not ours: a panic on some input is that input's fault.
 	defer func() {
@@ -148,7 +173,6 @@ func parseOne(text []byte) (doc ast.Node, line int, problem string) {
 			doc, line, problem = nil, 1, unreadable
 		}
 	}()
-	tokens := lexer.Tokenize(string(text))
 	f, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		var se *yaml.SyntaxError

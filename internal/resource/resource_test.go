@@ -72,6 +72,9 @@ func TestStrict(t *testing.T) {
 		{"brackets_over_lines", strings.Repeat("[\n", 10_000), []string{"f.yaml:33: nested too deep"}},
 		{"dashes", strings.Repeat("- ", 10_000) + "a\n", []string{"f.yaml:1: nested too deep"}},
 		{"question_marks", strings.Repeat("? ", 10_000) + "a\n", []string{"f.yaml:1: nested too deep"}},
+		{"too_many_fields", strings.Repeat("abcdef: b\n", 12_000), []string{"f.yaml:1: more than 10000 fields"}},
+		{"too_many_fields_in_flow", "a: {" + strings.Repeat("b: c, ", 12_000) + "}\n", []string{"f.yaml:1: more than 10000 fields"}},
+		{"too_many_fields_over_documents", strings.Repeat("a: b\nc: d\n---\n", 499) + strings.Repeat("abcdef: b\n", 9_500), []string{"f.yaml:1498: more than 10000 fields"}},
 		{"too_large", strings.Repeat("# x\n", 300_000), []string{"f.yaml: file is 1200000 bytes"}},
 		{"too_many", strings.Repeat("---\n", 600), []string{"f.yaml: 601 documents"}},
 	} {
