@@ -9,6 +9,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/lease"
 	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/server"
@@ -29,6 +30,11 @@ type logs interface {
 // evidence opens a payload for an auditor, and records that it was opened.
 type evidence interface {
 	Payload(ctx context.Context, tenant string, c server.Caller, seq int64, n int) (action.Evidence, []byte, error)
+}
+
+// leases lists the credentials of a tenant, without themselves.
+type leases interface {
+	Leases(ctx context.Context, tenant string) ([]lease.Lease, error)
 }
 
 // Records is a page of a tenant's log.
@@ -76,6 +82,9 @@ type Export struct {
 }
 
 func (a *api) ledgerRoutes(mux *http.ServeMux) {
+	if l, ok := any(a.s).(leases); ok {
+		a.handle(mux, "GET "+v1+"leases", func(c *call) (any, error) { return list(l.Leases(c.Context(), c.tenant)) })
+	}
 	l, ok := any(a.s).(logs)
 	if !ok {
 		return

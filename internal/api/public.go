@@ -37,7 +37,7 @@ func (a *api) publicHandler(issuer string) http.Handler {
 		a.document(mux, "/t/{tenant}/bundle", p.Bundle)
 		a.document(mux, "/log/{tenant}/checkpoint", p.Tiles)
 		a.document(mux, "/log/{tenant}/tile/", p.Tiles)
-		mux.HandleFunc("/log/{tenant}/tile/entries/", func(w http.ResponseWriter, r *http.Request) {
+		mux.HandleFunc("GET /log/{tenant}/tile/entries/", func(w http.ResponseWriter, r *http.Request) {
 			answer(w, http.StatusForbidden, &server.Problem{Code: "records_not_public", Reason: "records are not served on this address",
 				Next: "sallyport ledger list, or ask for an export"})
 		})

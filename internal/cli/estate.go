@@ -24,6 +24,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/estate"
 	"github.com/sallyport-dev/sallyport/internal/estate/agent"
 	"github.com/sallyport-dev/sallyport/internal/estate/provider"
+	"github.com/sallyport-dev/sallyport/internal/resource"
 )
 
 // SampleAgent runs the sample harness: "sallyport sample-agent [ATTEMPTS]" with
@@ -66,7 +67,7 @@ account (only for you to read).`,
 	f.StringVar(&s.admin, "admin", "127.0.0.1:8646", "address to look at and reset the estate's state")
 	f.StringVar(&s.provider, "provider", "127.0.0.1:8645", "address of the scripted model")
 	f.StringVar(&s.providerAdmin, "provider-admin", "127.0.0.1:8647", "address to change the scripted model's behaviour")
-	f.StringVar(&s.model, "model", "scripted-helpdesk-1", "name that the scripted model answers with")
+	f.StringVar(&s.model, "model", "", "name that the scripted model answers with; default: the one that the sample agent declares")
 	f.StringVar(&s.dir, "dir", "sallyport-estate", "folder to write")
 	return cmd
 }
@@ -77,6 +78,13 @@ func (e *env) serveEstate(ctx context.Context, s sample) error {
 		if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
 			return usage("%q: the sample estate is served on loopback addresses only, host:port", a)
 		}
+	}
+	keys, model, err := declared(helpdesk.Files)
+	if err != nil {
+		return err
+	}
+	if s.model == "" {
+		s.model = model
 	}
 	es, err := estate.Serve(ctx, estate.Config{ProductionAddr: s.production, SandboxAddr: s.sandbox, AdminAddr: s.admin})
 	if err != nil {
@@ -102,7 +110,7 @@ func (e *env) serveEstate(ctx context.Context, s sample) error {
 			secrets[fmt.Sprintf("%s-helpdesk/%s", app, st)] = es.Credentials(st, app).Password.Reveal()
 		}
 	}
-	if err := writeSample(s.dir, es.CAPEM(), p.CAPEM(), secrets); err != nil {
+	if err := writeSample(s.dir, keys, es.CAPEM(), p.CAPEM(), secrets); err != nil {
 		return err
 	}
 	e.sayEstate(es, s)
@@ -132,7 +140,7 @@ Ctrl-C ends the estate.
 // writeSample makes the folder to play from. Keys that are there are kept, so
 // that people stay who they are when the estate starts again; certificates and
 // passwords are of this run.
-func writeSample(dir string, ca, providerCA []byte, secrets map[string]string) error {
+func writeSample(dir string, keys []string, ca, providerCA []byte, secrets map[string]string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return usage("%v", err)
 	}
@@ -160,24 +168,8 @@ func writeSample(dir string, ca, providerCA []byte, secrets map[string]string) e
 	if err != nil {
 		return err
 	}
-	for _, name := range people(helpdesk.Files) {
-		if _, err := os.Stat(filepath.Join(dir, "keys", name+".pub")); err == nil {
-			continue
-		}
-		pub, priv, err := ed25519.GenerateKey(nil)
-		if err != nil {
-			return err
-		}
-		block, err := ssh.MarshalPrivateKey(priv, name)
-		if err != nil {
-			return err
-		}
-		k, err := ssh.NewPublicKey(pub)
-		if err != nil {
-			return err
-		}
-		// The public key last: a run that was cut makes the pair again.
-		if err := errors.Join(put("keys/"+name, pem.EncodeToMemory(block)), put("keys/"+name+".pub", ssh.MarshalAuthorizedKey(k))); err != nil {
+	for _, name := range keys {
+		if err := keyPair(dir, name, put); err != nil {
 			return err
 		}
 	}
@@ -189,19 +181,54 @@ func writeSample(dir string, ca, providerCA []byte, secrets map[string]string) e
 	return errors.Join(put("estate-ca.pem", ca), put("provider-ca.pem", providerCA))
 }
 
-// people are whose keys the sample resources refer to.
-func people(files fs.FS) []string {
-	b, err := fs.ReadFile(files, "people.yaml")
-	if err != nil {
+// keyPair makes the key whose public half is in the file name, if it is not
+// there. The public half is written last: a run that was cut makes the pair again.
+func keyPair(dir, name string, put func(string, []byte) error) error {
+	private, ok := strings.CutSuffix(name, ".pub")
+	if !ok {
+		return fmt.Errorf("sample key %s does not end with .pub", name)
+	}
+	if _, err := os.Stat(filepath.Join(dir, filepath.FromSlash(name))); err == nil {
 		return nil
 	}
-	var out []string
-	for line := range strings.Lines(string(b)) {
-		_, after, ok := strings.Cut(line, "keys/")
-		if name, _, end := strings.Cut(after, ".pub"); ok && end && !strings.ContainsAny(name, "/ ") {
-			out = append(out, name)
+	pub, priv, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return err
+	}
+	block, err := ssh.MarshalPrivateKey(priv, filepath.Base(private))
+	if err != nil {
+		return err
+	}
+	k, err := ssh.NewPublicKey(pub)
+	if err != nil {
+		return err
+	}
+	return errors.Join(put(private, pem.EncodeToMemory(block)), put(name, ssh.MarshalAuthorizedKey(k)))
+}
+
+// declared is what the sample resources want to find: key files of people, and
+// the name of the model.
+func declared(files fs.FS) (keys []string, model string, err error) {
+	names, err := fs.Glob(files, "*.yaml")
+	if err != nil {
+		return nil, "", err
+	}
+	var sources []resource.Source
+	for _, n := range names {
+		b, err := fs.ReadFile(files, n)
+		if err != nil {
+			return nil, "", err
+		}
+		sources = append(sources, resource.Source{Name: n, Data: b})
+	}
+	all, err := resource.Decode(sources)
+	for _, r := range all {
+		switch spec := r.Spec.(type) {
+		case *resource.PersonSpec:
+			keys = append(keys, spec.SSHKeyFiles...)
+		case *resource.AgentSpec:
+			model = spec.Model.ID
 		}
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return keys, model, err
 }

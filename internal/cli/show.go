@@ -86,16 +86,16 @@ func at(t time.Time) string {
 
 // until is how long is left until t.
 func until(t time.Time) string {
-	d := time.Until(t)
+	d := time.Until(t).Round(time.Second)
 	switch {
 	case d <= 0:
 		return "over"
 	case d > 48*time.Hour:
-		return fmt.Sprintf("in %d days", int(d.Hours()/24))
+		return fmt.Sprintf("in %d days", int(d.Round(24*time.Hour).Hours()/24))
 	case d > 2*time.Hour:
-		return fmt.Sprintf("in %d h", int(d.Hours()))
+		return fmt.Sprintf("in %d h", int(d.Round(time.Hour).Hours()))
 	case d > 2*time.Minute:
-		return fmt.Sprintf("in %d min", int(d.Minutes()))
+		return fmt.Sprintf("in %d min", int(d.Round(time.Minute).Minutes()))
 	}
 	return fmt.Sprintf("in %d s", int(d.Seconds()))
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/certify"
+	"github.com/sallyport-dev/sallyport/internal/lease"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/server"
 	"github.com/sallyport-dev/sallyport/internal/task"
@@ -304,6 +305,12 @@ func (c *Client) PutSecret(ctx context.Context, name string, value []byte) error
 func (c *Client) Secrets(ctx context.Context) ([]server.Secret, error) {
 	var out []server.Secret
 	return out, c.call(ctx, http.MethodGet, "secrets", nil, nil, &out)
+}
+
+// Leases lists the credentials that tasks hold or held, without themselves.
+func (c *Client) Leases(ctx context.Context) ([]lease.Lease, error) {
+	var out []lease.Lease
+	return out, c.call(ctx, http.MethodGet, "leases", nil, nil, &out)
 }
 
 // launchSocket is beside the API's.
