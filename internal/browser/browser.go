@@ -74,7 +74,6 @@ type Browser struct {
 	dialog   Dialog
 	flight   *flight
 	drag     *dragData
-	cursor   [2]float64
 }
 
 // ProxyListener is the listener inside the browser's network namespace at

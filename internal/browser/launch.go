@@ -96,20 +96,12 @@ func Launch(ctx context.Context, cfg Config) (*Browser, error) {
 	return b, nil
 }
 
-// start executes Chromium. Order: pipes, policy file, process; the ends that
+// start executes Chromium. Order: policy file, pipes, process; the ends that
 // belong to the browser are closed here as soon as it has them.
 func (b *Browser) start() error {
 	bin, err := contain.FindChromium(b.cfg.Kind)
 	if err != nil {
 		return err
-	}
-	inR, inW, err := os.Pipe() // the browser reads fd 3
-	if err != nil {
-		return err
-	}
-	outR, outW, err := os.Pipe() // and writes fd 4
-	if err != nil {
-		return errors.Join(err, inR.Close(), inW.Close())
 	}
 	args := flags(b.cfg)
 	if b.flags, err = canon.DigestOf(args); err != nil {
@@ -126,6 +118,16 @@ func (b *Browser) start() error {
 			return err
 		}
 		b.clean, mounts = clean, append(mounts, m)
+	}
+	inR, inW, err := os.Pipe() // the browser reads fd 3
+	if err != nil {
+		b.clean()
+		return err
+	}
+	outR, outW, err := os.Pipe() // and writes fd 4
+	if err != nil {
+		b.clean()
+		return errors.Join(err, inR.Close(), inW.Close())
 	}
 	stderr := &tail{limit: 4 << 10}
 	b.proc, err = contain.Start(b.life, contain.Spec{ // whose context ends the process, not only the start
