@@ -103,6 +103,10 @@ func TestExamplesAreValid(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s %s: read back: %v", r.Kind, r.Metadata.Name, err)
 		}
+		sent, err := resource.Receive([][]byte{b})
+		if err != nil || sent[0].Digest != r.Digest {
+			t.Errorf("%s %s: received as %v, %v", r.Kind, r.Metadata.Name, sent, err)
+		}
 		if back.Digest != r.Digest {
 			t.Errorf("%s %s: digest %s after reading back, want %s", r.Kind, r.Metadata.Name, back.Digest, r.Digest)
 		}

@@ -146,24 +146,25 @@ func FromCanonical(data []byte) (Resource, error) {
 	return r, r.digest()
 }
 
-// Receive reads resources that a client has decoded and inlined, in canonical
-// form, and checks each as Decode does. The error is Errors; File is the
-// resource's kind and name.
+// Receive reads resources that a client has decoded and inlined, each in
+// canonical form. A client is not trusted with the checks: canonical JSON is
+// YAML, so Decode reads it again, with all that it refuses (unknown words,
+// missing fields, characters that hide). The error is Errors.
 func Receive(docs [][]byte) ([]Resource, error) {
 	var all []Resource
 	var errs Errors
 	for i, d := range docs {
-		r, err := FromCanonical(d)
-		if err != nil {
-			errs = append(errs, &Error{File: fmt.Sprintf("document %d", i), Problem: err.Error()})
+		name := fmt.Sprintf("document %d", i)
+		rs, es := decodeFile(Source{Name: name, Data: d})
+		if errs = append(errs, es...); len(es) > 0 {
 			continue
 		}
-		r.File = r.Kind + "/" + r.Metadata.Name
-		d := &decoder{file: r.File, lines: map[string]int{}}
-		d.header(&r)
-		errs = append(errs, d.errs...)
-		r.check(func(e *Error) { errs = append(errs, e) })
-		all = append(all, r)
+		if len(rs) != 1 {
+			errs = append(errs, &Error{File: name, Problem: fmt.Sprintf("want one resource, got %d", len(rs))})
+			continue
+		}
+		rs[0].File = rs[0].Kind + "/" + rs[0].Metadata.Name
+		all = append(all, rs[0])
 	}
 	if err := errs.orNil(); err != nil {
 		return nil, err

@@ -275,6 +275,32 @@ func TestCrossReferences(t *testing.T) {
 	}
 }
 
+// TestReceiveTrustsNoClient: what a client says is canonical is read as
+// strictly as a file.
+func TestReceiveTrustsNoClient(t *testing.T) {
+	good := `{"apiVersion":"sallyport/v1","kind":"Person","metadata":{"name":"ines","tenant":"acme"},"spec":{"displayName":"I \"x\"\n[","roles":["owner"]}}`
+	rs, err := resource.Receive([][]byte{[]byte(good)})
+	if err != nil || len(rs) != 1 || rs[0].File != "Person/ines" || rs[0].Spec.(*resource.PersonSpec).DisplayName != "I \"x\"\n[" {
+		t.Fatalf("got %+v, %v", rs, err)
+	}
+	for name, change := range map[string][2]string{
+		"unknown_role":    {`"owner"`, `"root"`},
+		"missing_field":   {`,"roles":["owner"]`, ""},
+		"empty_name":      {`"name":"ines",`, ""},
+		"hidden_text":     {"I ", "I\u202e "},
+		"unknown_field":   {`"roles"`, `"admin":true,"roles"`},
+		"field_twice":     {`"roles"`, `"roles":["auditor"],"roles"`},
+		"another_version": {"v1", "v2"},
+		"conflict":        {`"owner"`, `"approver","secrets-administrator"`},
+		"nothing":         {good, ""},
+		"two_documents":   {good, good + "\n---\n" + good},
+	} {
+		if rs, err := resource.Receive([][]byte{[]byte(strings.Replace(good, change[0], change[1], 1))}); err == nil {
+			t.Errorf("%s: accepted as %+v", name, rs)
+		}
+	}
+}
+
 // TestReferencesNeverCrossTenants: the same names in another tenant are of no
 // use, even when they exist there.
 func TestReferencesNeverCrossTenants(t *testing.T) {
