@@ -8,7 +8,12 @@
 // client reads the first two from beside the files.
 package helpdesk
 
-import "embed"
+import (
+	"embed"
+	"io/fs"
+	"net"
+	"strings"
+)
 
 // Loopback addresses on which the sample estate and its scripted model must
 // listen for the origins in connectors.yaml, agent.yaml and suite.yaml.
@@ -24,3 +29,37 @@ const (
 //
 //go:embed *.yaml policies prompts
 var Files embed.FS
+
+// Ports are the five loopback ports of the sample estate. The zero value of each
+// stands for the default one.
+type Ports struct{ Production, Sandbox, Provider, EstateAdmin, ProviderAdmin string }
+
+// Render returns the resources by file name, with other ports in the place of
+// the default ones, for machines and tests where those are taken.
+func Render(p Ports) (map[string][]byte, error) {
+	var pairs []string
+	for addr, port := range map[string]string{ProductionAddr: p.Production, SandboxAddr: p.Sandbox, ProviderAddr: p.Provider,
+		EstateAdminAddr: p.EstateAdmin, ProviderAdminAddr: p.ProviderAdmin} {
+		_, old, err := net.SplitHostPort(addr)
+		if err != nil {
+			return nil, err
+		}
+		if port != "" {
+			pairs = append(pairs, ":"+old, ":"+port)
+		}
+	}
+	r := strings.NewReplacer(pairs...)
+	out := map[string][]byte{}
+	names, err := fs.Glob(Files, "*.yaml")
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		b, err := fs.ReadFile(Files, n)
+		if err != nil {
+			return nil, err
+		}
+		out[n] = []byte(r.Replace(string(b)))
+	}
+	return out, nil
+}

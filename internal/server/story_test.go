@@ -34,6 +34,7 @@ type rig struct {
 	estate   *estate.Estate
 	provider *provider.Provider
 	keys     map[string]ssh.Signer
+	ports    helpdesk.Ports
 }
 
 const providerKey = "sk-estate-" + "0123456789abcdef0123456789abcdef"
@@ -42,21 +43,24 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{T: t, keys: map[string]ssh.Signer{}}
 	var err error
-	if r.estate, err = estate.Serve(t.Context(), estate.Config{ProductionAddr: helpdesk.ProductionAddr, SandboxAddr: helpdesk.SandboxAddr, AdminAddr: helpdesk.EstateAdminAddr}); err != nil {
+	if r.estate, err = estate.Serve(t.Context(), estate.Config{AdminAddr: "127.0.0.1:0"}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.estate.Close() })
-	if r.provider, err = provider.Serve(t.Context(), provider.Config{Addr: helpdesk.ProviderAddr, Key: providerKey, Model: "scripted-1", Behaviour: provider.Honest}); err != nil {
+	if r.provider, err = provider.Serve(t.Context(), provider.Config{Key: providerKey, Model: "scripted-1", Behaviour: provider.Honest, Pace: 100 * time.Millisecond, Patience: 60}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.provider.Close() })
-	l, err := net.Listen("tcp", helpdesk.ProviderAdminAddr)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	admin := &http.Server{Handler: r.provider.Admin()}
 	go admin.Serve(l)
 	t.Cleanup(func() { admin.Close() })
+	port := func(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }
+	r.ports = helpdesk.Ports{Production: port(r.estate.Addr(estate.Production)), Sandbox: port(r.estate.Addr(estate.Sandbox)),
+		Provider: port(r.provider.URL()), EstateAdmin: port(r.estate.AdminURL()), ProviderAdmin: port(l.Addr().String())}
 	r.open(t.TempDir())
 	r.apply()
 	for _, stage := range []estate.Stage{estate.Sandbox, estate.Production} {
@@ -104,16 +108,12 @@ func (r *rig) apply() {
 		}
 		return fs.ReadFile(helpdesk.Files, path)
 	}
-	names, err := fs.Glob(helpdesk.Files, "*.yaml")
+	files, err := helpdesk.Render(r.ports)
 	if err != nil {
 		r.Fatal(err)
 	}
 	var sources []resource.Source
-	for _, n := range names {
-		b, err := fs.ReadFile(helpdesk.Files, n)
-		if err != nil {
-			r.Fatal(err)
-		}
+	for n, b := range files {
 		sources = append(sources, resource.Source{Name: n, Data: b})
 	}
 	all, err := resource.Decode(sources)
