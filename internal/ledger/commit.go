@@ -209,7 +209,7 @@ func (g *growth) write(tx WriteTx) error {
 
 // Limits of the search for a lost answer.
 const (
-	resolveTries = 20
+	resolveTries = 60
 	resolvePause = 250 * time.Millisecond
 )
 

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -141,6 +142,91 @@ func TestLostCommit(t *testing.T) {
 	if err != nil || !rep.OK() || rep.Size != 2 {
 		t.Errorf("got %+v, %v", rep, err)
 	}
+}
+
+// TestDatabaseCrash kills the database server under the ledger: what was
+// acknowledged is there when it is back, and the ledger goes on by itself.
+func TestDatabaseCrash(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a PostgreSQL server")
+	}
+	server, err := pgtest.Start()
+	if err != nil {
+		t.Fatalf("this test needs Debian's postgresql-15: %v", err)
+	}
+	defer server.Stop()
+	s, err := OpenPostgres(t.Context(), server.URL("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	l, log, err := openLog(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var mu sync.Mutex
+	acked, refused := map[int64]bool{}, 0
+	stop, some := make(chan struct{}), make(chan struct{}, 1<<16)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				e, err := log.Append(t.Context(), record.Draft{Type: "x"})
+				mu.Lock()
+				if err != nil {
+					refused++
+				} else if acked[e.Seq] {
+					t.Errorf("position %d was given twice", e.Seq)
+				} else {
+					acked[e.Seq] = true
+				}
+				mu.Unlock()
+				if err != nil {
+					time.Sleep(5 * time.Millisecond) // leave the processor to the server that starts
+					continue
+				}
+				select {
+				case some <- struct{}{}:
+				default:
+				}
+			}
+		})
+	}
+	for range 3 {
+		for range 50 {
+			<-some
+		}
+		if err := server.Crash(); err != nil {
+			t.Error(err)
+			break
+		}
+		for len(some) > 0 {
+			<-some
+		}
+	}
+	select {
+	case <-some: // it goes on
+	case <-time.After(60 * time.Second):
+		t.Errorf("no append succeeds after the crash: %v", l.Err())
+	}
+	close(stop)
+	wg.Wait()
+	rep, err := log.Verify(t.Context())
+	if err != nil || !rep.OK() {
+		t.Fatalf("got %+v, %v", rep, err)
+	}
+	for seq := range acked {
+		if seq >= rep.Size {
+			t.Errorf("record %d was acknowledged, %d are left", seq, rep.Size)
+		}
+	}
+	t.Logf("%d acknowledged, %d refused, %d in the log", len(acked), refused, rep.Size)
 }
 
 // TestNodesShareALog lets two nodes append to one log at once.

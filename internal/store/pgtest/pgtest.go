@@ -23,8 +23,10 @@ const binaries = "/usr/lib/postgresql/15/bin"
 
 // Server is a running server.
 type Server struct {
-	Dir string // data folder and socket
-	cmd *exec.Cmd
+	Dir  string // data folder and socket
+	cmd  *exec.Cmd
+	attr *syscall.SysProcAttr
+	done chan struct{} // closed when cmd has ended
 }
 
 var (
@@ -119,18 +121,45 @@ func start(prepare func(data string) error) (_ *Server, err error) {
 			return nil, err
 		}
 	}
-	s.cmd = exec.Command(binaries+"/postgres", "-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "log_min_messages=fatal")
 	// Without Pdeathsig: it is tied to the thread, which Go may end.
-	s.cmd.Dir, s.cmd.SysProcAttr = dir, &syscall.SysProcAttr{Credential: attr.Credential}
+	s.attr = &syscall.SysProcAttr{Credential: attr.Credential}
+	return s, s.run()
+}
+
+func (s *Server) run() error {
+	s.cmd = exec.Command(binaries+"/postgres", "-D", filepath.Join(s.Dir, "data"), "-k", s.Dir, "-c", "listen_addresses=", "-c", "log_min_messages=fatal")
+	s.cmd.Dir, s.cmd.SysProcAttr = s.Dir, s.attr
 	if err := s.cmd.Start(); err != nil {
 		s.cmd = nil
-		return nil, err
+		return err
 	}
-	return s, s.wait()
+	cmd, done := s.cmd, make(chan struct{})
+	s.done = done
+	go func() { defer close(done); cmd.Wait() }()
+	return s.wait()
+}
+
+// Crash kills the server as a crash would, and starts it again.
+func (s *Server) Crash() error {
+	if err := s.cmd.Process.Kill(); err != nil {
+		return err
+	}
+	<-s.done
+	// The server refuses to start while a child of the dead one lives, which
+	// is a moment: try until then.
+	var err error
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
+		if err = s.run(); err == nil {
+			return nil
+		}
+		s.cmd.Process.Kill() // fails if it has ended
+		<-s.done
+	}
+	return err
 }
 
 func (s *Server) wait() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	for {
 		c, err := pgx.Connect(ctx, s.URL("postgres"))
@@ -140,6 +169,8 @@ func (s *Server) wait() error {
 		select {
 		case <-ctx.Done():
 			return err
+		case <-s.done:
+			return fmt.Errorf("the server ended: %w", err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -149,7 +180,7 @@ func (s *Server) wait() error {
 func (s *Server) Stop() error {
 	if s.cmd != nil {
 		s.cmd.Process.Signal(syscall.SIGINT) // fast shutdown
-		s.cmd.Wait()
+		<-s.done
 		s.cmd = nil
 	}
 	return os.RemoveAll(s.Dir)
