@@ -165,3 +165,22 @@ func TestRSADoesNotCount(t *testing.T) {
 		t.Errorf("got %v, want a refusal", err)
 	}
 }
+
+// FuzzSSHSIG: no armored bytes but those of the signer are accepted.
+func FuzzSSHSIG(f *testing.F) {
+	priv := ed25519.NewKeyFromSeed(make([]byte, 32))
+	t := &testing.T{}
+	key, sig := skSign(t, priv, []byte("m"), 5)
+	f.Add(sig, []byte("m"))
+	f.Add([]byte("-----BEGIN SSH SIGNATURE-----\n\n-----END SSH SIGNATURE-----\n"), []byte{})
+	want, _ := pem.Decode(sig)
+	f.Fuzz(func(t *testing.T, in, msg []byte) {
+		if _, err := receipt.VerifySSHSIG(msg, in, receipt.ApprovalNamespace, []string{key}, receipt.SSHPolicy{}); err != nil {
+			return
+		}
+		got, _ := pem.Decode(in)
+		if string(msg) != "m" || got == nil || !bytes.Equal(got.Bytes, want.Bytes) {
+			t.Errorf("accepted %q over %q", in, msg)
+		}
+	})
+}
