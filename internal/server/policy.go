@@ -5,6 +5,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/capability"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/policy"
+	"github.com/sallyport-dev/sallyport/internal/resource"
 )
 
 // decider speaks policy to the gate, for one task.
@@ -28,17 +29,5 @@ func (d decider) Decide(f gate.Facts) action.Decision {
 
 // compile turns a filled-in capability into the task's own grant.
 func compile(tenant, agent, task string, in *capability.Instance) (*policy.Set, error) {
-	g := policy.Grant{Tenant: tenant, Agent: agent, Task: task, Capability: in.Capability, Reads: in.Reads,
-		Computer: in.Computer, Inference: in.Inference, Control: true}
-	for _, r := range in.Rules {
-		rule := policy.Rule{Operation: r.Operation, App: r.App, Max: r.Max, Params: map[string]policy.Constraint{}}
-		for name, v := range r.Params {
-			rule.Params[name] = policy.Constraint{Any: v.Any, Equals: v.Equals}
-		}
-		if r.Hold != nil {
-			rule.Hold = r.Hold.Approvers
-		}
-		g.Rules = append(g.Rules, rule)
-	}
-	return policy.CompileGrant(g)
+	return policy.CompileGrant(resource.Grant(in, tenant, agent, task))
 }

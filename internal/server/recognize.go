@@ -35,6 +35,7 @@ func (c recognizer) Recognize(r action.Request, body []byte) (egress.Recognized,
 	out := egress.Recognized{App: m.Connector, Effect: m.Effect, Params: m.Params, Labels: m.Labels, Allowed: true, AllowLocal: m.Local}
 	if m.Matched {
 		out.Operation = m.Operation
+		out.WebSocket = r.Destination == "websocket"
 	} else {
 		out.Params = map[string]string{"why": m.Code}
 	}
@@ -50,34 +51,65 @@ func readBack(p connector.Plan, origin string) (*egress.ReadBack, error) {
 	if p.Origin != origin {
 		return nil, fmt.Errorf("read-back is on %s, which is another origin than the operation's", p.Origin)
 	}
-	since := time.Now()
 	path, query, _ := strings.Cut(p.Path, "?")
-	return &egress.ReadBack{Path: path, Query: query, Verify: func(status int, body []byte) string {
-		return verify(p, since, status, body)
-	}}, nil
+	c := check{plan: p}
+	return &egress.ReadBack{Path: path, Query: query, Before: c.before, Verify: c.verify}, nil
 }
 
-// verify holds the answer of a read-back against its plan. What cannot be read
-// is unknown; what can be read and is otherwise is failed.
-func verify(p connector.Plan, since time.Time, status int, body []byte) string {
+// check is one read-back: before is asked just before the request is sent, after
+// any hold, and verify after it was answered.
+type check struct {
+	plan  connector.Plan
+	since time.Time
+	old   string // canonical JSON of the value before, or ""
+}
+
+func (c *check) before(status int, body []byte) {
+	c.since = time.Now()
+	if v, ok := c.value(status, body); ok {
+		c.old = v
+	}
+}
+
+// value is the canonical JSON at the plan's pointer.
+func (c *check) value(status int, body []byte) (string, bool) {
 	var doc any
 	if status != 200 || json.Unmarshal(body, &doc) != nil {
+		return "", false
+	}
+	v, ok := pointer(doc, c.plan.Pointer)
+	if !ok {
+		return "", false
+	}
+	b, err := json.Marshal(v)
+	return string(b), err == nil
+}
+
+// verify holds the answer against the plan. What cannot be read is unknown; what
+// can be read and is not as planned is failed.
+func (c *check) verify(status int, body []byte) string {
+	now, ok := c.value(status, body)
+	if !ok {
 		return "unknown"
 	}
-	v, ok := pointer(doc, p.Pointer)
-	s, isString := v.(string)
+	var text string
+	isText := json.Unmarshal([]byte(now), &text) == nil
+	done := false
 	switch {
-	case !ok || !isString:
-		return "unknown"
-	case p.Equals != nil && s == *p.Equals:
-		return "verified"
-	case p.Newer:
+	case c.plan.Equals != nil:
+		done = isText && text == *c.plan.Equals
+	case c.plan.Newer:
 		// Applications keep whole seconds; allow for that much rounding.
-		if t, err := time.Parse(time.RFC3339, s); err == nil && !t.Before(since.Truncate(time.Second)) {
-			return "verified"
+		t, err := time.Parse(time.RFC3339, text)
+		done = err == nil && !t.Before(c.since.Truncate(time.Second))
+	case c.plan.Changed:
+		if c.old == "" {
+			return "unknown"
 		}
-	case p.Changed:
-		return "unknown" // what it was before is not known here
+		done = now != c.old
+	}
+	if done {
+		return "verified"
 	}
 	return "failed"
 }

@@ -313,7 +313,7 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	for _, b := range h.Bind {
 		mounts = append(mounts, contain.Mount{Source: b, Target: b})
 	}
-	p, err := contain.Start(ctx, contain.Spec{Path: h.Path, Args: h.Args, Env: s.environment(h), Dir: h.Dir,
+	p, err := contain.Start(s.t.srv.ctx, contain.Spec{Path: h.Path, Args: h.Args, Env: s.environment(h), Dir: h.Dir,
 		Listen: []string{computerAddr, inferenceAddr, proxyAddr}, Mounts: mounts,
 		Stdin: h.Stdin, Stdout: h.Stdout, Stderr: h.Stderr})
 	if err != nil {
