@@ -58,7 +58,10 @@ func (a *api) document(mux *http.ServeMux, pattern string, get func(string) (htt
 			a.refuse(w, r, err)
 			return
 		}
-		http.StripPrefix("/log/"+tenant, h).ServeHTTP(w, r)
+		if strings.HasPrefix(pattern, "/log/") {
+			h = http.StripPrefix("/log/"+tenant, h)
+		}
+		h.ServeHTTP(w, r)
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -119,32 +120,73 @@ func (d folder) Export(ctx context.Context, w io.Writer, in api.Export) error {
 	return d.log.Export(ctx, w, ledger.Filter{Task: in.Task, From: in.From, To: in.To}, nil)
 }
 
-// entry is what a table shows of a record.
+// entry is what a table shows of a record. Bodies differ by type: each part is
+// looked for by itself.
 type entry struct {
-	Seq                      int64
-	Time                     time.Time
-	Type, Task, Agent, Actor string
-	Evidence                 []struct{ Name, Type string }
-	Body                     struct {
-		Action struct {
-			Operation string
-			Params    map[string]string
-		}
-		Decision  struct{ Verdict, Code string }
-		Outcome   struct{ State, ReadBack string }
-		Code, Why string
-	}
+	Seq               int64
+	Time              time.Time
+	Type, Task, Actor string
+	Evidence          []json.RawMessage
+	Body              map[string]json.RawMessage
 }
 
-func (x entry) summary() string {
-	b := x.Body
-	switch {
-	case b.Decision.Verdict != "":
-		return strings.TrimSpace(fmt.Sprintf("%s %s %s (%s)", b.Decision.Verdict, b.Action.Operation, paramsOf(b.Action.Params), b.Decision.Code))
-	case b.Outcome.State != "":
-		return strings.TrimSpace(b.Outcome.State + " " + b.Outcome.ReadBack)
+// part reads one part of the body, if it has this form.
+func part[T any](x entry, name string) (v T) {
+	if json.Unmarshal(x.Body[name], &v) != nil {
+		var zero T
+		return zero
 	}
-	return strings.TrimSpace(b.Code + " " + b.Why)
+	return v
+}
+
+type operated struct {
+	Operation string
+	Params    map[string]string
+	Kind      string
+	Subject   string
+}
+
+func (o operated) String() string {
+	p := map[string]string{}
+	for k, v := range o.Params {
+		if !strings.HasPrefix(v, "sha256:") {
+			p[k] = v
+		}
+	}
+	name := o.Operation
+	if name == "" {
+		name = strings.TrimSpace(o.Kind + " " + o.Subject)
+	}
+	return strings.TrimSpace(name + " " + paramsOf(p))
+}
+
+// whatLimit bounds a summary, in characters.
+const whatLimit = 100
+
+func (x entry) summary() string {
+	var parts []string
+	add := func(s ...string) { parts = append(parts, s...) }
+	if d := part[struct{ Verdict, Code string }](x, "decision"); d.Verdict != "" {
+		add(d.Verdict, part[operated](x, "action").String(), "("+d.Code+")")
+	}
+	if o := part[struct{ State, ReadBack, Detail string }](x, "outcome"); o.State != "" {
+		add(o.State, o.Detail)
+		if o.ReadBack != "" {
+			add("read back: " + o.ReadBack)
+		}
+	}
+	if st := part[operated](x, "statement"); st.Kind != "" {
+		add(st.String())
+	}
+	for _, name := range []string{"name", "scope", "agent", "code", "why", "reason"} {
+		add(part[string](x, name))
+	}
+	parts = slices.DeleteFunc(parts, func(s string) bool { return s == "" })
+	r := []rune(strings.Join(parts, " "))
+	if len(r) > whatLimit {
+		r = append(r[:whatLimit-1], '…')
+	}
+	return string(r)
 }
 
 func ledgerList(e *env) *cobra.Command {

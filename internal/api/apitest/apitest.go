@@ -1,0 +1,208 @@
+// Package apitest runs a real server with the sample tenant on real sockets in a
+// temporary folder, in front of the real sample estate, for tests.
+//
+// The test binary is also what the server starts again inside the boundary, so a
+// package that uses it calls Main as the first statement of TestMain.
+package apitest
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/pem"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/sallyport-dev/sallyport/examples/helpdesk"
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/api/client"
+	"github.com/sallyport-dev/sallyport/internal/contain"
+	"github.com/sallyport-dev/sallyport/internal/estate"
+	"github.com/sallyport-dev/sallyport/internal/estate/provider"
+	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/server"
+)
+
+// Main is the first statement of TestMain.
+func Main() { contain.Main() }
+
+// ProviderKey is what the scripted model wants as its key.
+const ProviderKey = "sk-estate-0123456789abcdef0123456789abcdef"
+
+// Rig is a running server. Its folder of resources is Files.
+type Rig struct {
+	Data, Files string
+	Server      *server.Server
+	Faces       *api.Faces
+	Estate      *estate.Estate
+	Provider    *provider.Provider
+	Keys        map[string]ssh.Signer // of the people
+}
+
+// Start runs a server with nothing in it. Addresses are chosen by the kernel, so
+// that several can run at once.
+func Start(t testing.TB) *Rig {
+	t.Helper()
+	// Short, for the sockets in it.
+	dir, err := os.MkdirTemp("", "sp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	r := &Rig{Data: filepath.Join(dir, "data"), Files: filepath.Join(dir, "files"), Keys: map[string]ssh.Signer{}}
+	if r.Estate, err = estate.Serve(context.Background(), estate.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Estate.Close() })
+	r.Provider, err = provider.Serve(context.Background(), provider.Config{Key: ProviderKey, Model: "scripted-1", Behaviour: provider.Honest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Provider.Close() })
+	r.write(t)
+	r.Open(t)
+	t.Cleanup(func() { r.Stop(t) })
+	return r
+}
+
+// Open starts the server on the folder.
+func (r *Rig) Open(t testing.TB) {
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	var err error
+	if r.Server, err = server.Open(context.Background(), server.Config{Data: r.Data, Log: log}); err != nil {
+		t.Fatal(err)
+	}
+	if r.Faces, err = api.Serve(r.Server, api.Config{Data: r.Data, Listen: "127.0.0.1:0", Issuer: "https://sallyport.example", Log: log}); err != nil {
+		r.Server.Close()
+		t.Fatal(err)
+	}
+}
+
+// Stop ends the server. It may be called again.
+func (r *Rig) Stop(t testing.TB) {
+	if r.Server == nil {
+		return
+	}
+	if err := r.Faces.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := r.Server.Close(); err != nil {
+		t.Error(err)
+	}
+	r.Server, r.Faces = nil, nil
+}
+
+// As is a client of the server, as a person.
+func (r *Rig) As(person string) *client.Client {
+	return client.New(filepath.Join(r.Data, api.SocketName), "", person)
+}
+
+// Apply declares the sample tenant and stores its secrets.
+func (r *Rig) Apply(t testing.TB) {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(r.Files, "*.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sources []resource.Source
+	for _, n := range names {
+		b, err := os.ReadFile(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sources = append(sources, resource.Source{Name: n, Data: b})
+	}
+	all, err := resource.Decode(sources)
+	if err == nil {
+		err = resource.Inline(all, func(from, path string) ([]byte, error) { return os.ReadFile(filepath.Join(filepath.Dir(from), path)) })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.As("noor").Apply(t.Context(), all); err != nil {
+		t.Fatal(err)
+	}
+	secrets := map[string]string{"provider-key": ProviderKey}
+	for _, stage := range []estate.Stage{estate.Sandbox, estate.Production} {
+		for _, app := range []estate.App{estate.IAM, estate.Tickets} {
+			secrets[string(app)+"-helpdesk/"+string(stage)] = r.Estate.Credentials(stage, app).Password.Reveal()
+		}
+	}
+	for name, value := range secrets {
+		if err := r.As("sven").PutSecret(t.Context(), name, []byte(value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// ApproveAll signs everything that waits, as one person.
+func (r *Rig) ApproveAll(t testing.TB, person string) {
+	t.Helper()
+	c := r.As(person)
+	list, err := c.Approvals(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range list {
+		x, err := c.Approval(t.Context(), a.ID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Approve(t.Context(), x, r.Keys[person]); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// write makes the sample resources with the estate's real addresses, fresh keys
+// and the certificates of this run.
+func (r *Rig) write(t testing.TB) {
+	t.Helper()
+	port := func(addr string) string { return addr[strings.LastIndex(addr, ":"):] }
+	ports := strings.NewReplacer(port(helpdesk.ProductionAddr), port(r.Estate.Addr(estate.Production)),
+		port(helpdesk.SandboxAddr), port(r.Estate.Addr(estate.Sandbox)), "https://127.0.0.1:8645", r.Provider.URL())
+	put := func(name string, b []byte) {
+		path := filepath.Join(r.Files, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := fs.WalkDir(helpdesk.Files, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := fs.ReadFile(helpdesk.Files, path)
+		put(path, []byte(ports.Replace(string(b))))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"mara", "tom", "dana", "ines", "felix", "noor", "sven", "kofi", "lin", "ada"} {
+		_, key, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Keys[name], err = ssh.NewSignerFromKey(key); err != nil {
+			t.Fatal(err)
+		}
+		block, err := ssh.MarshalPrivateKey(key, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		put("keys/"+name, pem.EncodeToMemory(block))
+		put("keys/"+name+".pub", ssh.MarshalAuthorizedKey(r.Keys[name].PublicKey()))
+	}
+	put("estate-ca.pem", r.Estate.CAPEM())
+	put("provider-ca.pem", r.Provider.CAPEM())
+}

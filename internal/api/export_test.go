@@ -1,0 +1,4 @@
+package api
+
+// MayLaunch is mayLaunch, for the table of users.
+var MayLaunch = mayLaunch
