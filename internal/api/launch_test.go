@@ -127,8 +127,9 @@ func open(t *testing.T, r *apitest.Rig) task.Task {
 	return x
 }
 
-// pipes are streams whose other ends the test holds.
-func pipes(t *testing.T, stdin string) (s client.Streams, done func() string) {
+// pipes are streams whose other ends the test holds. A harness that reads to the
+// end of its input lives until typed is closed.
+func pipes(t *testing.T) (s client.Streams, typed io.WriteCloser, done func() string) {
 	t.Helper()
 	ir, iw, err := os.Pipe()
 	if err != nil {
@@ -138,10 +139,10 @@ func pipes(t *testing.T, stdin string) (s client.Streams, done func() string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { io.WriteString(iw, stdin); iw.Close() }()
 	out := make(chan string, 1)
 	go func() { b, _ := io.ReadAll(or); out <- string(b) }()
-	return client.Streams{In: ir, Out: ow, Err: ow}, func() string {
+	return client.Streams{In: ir, Out: ow, Err: ow}, iw, func() string {
+		iw.Close()
 		ir.Close()
 		ow.Close()
 		select {
@@ -156,10 +157,14 @@ func pipes(t *testing.T, stdin string) (s client.Streams, done func() string) {
 
 func streamsAndStatus(t *testing.T, r *apitest.Rig) {
 	x := open(t, r)
-	s, done := pipes(t, "typed\n")
+	s, typed, done := pipes(t)
 	started := false
 	end, err := r.As("dana").Run(t.Context(), api.LaunchRequest{Task: x.ID, Path: "/bin/sh", Args: []string{"-c", `cat; echo "$GIVEN $SALLYPORT_TASK"; exit 7`},
-		Env: []string{"GIVEN=here", "SALLYPORT_TASK=another"}}, s, func(x task.Task) { started = x.State == task.Active })
+		Env: []string{"GIVEN=here", "SALLYPORT_TASK=another"}}, s, func(x task.Task) {
+		started = x.State == task.Active
+		io.WriteString(typed, "typed\n")
+		typed.Close()
+	})
 	out := done()
 	if err != nil || !started || end.Exit != 7 || end.Task.State != task.Failed || end.Task.Code != "harness_failed" {
 		t.Errorf("got exit %d, task %s (%s), started %v, %v", end.Exit, end.Task.State, end.Task.Code, started, err)
@@ -172,7 +177,7 @@ func streamsAndStatus(t *testing.T, r *apitest.Rig) {
 // clientGone: Ctrl-C at the client, or its death, ends the harness and the task.
 func clientGone(t *testing.T, r *apitest.Rig) {
 	x := open(t, r)
-	s, done := pipes(t, "")
+	s, _, done := pipes(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	end, err := r.As("dana").Run(ctx, api.LaunchRequest{Task: x.ID, Path: "/bin/sleep", Args: []string{"1000"}}, s, func(task.Task) { cancel() })
@@ -184,7 +189,7 @@ func clientGone(t *testing.T, r *apitest.Rig) {
 
 func killEnds(t *testing.T, r *apitest.Rig) {
 	x := open(t, r)
-	s, done := pipes(t, "")
+	s, _, done := pipes(t)
 	killed := make(chan error, 1)
 	end, err := r.As("dana").Run(t.Context(), api.LaunchRequest{Task: x.ID, Path: "/bin/sleep", Args: []string{"1000"}}, s, func(task.Task) {
 		go func() {
@@ -206,13 +211,18 @@ func killEnds(t *testing.T, r *apitest.Rig) {
 
 func runsOnce(t *testing.T, r *apitest.Rig) {
 	x := open(t, r)
-	s, done := pipes(t, "")
-	defer done()
-	in := api.LaunchRequest{Task: x.ID, Path: "/bin/true"}
-	if end, err := r.As("dana").Run(t.Context(), in, s, nil); err != nil || end.Exit != 0 || end.Task.State != task.Closed {
+	in := api.LaunchRequest{Task: x.ID, Path: "/bin/cat"}
+	ir, iw, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ir.Close()
+	s := client.Streams{In: ir, Out: os.Stderr, Err: os.Stderr}
+	end, err := r.As("dana").Run(t.Context(), in, s, func(task.Task) { iw.Close() })
+	if err != nil || end.Exit != 0 || end.Task.State != task.Closed {
 		t.Errorf("first: got exit %d, %s, %v", end.Exit, end.Task.State, err)
 	}
-	_, err := r.As("dana").Run(t.Context(), in, s, nil)
+	_, err = r.As("dana").Run(t.Context(), in, s, nil)
 	wantRefusal(t, err, "task_state", http.StatusForbidden)
 	// Why a task could not start is said in words.
 	x = open(t, r)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
-	"github.com/sallyport-dev/sallyport/internal/lease"
 	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/server"
@@ -22,19 +21,9 @@ const (
 	pageMax     = 1000
 )
 
-// logs gives the log of a tenant, for reading. *server.Server implements it.
-type logs interface {
-	Log(tenant string) (*ledger.Log, error)
-}
-
 // evidence opens a payload for an auditor, and records that it was opened.
 type evidence interface {
 	Payload(ctx context.Context, tenant string, c server.Caller, seq int64, n int) (action.Evidence, []byte, error)
-}
-
-// leases lists the credentials of a tenant, without themselves.
-type leases interface {
-	Leases(ctx context.Context, tenant string) ([]lease.Lease, error)
 }
 
 // Records is a page of a tenant's log.
@@ -82,17 +71,10 @@ type Export struct {
 }
 
 func (a *api) ledgerRoutes(mux *http.ServeMux) {
-	if l, ok := any(a.s).(leases); ok {
-		a.handle(mux, "GET "+v1+"leases", func(c *call) (any, error) { return list(l.Leases(c.Context(), c.tenant)) })
-	}
-	l, ok := any(a.s).(logs)
-	if !ok {
-		return
-	}
 	// with runs f over the log that the call means.
 	with := func(f func(*call, *ledger.Log) (any, error)) func(*call) (any, error) {
 		return func(c *call) (any, error) {
-			log, err := l.Log(c.tenant)
+			log, err := a.s.Log(c.tenant)
 			if err != nil {
 				return nil, err
 			}

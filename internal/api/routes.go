@@ -44,6 +44,10 @@ func (a *api) handler() http.Handler {
 		defer a.doctor.Unlock()
 		return NewDoctor(contain.Doctor(c.Context())), nil
 	})
+	a.handle(mux, "GET "+v1+"leases", func(c *call) (any, error) { return list(a.s.Leases(c.Context(), c.tenant)) })
+	a.handle(mux, "GET "+v1+"readiness/{agent}", func(c *call) (any, error) {
+		return a.s.Readiness(c.Context(), c.tenant, c.PathValue("agent"), c.URL.Query().Get("probe") == "true")
+	}, "probe")
 	a.ledgerRoutes(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusNotFound, notFound("no_such_route", "there is no "+r.Method+" "+r.URL.Path, "see the documentation of the API"))

@@ -40,7 +40,7 @@ const (
 // commands makes every command. A new one is one line here and a file.
 var commands = []func(*env) *cobra.Command{
 	upCommand, applyCommand, getCommand, taskCommand, runCommand, approvalsCommand, approveCommand, rejectCommand,
-	revokeCommand, certifyCommand, secretCommand, ledgerCommand, policyCommand, doctorCommand, estateCommand, versionCommand,
+	revokeCommand, certifyCommand, secretCommand, ledgerCommand, policyCommand, doctorCommand, readinessCommand, verifyCommand, demoCommand, estateCommand, versionCommand,
 }
 
 // env is what every command works with: the global flags and the streams.

@@ -12,10 +12,12 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -43,6 +45,8 @@ type Rig struct {
 	Estate      *estate.Estate
 	Provider    *provider.Provider
 	Keys        map[string]ssh.Signer // of the people
+
+	admin string // base URL of the model's behaviour
 }
 
 // Start runs a server with nothing in it. Addresses are chosen by the kernel, so
@@ -56,7 +60,7 @@ func Start(t testing.TB) *Rig {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	r := &Rig{Data: filepath.Join(dir, "data"), Files: filepath.Join(dir, "files"), Keys: map[string]ssh.Signer{}}
-	if r.Estate, err = estate.Serve(context.Background(), estate.Config{}); err != nil {
+	if r.Estate, err = estate.Serve(context.Background(), estate.Config{AdminAddr: "127.0.0.1:0"}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.Estate.Close() })
@@ -65,6 +69,9 @@ func Start(t testing.TB) *Rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.Provider.Close() })
+	admin := httptest.NewServer(r.Provider.Admin())
+	t.Cleanup(admin.Close)
+	r.admin = admin.URL
 	r.write(t)
 	r.Open(t)
 	t.Cleanup(func() { r.Stop(t) })
@@ -142,6 +149,30 @@ func (r *Rig) Apply(t testing.TB) {
 	}
 }
 
+// Approver signs whatever comes until the returned function is called.
+func (r *Rig) Approver(t testing.TB, person string) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c := r.As(person)
+		for ctx.Err() == nil {
+			list, _ := c.Approvals(ctx, "")
+			for _, a := range list {
+				if x, err := c.Approval(ctx, a.ID()); err == nil {
+					c.Approve(ctx, x, r.Keys[person])
+				}
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
 // ApproveAll signs everything that waits, as one person.
 func (r *Rig) ApproveAll(t testing.TB, person string) {
 	t.Helper()
@@ -167,7 +198,8 @@ func (r *Rig) write(t testing.TB) {
 	t.Helper()
 	port := func(addr string) string { return addr[strings.LastIndex(addr, ":"):] }
 	ports := strings.NewReplacer(port(helpdesk.ProductionAddr), port(r.Estate.Addr(estate.Production)),
-		port(helpdesk.SandboxAddr), port(r.Estate.Addr(estate.Sandbox)), "https://127.0.0.1:8645", r.Provider.URL())
+		port(helpdesk.SandboxAddr), port(r.Estate.Addr(estate.Sandbox)), "https://127.0.0.1:8645", r.Provider.URL(),
+		"http://127.0.0.1:8646", r.Estate.AdminURL(), "http://127.0.0.1:8647", r.admin)
 	put := func(name string, b []byte) {
 		path := filepath.Join(r.Files, filepath.FromSlash(name))
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {

@@ -28,6 +28,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/lease"
+	"github.com/sallyport-dev/sallyport/internal/readiness"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/server"
 	"github.com/sallyport-dev/sallyport/internal/task"
@@ -286,6 +287,12 @@ func (c *Client) Certify(ctx context.Context, agent, suite string, progress func
 func (c *Client) Certifications(ctx context.Context, agent string) ([]certify.Certification, error) {
 	var out []certify.Certification
 	return out, c.call(ctx, http.MethodGet, "certifications", url.Values{"agent": {agent}}, nil, &out)
+}
+
+// Readiness decides whether an agent may act in production, as it is now.
+func (c *Client) Readiness(ctx context.Context, agent string, probe bool) (*readiness.Report, error) {
+	var out readiness.Report
+	return &out, c.call(ctx, http.MethodGet, "readiness/"+seg(agent), url.Values{"probe": {strconv.FormatBool(probe)}}, nil, &out)
 }
 
 // PutSecret stores a secret under a name.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -43,7 +44,8 @@ func (c *Client) Run(ctx context.Context, in api.LaunchRequest, s Streams, start
 	}
 	conn := raw.(*net.UnixConn)
 	defer conn.Close()
-	if err := sendLaunch(conn, in, s); err != nil {
+	// A server that refuses early says why before it has read all.
+	if err := sendLaunch(conn, in, s); err != nil && !errors.Is(err, unix.EPIPE) {
 		return Ended{}, fmt.Errorf("launch: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() {
@@ -109,6 +111,8 @@ func sendLaunch(c *net.UnixConn, in api.LaunchRequest, s Streams) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.Write(b[n:])
+	if n < len(b) {
+		_, err = c.Write(b[n:])
+	}
 	return err
 }

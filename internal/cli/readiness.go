@@ -1,0 +1,52 @@
+package cli
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sallyport-dev/sallyport/internal/readiness"
+)
+
+func readinessCommand(e *env) *cobra.Command {
+	var format string
+	var probe bool
+	cmd := &cobra.Command{
+		Use:   "readiness AGENT",
+		Short: "Decide whether an agent may act in production, as it is now",
+		Long: `Checks the ten conditions of a production-ready deployment in the running system
+and prints READY or NOT READY with the evidence. Unknown counts as not ready. The
+exit status is 0 for READY and 1 for NOT READY.`,
+		Example: "  sallyport readiness helpdesk --probe\n  sallyport readiness helpdesk --format html > readiness.html",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if e.output == "json" {
+				format = "json"
+			}
+			write := map[string]func(*readiness.Report, io.Writer) error{
+				"text": (*readiness.Report).Text, "json": (*readiness.Report).JSON, "html": (*readiness.Report).HTML}[format]
+			if write == nil {
+				return usage("--format %q: want text, json or html", format)
+			}
+			c, err := e.client()
+			if err != nil {
+				return err
+			}
+			r, err := c.Readiness(cmd.Context(), args[0], probe)
+			if err != nil {
+				return err
+			}
+			if err := write(r, e.out); err != nil {
+				return err
+			}
+			if !r.Ready() {
+				return &exit{code: exitRefused}
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&format, "format", "text", "text, json or html")
+	f.BoolVar(&probe, "probe", false, "also try to break the running system; nothing that is tried has an effect")
+	return cmd
+}
