@@ -1,0 +1,446 @@
+package readiness
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/approval"
+	"github.com/sallyport-dev/sallyport/internal/boundary"
+	"github.com/sallyport-dev/sallyport/internal/certify"
+	"github.com/sallyport-dev/sallyport/internal/lease"
+	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/task"
+)
+
+// ref is a place in the ledger.
+type ref struct {
+	seq  int64
+	time time.Time
+}
+
+func at(e record.Entry) ref { return ref{e.Seq, e.Time} }
+
+// history is what the ledger says about one agent, read from its records. The
+// shapes are those of the writers' packages (named at each type).
+type history struct {
+	agent     string
+	size      int64
+	first     ref
+	last      ref
+	bad       []string // what could not be read
+	badAt     []ref
+	applied   map[string][]applied // by Kind/name, in order
+	secrets   []secret
+	certKeys  []certKey
+	granted   []granted
+	runs      map[string]certRun
+	issued    map[string]certRun
+	issues    []certRun // issued, in order
+	lapsed    map[string]lapse
+	drifts    []drift
+	lives     map[string]*life
+	leases    map[string]*leaseLife
+	order     []string // leases, in order of their first record
+	decided   []decided
+	decisions map[string]int // action to index in decided
+	outcomes  map[string]outcome
+	loose     []outcome // without a decision before
+}
+
+// applied is one version of a resource (package server: tenant.created,
+// resource.applied).
+type applied struct {
+	ref
+	digest action.Digest
+	author string
+}
+
+type secret struct {
+	ref
+	name, person string
+}
+
+type certKey struct {
+	ref
+	public []byte
+}
+
+// granted is the body of approval.granted and hold.approved (package approval).
+type granted struct {
+	ref
+	actor     string
+	ID        string             `json:"id"`
+	Statement approval.Statement `json:"statement"`
+	Signature string             `json:"signature"`
+	Person    string             `json:"person"`
+	Key       string             `json:"key"`
+	Complete  bool               `json:"complete"`
+}
+
+type certRun struct {
+	ref
+	certify.Certification
+}
+
+type lapse struct {
+	ref
+	ID    string        `json:"id"`
+	Lapse certify.Lapse `json:"lapse"`
+}
+
+type drift struct {
+	ref
+	task    string
+	Agent   string            `json:"agent"`
+	Changes []boundary.Change `json:"changes"`
+}
+
+// life is what is on record about one task.
+type life struct {
+	task.Task             // newest version
+	opened, started, over ref
+	closing               bool
+	leases                []string
+	attested              []identityRecord
+	identities            []identityRecord
+}
+
+// identityRecord is the common part of identity.attested and identity.issued
+// (package identity).
+type identityRecord struct {
+	ref
+	Kind      string    `json:"kind"`
+	Subject   string    `json:"subject"`
+	NotBefore time.Time `json:"notBefore"`
+	Expires   time.Time `json:"expires"`
+	Selectors []string  `json:"selectors"`
+}
+
+type leaseLife struct {
+	lease.Lease                // newest version
+	requested, issued, revoked ref
+	last                       ref
+	typ                        string // of the last record
+}
+
+// decided is action.decided (package gate), cut down to what is asked of it.
+type decided struct {
+	ref
+	task string
+	gateDecided
+}
+
+type gateDecided struct {
+	Action   action.Action   `json:"action"`
+	Decision action.Decision `json:"decision"`
+	Stage    action.Stage    `json:"stage"`
+	Tier     string          `json:"tier"`
+	Approval string          `json:"approval"`
+}
+
+func (d decided) allowed() bool { return d.Decision.Verdict == action.Allow }
+
+// outcome is action.outcome (package gate).
+type outcome struct {
+	ref
+	Action  string         `json:"action"`
+	Decided int64          `json:"decided"`
+	Outcome action.Outcome `json:"outcome"`
+}
+
+func newHistory(agent string) *history {
+	return &history{agent: agent, applied: map[string][]applied{}, runs: map[string]certRun{}, issued: map[string]certRun{}, lapsed: map[string]lapse{},
+		lives: map[string]*life{}, leases: map[string]*leaseLife{}, decisions: map[string]int{}, outcomes: map[string]outcome{}}
+}
+
+// read passes once over the ledger: every record is hashed into a tree, which
+// is compared with the checkpoint, and what concerns the agent is kept.
+func read(ctx context.Context, src Source, agent string) (*history, ledgerCheck, error) {
+	c := openCheckpoint(ctx, src)
+	h := newHistory(agent)
+	var t tree
+	err := src.Entries(ctx, 0, func(e record.Entry) error {
+		if e.Seq != h.size {
+			return fmt.Errorf("record %d follows record %d", e.Seq, h.size-1)
+		}
+		c.compare(&t)
+		c.late(e)
+		t.add(e.Raw)
+		if h.size == 0 {
+			h.first = at(e)
+		}
+		h.size, h.last = e.Seq+1, at(e)
+		err := sameRecord(e)
+		if err == nil {
+			err = h.take(e)
+		}
+		if err != nil {
+			h.spoil(e, err)
+		}
+		return ctx.Err()
+	})
+	c.compare(&t)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, c, ctx.Err()
+		}
+		c.problem("the log could not be read to its end: %v", err)
+	}
+	if problems, err := src.Verify(ctx); err != nil {
+		c.problem("the log could not be verified: %v", err)
+	} else {
+		for _, p := range problems {
+			c.problem("%s", p)
+		}
+		c.verified = err == nil
+	}
+	return h, c, nil
+}
+
+// sameRecord makes sure that what is read is what was hashed.
+func sameRecord(e record.Entry) error {
+	var r struct {
+		Tenant string          `json:"tenant"`
+		Seq    int64           `json:"seq"`
+		Time   time.Time       `json:"time"`
+		Type   string          `json:"type"`
+		Task   string          `json:"task"`
+		Agent  string          `json:"agent"`
+		Actor  string          `json:"actor"`
+		Body   json.RawMessage `json:"body"`
+	}
+	if err := json.Unmarshal(e.Raw, &r); err != nil {
+		return err
+	}
+	if r.Tenant != e.Tenant || r.Seq != e.Seq || !r.Time.Equal(e.Time) || r.Type != e.Type || r.Task != e.Task || r.Agent != e.Agent ||
+		r.Actor != e.Actor || !bytes.Equal(r.Body, e.Body) {
+		return errors.New("it is not what its hashed bytes say")
+	}
+	return nil
+}
+
+func (h *history) spoil(e record.Entry, err error) {
+	h.bad = append(h.bad, fmt.Sprintf("record %d (%s): %v", e.Seq, e.Type, err))
+	h.badAt = append(h.badAt, at(e))
+}
+
+// take keeps what one record says. Types that say nothing about readiness are
+// passed over.
+func (h *history) take(e record.Entry) error {
+	switch e.Type {
+	case "tenant.created", "resource.applied":
+		return h.takeApplied(e)
+	case "secret.stored":
+		s := secret{ref: at(e), person: strings.TrimPrefix(e.Actor, "person:")}
+		var b struct {
+			Name string `json:"name"`
+		}
+		err := json.Unmarshal(e.Body, &b)
+		s.name = b.Name
+		h.secrets = append(h.secrets, s)
+		return err
+	case "certification.key":
+		var b struct {
+			Public []byte `json:"public"`
+		}
+		err := json.Unmarshal(e.Body, &b)
+		h.certKeys = append(h.certKeys, certKey{at(e), b.Public})
+		return err
+	case "approval.granted", "hold.approved":
+		g := granted{ref: at(e), actor: e.Actor}
+		err := json.Unmarshal(e.Body, &g)
+		// Capabilities are shared: their approvals name no agent.
+		if g.Statement.Agent == "" || g.Statement.Agent == h.agent || e.Agent == h.agent {
+			h.granted = append(h.granted, g)
+		}
+		return err
+	}
+	if e.Agent != h.agent {
+		return nil
+	}
+	switch kind, _, _ := strings.Cut(e.Type, "."); kind {
+	case "certification", "boundary":
+		return h.takeCertification(e)
+	case "task":
+		return h.takeTask(e)
+	case "identity":
+		return h.takeIdentity(e)
+	case "lease":
+		return h.takeLease(e)
+	case "action":
+		return h.takeAction(e)
+	}
+	return nil
+}
+
+func (h *history) takeApplied(e record.Entry) error {
+	var b struct {
+		As        string `json:"as"`
+		Resources []struct {
+			Kind   string        `json:"kind"`
+			Name   string        `json:"name"`
+			Digest action.Digest `json:"digest"`
+		} `json:"resources"`
+	}
+	if err := json.Unmarshal(e.Body, &b); err != nil {
+		return err
+	}
+	author := strings.TrimPrefix(e.Actor, "person:")
+	if e.Type == "tenant.created" {
+		author = b.As
+	}
+	for _, r := range b.Resources {
+		id := r.Kind + "/" + r.Name
+		h.applied[id] = append(h.applied[id], applied{at(e), r.Digest, author})
+	}
+	return nil
+}
+
+func (h *history) takeCertification(e record.Entry) error {
+	switch e.Type {
+	case "certification.run", "certification.issued":
+		c := certRun{ref: at(e)}
+		if err := json.Unmarshal(e.Body, &c.Certification); err != nil {
+			return err
+		}
+		if e.Type == "certification.run" {
+			h.runs[c.ID] = c
+			return nil
+		}
+		h.issued[c.ID] = c
+		h.issues = append(h.issues, c)
+	case "certification.lapsed":
+		l := lapse{ref: at(e)}
+		if err := json.Unmarshal(e.Body, &l); err != nil {
+			return err
+		}
+		h.lapsed[l.ID] = l
+	case "boundary.drift":
+		d := drift{ref: at(e), task: e.Task}
+		if err := json.Unmarshal(e.Body, &d); err != nil {
+			return err
+		}
+		h.drifts = append(h.drifts, d)
+	}
+	return nil
+}
+
+func (h *history) life(id string) *life {
+	if h.lives[id] == nil {
+		h.lives[id] = &life{Task: task.Task{ID: id}}
+	}
+	return h.lives[id]
+}
+
+func (h *history) takeTask(e record.Entry) error {
+	var t task.Task
+	if err := json.Unmarshal(e.Body, &t); err != nil {
+		return err
+	}
+	if t.ID == "" || t.ID != e.Task {
+		return fmt.Errorf("it names task %q and is about %q", e.Task, t.ID)
+	}
+	l := h.life(t.ID)
+	l.Task = t
+	switch e.Type {
+	case "task.opened":
+		l.opened = at(e)
+	case "task.active":
+		l.started = at(e)
+	case "task.closing":
+		l.closing = true
+	case "task.closed", "task.revoked", "task.failed":
+		l.over = at(e)
+	default:
+		return fmt.Errorf("its type is not known")
+	}
+	return nil
+}
+
+func (h *history) takeIdentity(e record.Entry) error {
+	r := identityRecord{ref: at(e)}
+	if err := json.Unmarshal(e.Body, &r); err != nil {
+		return err
+	}
+	l := h.life(e.Task)
+	switch e.Type {
+	case "identity.attested":
+		l.attested = append(l.attested, r)
+	case "identity.issued":
+		l.identities = append(l.identities, r)
+	}
+	return nil
+}
+
+func (h *history) takeLease(e record.Entry) error {
+	var l lease.Lease
+	if err := json.Unmarshal(e.Body, &l); err != nil {
+		return err
+	}
+	if l.ID == "" || l.Task != e.Task {
+		return fmt.Errorf("it names task %q and its lease is of %q", e.Task, l.Task)
+	}
+	x := h.leases[l.ID]
+	if x == nil {
+		x = &leaseLife{}
+		h.leases[l.ID] = x
+		h.order = append(h.order, l.ID)
+		t := h.life(l.Task)
+		t.leases = append(t.leases, l.ID)
+	}
+	x.Lease, x.last, x.typ = l, at(e), e.Type
+	switch e.Type {
+	case "lease.requested":
+		x.requested = at(e)
+	case "lease.issued":
+		x.issued = at(e)
+	case "lease.revoked":
+		x.revoked = at(e)
+	}
+	return nil
+}
+
+func (h *history) takeAction(e record.Entry) error {
+	switch e.Type {
+	case "action.decided":
+		d := decided{ref: at(e), task: e.Task}
+		if err := json.Unmarshal(e.Body, &d.gateDecided); err != nil {
+			return err
+		}
+		if d.Action.ID == "" || d.Action.Task != e.Task || d.Action.Agent != e.Agent {
+			return fmt.Errorf("it names task %q, and its action is of %q", e.Task, d.Action.Task)
+		}
+		d.Action.Element, d.Action.Evidence = nil, nil
+		h.decisions[d.Action.ID] = len(h.decided)
+		h.decided = append(h.decided, d)
+	case "action.outcome":
+		o := outcome{ref: at(e)}
+		if err := json.Unmarshal(e.Body, &o); err != nil {
+			return err
+		}
+		i, ok := h.decisions[o.Action]
+		if !ok || h.decided[i].seq != o.Decided || !h.decided[i].allowed() {
+			h.loose = append(h.loose, o)
+		}
+		h.outcomes[o.Action] = o
+	}
+	return nil
+}
+
+// tasks are the agent's tasks by their first record.
+func (h *history) tasks() []*life {
+	var out []*life
+	for _, l := range h.lives {
+		out = append(out, l)
+	}
+	slices.SortFunc(out, func(a, b *life) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortStableFunc(out, func(a, b *life) int { return int(a.opened.seq - b.opened.seq) })
+	return out
+}
