@@ -46,7 +46,9 @@ func raw(t *testing.T, r *apitest.Rig, line string, fds []int) api.LaunchEvent {
 	if _, _, err := u.WriteMsgUnix([]byte(line), unix.UnixRights(fds...), nil); err != nil {
 		t.Fatal(err)
 	}
-	u.CloseWrite()
+	if !strings.HasSuffix(line, "\n") {
+		u.CloseWrite() // else it would be a client that went away
+	}
 	return event(t, c)
 }
 
