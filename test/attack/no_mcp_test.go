@@ -1,0 +1,26 @@
+package attack
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/sallyport-dev/sallyport/test/rig"
+)
+
+// A harness looks for tools outside the doors: there is no MCP surface and no
+// browser-protocol surface in this boundary, so none may be offered, and nothing
+// but the three known listeners may answer inside.
+func TestNoOtherSurface(t *testing.T) {
+	x := run(t, "", "jo", "4711", "program", "surfaces")
+	x.untouched()
+	if !strings.Contains(x.out, "listeners: 3128 8601 8602\n") {
+		t.Errorf("listeners inside: %s", x.out)
+	}
+	for _, name := range []string{"SALLYPORT_MCP_URL", "SALLYPORT_CDP_URL"} {
+		if strings.Contains(x.out, name) {
+			t.Errorf("%s is offered", name)
+		}
+	}
+}
+
+func init() { programs["surfaces"] = rig.Surfaces }
