@@ -12,19 +12,21 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sallyport-dev/sallyport/internal/contain"
 	"github.com/sallyport-dev/sallyport/internal/estate"
 	"github.com/sallyport-dev/sallyport/internal/estate/marks"
 )
 
 func chromium(t *testing.T) string {
 	t.Helper()
-	for _, name := range []string{"chromium-headless-shell", "chromium"} {
-		if path, err := exec.LookPath(name); err == nil {
-			return path
-		}
+	path, err := contain.FindChromium("shell")
+	if err != nil {
+		path, err = contain.FindChromium("full")
 	}
-	t.Fatal("no chromium on this machine")
-	return ""
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // gateway is the only way to hand a signed-in session to --screenshot, which

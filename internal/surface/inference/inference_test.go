@@ -424,9 +424,11 @@ func TestKillCutsTheStream(t *testing.T) {
 
 func TestSecretPrintsAsALabel(t *testing.T) {
 	s := inference.NewSecret(realKey)
-	for _, got := range []string{fmt.Sprint(s), fmt.Sprintf("%+v", s), fmt.Sprintf("%#v", s), fmt.Sprintf("%q", s), fmt.Sprintf("%s", &s)} {
-		if strings.Contains(got, "sk-ant") {
-			t.Errorf("got %s", got)
+	for _, verb := range []string{"%v", "%+v", "%#v", "%q", "%s", "%x"} {
+		for _, v := range []any{s, &s} {
+			if got := fmt.Sprintf(verb, v); strings.Contains(got, "sk-ant") || strings.Contains(got, fmt.Sprintf("%x", "sk-ant")) {
+				t.Errorf("%s: got %s", verb, got)
+			}
 		}
 	}
 }

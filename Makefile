@@ -1,0 +1,46 @@
+# Thin on purpose: each target is one command that you could type.
+GO    ?= go
+OUT   ?= demo-out
+STORE ?=
+export GO
+
+.PHONY: build up demo deps deps-browser test test-short test-long lint bench generate clean
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o bin/sallyport ./cmd/sallyport
+
+up: deps-browser build
+	bin/sallyport up
+
+# The whole story on the sample estate. STORE=postgres://... keeps the ledger there.
+demo: deps-browser build
+	bin/sallyport demo --headless --out $(OUT) $(if $(STORE),--store '$(STORE)')
+
+deps:
+	scripts/deps.sh
+
+deps-browser:
+	scripts/deps.sh browser
+
+test: deps
+	$(GO) vet ./...
+	scripts/test.sh
+
+test-short:
+	$(GO) test -short ./...
+
+# FUZZ is the time for each fuzz target, ROUNDS how often each crash loop runs.
+test-long: deps
+	FUZZ=$(or $(FUZZ),2m) ROUNDS=$(or $(ROUNDS),3) scripts/long.sh
+
+lint:
+	scripts/lint.sh
+
+bench: deps
+	$(GO) run ./bench
+
+generate:
+	$(GO) generate ./...
+
+clean:
+	rm -rf bin demo-out

@@ -1,0 +1,31 @@
+#!/bin/sh
+# The tests that find more the longer they run. FUZZ is the time for each fuzz
+# target, ROUNDS how often each crash, race and power-loss loop is repeated (each
+# repetition has a new seed, which it logs, and 15 to 25 kills of its own).
+set -eu
+go=${GO:-go}
+fuzz=${FUZZ:-2m}
+rounds=${ROUNDS:-3}
+status=0
+
+for pkg in $($go list ./...); do
+	dir=$($go list -f '{{.Dir}}' "$pkg")
+	for target in $(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$dir"/*_test.go 2>/dev/null); do
+		echo "== $pkg $target for $fuzz"
+		$go test "$pkg" -run '^$' -fuzz "^$target\$" -fuzztime "$fuzz" -parallel 2 || status=1
+	done
+done
+
+loop() {
+	echo "== $1 $2, $rounds times"
+	$go test "./$1" -run "^($2)\$" -count "$rounds" -timeout 60m || status=1
+}
+loop internal/durable 'TestKilledWriterLeavesAWholeFile|TestEachFaultLeavesAWholeFileAndAnError'
+loop internal/ledger 'TestKillLosesNothingAcknowledged|TestQueueIsFair|TestConcurrentAppendsKeepOrderAndSums'
+loop internal/store 'TestPowerLossLosesNothingAcknowledged|TestLostCommit|TestDatabaseCrash|TestFullDisk|TestFailedSyncPoisons'
+loop internal/lease 'TestCrashAtEveryRecordLeavesNothingAlive'
+loop internal/gate 'TestBudgetIsExactUnderRaces|TestNothingAfterEnd|TestEndCutsWhatIsInFlight'
+loop internal/approval 'TestConcurrent.*'
+loop internal/browser 'TestRaceHostilePageWinsNoRound|TestFactsChangedInsideThePress|TestPageCannotDisturbTheGuard'
+loop internal/server 'TestStory'
+exit $status
