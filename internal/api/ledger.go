@@ -224,7 +224,7 @@ func export(c *call, log *ledger.Log) (any, error) {
 	}
 	c.w.Header().Set("Content-Type", "application/vnd.sallyport.bundle")
 	w := &begun{ResponseWriter: c.w}
-	err := log.Export(c.Context(), w, ledger.Filter{Task: in.Task, From: in.From, To: in.To}, nil)
+	err := WriteBundle(c.Context(), log, w, in)
 	if err != nil && w.any {
 		panic(http.ErrAbortHandler) // the client sees a cut stream
 	}

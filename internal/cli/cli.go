@@ -38,9 +38,11 @@ const (
 )
 
 // commands makes every command. A new one is one line here and a file.
-var commands = []func(*env) *cobra.Command{
-	upCommand, applyCommand, getCommand, taskCommand, runCommand, approvalsCommand, approveCommand, rejectCommand,
-	revokeCommand, certifyCommand, secretCommand, ledgerCommand, policyCommand, doctorCommand, readinessCommand, verifyCommand, demoCommand, estateCommand, versionCommand,
+func commands() []func(*env) *cobra.Command {
+	return []func(*env) *cobra.Command{
+		upCommand, applyCommand, getCommand, taskCommand, runCommand, approvalsCommand, approveCommand, rejectCommand,
+		revokeCommand, certifyCommand, secretCommand, ledgerCommand, policyCommand, doctorCommand, readinessCommand, verifyCommand, demoCommand, estateCommand, versionCommand,
+	}
 }
 
 // env is what every command works with: the global flags and the streams.
@@ -99,7 +101,7 @@ effect, and says whether the agent may act in production as it is now.`,
 	f.StringVar(&e.tenant, "tenant", "", "tenant; not needed where there is one")
 	f.StringVar(&e.person, "as", "", "the person you act as; default: the one of your local user")
 	f.StringVarP(&e.output, "output", "o", "text", "text or json")
-	for _, make := range commands {
+	for _, make := range commands() {
 		root.AddCommand(make(e))
 	}
 	return root

@@ -120,7 +120,9 @@ func TestServer(t *testing.T) {
 	t.Run("secret", func(t *testing.T) { u.in(t).secret() })
 	t.Run("task", func(t *testing.T) { u.in(t).task() })
 	t.Run("run", func(t *testing.T) { u.in(t).run() })
+	t.Run("ledger", func(t *testing.T) { u.in(t).ledger() })
 	r.Stop(t)
+	t.Run("task_unreachable", func(t *testing.T) { u.in(t).do("", "task", "list").want(t, 3, "no server answers") })
 	t.Run("ledger_of_a_stopped_server", func(t *testing.T) { u.in(t).ledger() })
 }
 
@@ -166,7 +168,7 @@ func (u *user) apply() {
 	changed := strings.Replace(string(suite), "max: 1", "max: 2", 1)
 	u.do(changed, "apply", "-f", "-", "--as", "dana").want(u.T, 1, "role_missing")
 	dangling := strings.ReplaceAll(string(suite), "iam.user.mfa.reset", "iam.user.delete")
-	u.do(dangling, "apply", "-f", "-", "--as", "noor").want(u.T, 2, "iam.user.delete", "nothing was applied")
+	u.do(dangling, "apply", "-f", "-", "--as", "noor").want(u.T, 2, "spec.operations[0].operation: no connector declares iam.user.delete", "nothing was applied")
 	u.do(strings.Repeat("#", 2<<20), "apply", "-f", "-", "--as", "noor").want(u.T, 2, "limit")
 }
 
@@ -318,8 +320,9 @@ func (u *user) ledger() {
 	if b, err := os.ReadFile(file); err != nil || !bytes.Contains(b, []byte(`{"seal":`)) {
 		u.Errorf("bundle: %d bytes, %v", len(b), err)
 	}
+	// The approvals and who gave them are in it, and it verifies offline.
+	u.do("", "verify", file).want(u.T, 0, "is valid", "approvals     3")
 	u.do("", "ledger", "export", "-f", "/no/such/folder/x").want(u.T, 2, "no such file")
-	u.do("", "task", "list").want(u.T, 3, "no server answers")
 	if _, err := os.Stat(filepath.Join(u.r.Data, "root.key")); err != nil {
 		u.Error(err)
 	}

@@ -117,7 +117,7 @@ func (d folder) Prove(ctx context.Context, seq int64) (api.Proof, error) {
 }
 
 func (d folder) Export(ctx context.Context, w io.Writer, in api.Export) error {
-	return d.log.Export(ctx, w, ledger.Filter{Task: in.Task, From: in.From, To: in.To}, nil)
+	return api.WriteBundle(ctx, d.log, w, in)
 }
 
 // entry is what a table shows of a record. Bodies differ by type: each part is

@@ -24,7 +24,7 @@ exit status is 0 for READY and 1 for NOT READY.`,
 				format = "json"
 			}
 			write := map[string]func(*readiness.Report, io.Writer) error{
-				"text": (*readiness.Report).Text, "json": (*readiness.Report).JSON, "html": (*readiness.Report).HTML}[format]
+				"text": (*readiness.Report).Text, "json": (*readiness.Report).JSON}[format]
 			if write == nil {
 				return usage("--format %q: want text, json or html", format)
 			}
@@ -39,7 +39,7 @@ exit status is 0 for READY and 1 for NOT READY.`,
 			if err := write(r, e.out); err != nil {
 				return err
 			}
-			if !r.Ready() {
+			if !r.Ready {
 				return &exit{code: exitRefused}
 			}
 			return nil

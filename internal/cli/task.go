@@ -119,6 +119,10 @@ func (e *env) showTask(x task.Task) error {
 }
 
 func tasks(w io.Writer, all []task.Task) {
+	if len(all) == 0 {
+		io.WriteString(w, "there is no task\n")
+		return
+	}
 	var rows [][]string
 	for _, x := range all {
 		rows = append(rows, []string{x.ID, string(x.State), x.Agent, x.Capability, paramsOf(x.Params), string(x.Stage), x.Requester, at(x.Opened), x.Code})

@@ -39,6 +39,7 @@ is made new; one that has state but no root key is refused.`,
 			}
 			log := slog.New(slog.NewTextHandler(e.err, nil))
 			ctx := cmd.Context()
+			fmt.Fprintln(e.out, "starting: what this machine can contain is tried first")
 			s, err := server.Open(ctx, server.Config{Data: e.data, Store: store, Issuer: issuer, HoldLimit: hold, Log: log})
 			if err != nil {
 				return err
