@@ -222,6 +222,10 @@ func (s *Server) Ready(ctx context.Context) error {
 	return nil
 }
 
+// Store is the store under the ledger, for who copies or inspects it as it is.
+// Nothing that is written around the ledger is believed by it.
+func (s *Server) Store() ledger.Store { return s.store }
+
 // containment is the grade of this machine as a fact of boundaries.
 func (s *Server) containment() string { return s.grade }
 

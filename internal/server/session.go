@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -87,7 +89,10 @@ type session struct {
 // certification held against the measurement; leases; start page; harness. So
 // no credential is issued for a boundary that is not the certified one.
 func (s *session) start(ctx context.Context, h Harness) error {
-	var err error
+	err := checkHarness(h)
+	if err != nil {
+		return err
+	}
 	if s.dir, err = os.MkdirTemp("", "sallyport-"); err != nil {
 		return err
 	}
@@ -207,6 +212,16 @@ func (s *session) serve(name string, f func() error) {
 	}()
 }
 
+// checkHarness refuses what cannot be measured.
+func checkHarness(h Harness) error {
+	for _, v := range h.Env {
+		if n, _, ok := strings.Cut(v, "="); !ok || loaderVariable(n) {
+			return problem(Invalid, "harness_environment", "the variable "+strconv.Quote(n)+" is not handed on: it would change which code runs", "leave it out")
+		}
+	}
+	return nil
+}
+
 // measure fills in what is seen of the boundary before the agent runs.
 func (s *session) measure(h Harness) error {
 	bin, err := fileDigest(h.Path)
@@ -217,9 +232,17 @@ func (s *session) measure(h Harness) error {
 	if err != nil {
 		return err
 	}
+	env, err := canon.DigestOf(append([]string{h.Dir}, slices.Sorted(slices.Values(h.Env))...))
+	if err != nil {
+		return err
+	}
+	bound, err := treeDigest(h.Bind)
+	if err != nil {
+		return fmt.Errorf("harness: %w", err)
+	}
 	version, flags, kind := s.browser.Facts()
 	s.seen.set(boundary.Pinned, "launch", map[string]string{
-		"harness.binary": string(bin), "harness.args": string(args),
+		"harness.binary": string(bin), "harness.args": string(args), "harness.environment": string(env), "harness.files": string(bound),
 		"browser.version": version, "browser.flags": string(flags), "browser.kind": kind,
 		"containment": s.t.srv.containment(), "sallyport.binary": string(s.t.srv.self),
 	})
@@ -336,6 +359,11 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	return nil
 }
 
+// loaderVariable: such a variable changes which code a program runs before its first line.
+func loaderVariable(name string) bool {
+	return strings.HasPrefix(name, "LD_") || name == "GCONV_PATH" || name == "BASH_ENV" || name == "ENV"
+}
+
 // environment is everything the harness finds: our variables and what the
 // caller added, ours winning.
 func (s *session) environment(h Harness) []string {
@@ -372,6 +400,44 @@ func (s *session) environment(h Harness) []string {
 		out = append(out, "SALLYPORT_PARAM_"+strings.ToUpper(k)+"="+s.task.Params[k])
 	}
 	return out
+}
+
+// treeDigest is over the name, mode and content of every file below paths.
+// Symbolic links count by their target's name and are not followed.
+func treeDigest(paths []string) (action.Digest, error) {
+	lines := []string{}
+	for _, root := range slices.Sorted(slices.Values(paths)) {
+		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := d.Info()
+			if err != nil {
+				return err
+			}
+			line := path + " " + info.Mode().String()
+			switch {
+			case info.Mode().IsRegular():
+				sum, err := fileDigest(path)
+				if err != nil {
+					return err
+				}
+				line += " " + string(sum)
+			case info.Mode()&fs.ModeSymlink != 0:
+				to, err := os.Readlink(path)
+				if err != nil {
+					return err
+				}
+				line += " -> " + to
+			}
+			lines = append(lines, line)
+			return nil
+		})
+		if err != nil {
+			return "", err
+		}
+	}
+	return canon.DigestOf(lines)
 }
 
 func fileDigest(path string) (action.Digest, error) {

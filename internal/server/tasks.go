@@ -263,7 +263,14 @@ func (s *Server) Run(ctx context.Context, tenantName, id string, h Harness) (*Ru
 }
 
 func (t *tenant) run(ctx context.Context, id string, h Harness) (*Running, error) {
-	x, err := t.tasks.Start(ctx, id)
+	w := t.current()
+	x, err := t.tasks.Get(ctx, id)
+	if err == nil && x.State == task.Proposed {
+		err = t.unchanged(ctx, w, x)
+	}
+	if err == nil {
+		x, err = t.tasks.Start(ctx, id)
+	}
 	switch {
 	case errors.Is(err, task.ErrUnknown):
 		return nil, problem(NotFound, "no_such_task", "there is no task "+strconv.Quote(id), "see: sallyport task list")
@@ -272,20 +279,38 @@ func (t *tenant) run(ctx context.Context, id string, h Harness) (*Running, error
 	case err != nil:
 		return nil, err
 	}
-	w := t.current()
-	a := w.agents[x.Agent]
-	s := &session{t: t, task: x, world: w, agent: a, seen: newMeasured(), jar: newJar(), journal: computer.NewJournal(), done: make(chan struct{})}
-	if s.instance, err = w.capabilities[x.Capability].Instantiate(x.Capability, x.Params); err != nil {
-		return nil, err
+	s := &session{t: t, task: x, world: w, agent: w.agents[x.Agent], seen: newMeasured(), jar: newJar(), journal: computer.NewJournal(), done: make(chan struct{})}
+	if s.instance, err = w.capabilities[x.Capability].Instantiate(x.Capability, x.Params); err == nil {
+		t.mu.Lock()
+		t.sessions[id] = s
+		t.mu.Unlock()
+		err = s.start(ctx, h)
 	}
-	t.mu.Lock()
-	t.sessions[id] = s
-	t.mu.Unlock()
-	if err := s.start(ctx, h); err != nil {
+	if err != nil {
 		t.endTask(id, task.Failed, "not_started", err.Error())
 		return nil, err
 	}
 	return &Running{s}, nil
+}
+
+// unchanged refuses to start a task whose capability or boundary is not the one
+// that it was opened under, and still approved.
+func (t *tenant) unchanged(ctx context.Context, w *world, x task.Task) error {
+	changed := func(what string) error {
+		return problem(Refused, "changed", "the "+what+" is not the one under which the task was opened", "close the task and open a new one")
+	}
+	a, spec := w.agents[x.Agent], w.capabilities[x.Capability]
+	if a == nil || spec == nil || w.resources[resource.KindCapability+"/"+x.Capability].Digest != x.CapabilityDigest {
+		return changed("capability " + x.Capability)
+	}
+	in, err := spec.Instantiate(x.Capability, x.Params)
+	if err != nil {
+		return changed("capability " + x.Capability)
+	}
+	if d, err := in.Digest(); err != nil || d != x.GrantDigest {
+		return changed("capability " + x.Capability)
+	}
+	return t.mayOpen(ctx, w, a, Intent{Capability: x.Capability})
 }
 
 // Running is a session whose harness was started.

@@ -42,8 +42,9 @@ func (s stored) id() string { return s.Kind + "/" + s.Name }
 // apply makes a new one.
 type world struct {
 	demo         bool
-	displayName  string
 	trustDomain  string
+	retention    string
+	retentions   map[string]*resource.RetentionSpec
 	resources    map[string]stored // by Kind/name
 	people       map[string]*resource.PersonSpec
 	connectors   *connector.Set
@@ -78,7 +79,7 @@ func (a *agent) messages() string { return a.endpoint + "/v1/messages" }
 // buildWorld parses resources and checks them against each other.
 func buildWorld(all map[string]stored) (*world, error) {
 	w := &world{resources: all, people: map[string]*resource.PersonSpec{}, capabilities: map[string]*capability.Spec{},
-		sources: map[string]*resource.CredentialSourceSpec{}, suites: map[string]*resource.SuiteSpec{}, agents: map[string]*agent{}}
+		sources: map[string]*resource.CredentialSourceSpec{}, suites: map[string]*resource.SuiteSpec{}, agents: map[string]*agent{}, retentions: map[string]*resource.RetentionSpec{}}
 	connectors := map[string]*connector.Spec{}
 	sets := map[string]*policy.SetSpec{}
 	agents := map[string]*resource.AgentSpec{}
@@ -92,7 +93,9 @@ func buildWorld(all map[string]stored) (*world, error) {
 		name := r.Metadata.Name
 		switch spec := r.Spec.(type) {
 		case *resource.TenantSpec:
-			w.demo, w.trustDomain, w.displayName = spec.Demo, spec.TrustDomain, spec.DisplayName
+			w.demo, w.trustDomain, w.retention = spec.Demo, spec.TrustDomain, spec.Retention
+		case *resource.RetentionSpec:
+			w.retentions[name] = spec
 		case *resource.PersonSpec:
 			w.people[name] = spec
 		case *connector.Spec:

@@ -95,13 +95,13 @@ type Engine struct {
 	// mu orders the steps of all tasks of the tenant; it is not held while
 	// enders run.
 	mu      sync.Mutex
-	closing map[string]bool // tasks whose enders run now
+	closing map[string]chan struct{} // tasks whose enders run now; closed when they have run
 }
 
 // New makes the engine of one tenant. enders are called in order; the first
 // must shut the gate.
 func New(log record.Log, ids func() string, enders ...Ender) *Engine {
-	return &Engine{log: log, ids: ids, enders: enders, wake: make(chan struct{}, 1), closing: map[string]bool{}}
+	return &Engine{log: log, ids: ids, enders: enders, wake: make(chan struct{}, 1), closing: map[string]chan struct{}{}}
 }
 
 // Get returns one task.
@@ -168,14 +168,19 @@ func (e *Engine) Close(ctx context.Context, id string, end State, code, why, by 
 		return nil
 	})
 	if err != nil && !errors.Is(err, errNothing) {
-		// The record could not be written: still shut everything that can be
-		// shut, so that a broken ledger never keeps authority alive.
-		if t.ID != "" {
-			err = errors.Join(err, e.runEnders(ctx, t))
+		if errors.Is(err, ErrUnknown) {
+			return t, err
 		}
-		return t, err
+		// The step could not be read or recorded: still shut everything that can
+		// be shut, so that a broken ledger never keeps authority alive.
+		t.ID, t.Code, t.Why = id, code, why
+		return t, errors.Join(err, e.runEnders(context.WithoutCancel(ctx), t))
 	}
-	return e.finish(ctx, id)
+	t, err = e.finish(ctx, id)
+	if err != nil {
+		e.nudge()
+	}
+	return t, err
 }
 
 var errNothing = errors.New("nothing to do")
@@ -199,15 +204,26 @@ func (e *Engine) Wait(ctx context.Context, id string) (Task, error) {
 }
 
 func (e *Engine) finish(ctx context.Context, id string) (Task, error) {
-	e.mu.Lock()
-	busy := e.closing[id]
-	e.closing[id] = true
-	e.mu.Unlock()
-	if busy {
-		return e.Get(ctx, id)
+	// One at a time: a second closer waits for the first, and then sees for
+	// itself what is left.
+	for {
+		e.mu.Lock()
+		busy := e.closing[id]
+		if busy == nil {
+			e.closing[id] = make(chan struct{})
+			e.mu.Unlock()
+			break
+		}
+		e.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return Task{}, fmt.Errorf("task %s is still closing: %w", id, ctx.Err())
+		}
 	}
 	defer func() {
 		e.mu.Lock()
+		close(e.closing[id])
 		delete(e.closing, id)
 		e.mu.Unlock()
 	}()
@@ -216,7 +232,6 @@ func (e *Engine) finish(ctx context.Context, id string) (Task, error) {
 		return t, err
 	}
 	if err := e.runEnders(ctx, t); err != nil {
-		e.nudge()
 		return t, fmt.Errorf("task %s is still closing: %w", id, err)
 	}
 	return e.step(ctx, id, "task."+string(t.End), t.By, func(t *Task) error {
@@ -281,6 +296,9 @@ func (e *Engine) Recover(ctx context.Context) error {
 			_, err = e.finish(ctx, t.ID)
 		default:
 			continue
+		}
+		if err != nil {
+			e.nudge()
 		}
 		errs = append(errs, err)
 	}

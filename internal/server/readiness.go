@@ -1,0 +1,154 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/identity"
+	"github.com/sallyport-dev/sallyport/internal/readiness"
+	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/resource"
+)
+
+// Readiness decides whether an agent may act in production, today, as it is now.
+// With probe it also tries to break the running system.
+func (s *Server) Readiness(ctx context.Context, tenantName, agentName string, probe bool) (*readiness.Report, error) {
+	t, err := s.tenant(tenantName)
+	if err != nil {
+		return nil, err
+	}
+	if t.current().agents[agentName] == nil {
+		return nil, problem(NotFound, "no_such_agent", "there is no agent "+strconv.Quote(agentName), "see: sallyport get Agent")
+	}
+	return readiness.Evaluate(ctx, source{t}, agentName, readiness.Options{Probe: probe})
+}
+
+// source shows a tenant to the readiness engine.
+type source struct{ t *tenant }
+
+func (s source) World(ctx context.Context, name string) (readiness.World, error) {
+	t, w := s.t, s.t.current()
+	a := w.agents[name]
+	if a == nil {
+		return readiness.World{}, fmt.Errorf("there is no agent %s", name)
+	}
+	out := readiness.World{Tenant: t.name, Demo: w.demo, Agent: name, Purpose: a.spec.Purpose, Owner: a.owner, Deputy: a.deputy,
+		ReviewBy: a.spec.ReviewBy, Scripted: a.spec.Model.Scripted, Tier: a.tier, TierWhy: a.tierWhy, Declared: a.declared,
+		Containment: t.srv.grade, Environment: (&session{agent: a}).environment(Harness{})}
+	if c, err := t.certs.Live(name, action.Production); err == nil {
+		out.Live = &c
+	}
+	var err error
+	if out.Certifications, err = t.certs.History(ctx, name); err != nil {
+		return out, err
+	}
+	if err = t.log.View(ctx, func(tx record.Tx) (err error) { out.People, err = directory{}.People(tx); return err }); err != nil {
+		return out, err
+	}
+	open, err := t.leases.Open(ctx)
+	if err != nil {
+		return out, err
+	}
+	for _, l := range open {
+		if l.Agent == name {
+			out.Open = append(out.Open, l)
+		}
+	}
+	out.Conflicts = w.conflicts()
+	if w.retention != "" {
+		out.Retention = w.retention
+		if spec, ok := w.retentions[w.retention]; ok {
+			out.RetentionDays, out.LegalHold = spec.Days, spec.LegalHold
+		}
+	}
+	return out, nil
+}
+
+func (s source) Entries(ctx context.Context, from int64, f func(record.Entry) error) error {
+	return s.t.log.Entries(ctx, from, f)
+}
+
+func (s source) Checkpoint(ctx context.Context) (readiness.Checkpoint, error) {
+	b, err := s.t.log.CheckpointNow(ctx)
+	return readiness.Checkpoint{Signed: b, Key: s.t.log.VerifierKey()}, err
+}
+
+func (s source) Verify(ctx context.Context) ([]string, error) {
+	r, err := s.t.log.Verify(ctx)
+	var out []string
+	for _, p := range r.Problems {
+		out = append(out, fmt.Sprintf("record %d: %s: %s", p.Seq, p.What, p.Detail))
+	}
+	return out, err
+}
+
+// Act asks the gate; its dispatch does nothing.
+func (s source) Act(ctx context.Context, a action.Action) (action.Decision, error) {
+	a.Tenant = s.t.name
+	r := s.t.srv.gate.Act(ctx, a, nil, func(_ context.Context, p gate.Permit) action.Outcome {
+		return action.Outcome{State: action.Failed, Detail: "a probe dispatches nothing"}
+	})
+	return r.Decision, nil
+}
+
+// Identity asks the issuer for an identity of a task.
+func (s source) Identity(ctx context.Context, agent, task string) error {
+	_, err := s.t.issuer.IssueJWT(ctx, identity.Workload{Tenant: s.t.name, Agent: agent, Task: task, Selectors: []string{"probe"}}, "sallyport-probe")
+	return err
+}
+
+// Open asks whether a production task could be opened now. It opens none: the
+// checks are those of open, and the answer is taken before the record.
+func (s source) Open(ctx context.Context, agent, capability string) error {
+	w := s.t.current()
+	a := w.agents[agent]
+	if a == nil {
+		return errors.New("there is no such agent")
+	}
+	if err := s.t.mayOpen(ctx, w, a, Intent{Agent: agent, Capability: capability}); err != nil {
+		return err
+	}
+	_, err := s.t.certs.Live(agent, action.Production)
+	return err
+}
+
+// Approve hands in a signature as anybody could.
+func (s source) Approve(ctx context.Context, id, person string, signature []byte) error {
+	_, err := s.t.srv.Approve(ctx, s.t.name, id, person, signature)
+	return err
+}
+
+// conflicts lists people whose roles must not meet in one person, also over two
+// names that share a local account.
+func (w *world) conflicts() []string {
+	apart := [][2]resource.Role{
+		{resource.RoleSecrets, resource.RolePolicy}, {resource.RoleSecrets, resource.RoleApprover},
+		{resource.RoleSecrets, resource.RoleIdentity}, {resource.RolePolicy, resource.RoleApprover}, {resource.RoleOwner, resource.RoleApprover},
+	}
+	var out []string
+	roles := map[string][]resource.Role{}
+	for _, name := range slices.Sorted(maps.Keys(w.people)) {
+		p := w.people[name]
+		id := name
+		if p.UnixUser != "" && !w.demo {
+			id = "local user " + p.UnixUser
+		}
+		roles[id] = append(roles[id], p.Roles...)
+	}
+	for _, id := range slices.Sorted(maps.Keys(roles)) {
+		for _, pair := range apart {
+			if slices.Contains(roles[id], pair[0]) && slices.Contains(roles[id], pair[1]) {
+				out = append(out, fmt.Sprintf("%s is both %s and %s", id, pair[0], pair[1]))
+			}
+		}
+	}
+	return out
+}
+
+var _ readiness.Prober = source{}
