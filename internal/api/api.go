@@ -37,8 +37,9 @@ import (
 
 // api answers requests over one server.
 type api struct {
-	s   *server.Server
-	log *slog.Logger
+	s    *server.Server
+	data string // folder of the server
+	log  *slog.Logger
 
 	// doctor is held while the machine is examined: one at a time is enough.
 	doctor sync.Mutex

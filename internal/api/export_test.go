@@ -1,4 +1,7 @@
 package api
 
-// MayLaunch is mayLaunch, for the table of users.
-var MayLaunch = mayLaunch
+// For the tests of tables and of single sockets.
+var (
+	MayLaunch  = mayLaunch
+	ListenUnix = listenUnix
+)

@@ -26,6 +26,7 @@ import (
 func launches(t *testing.T, r *apitest.Rig) {
 	t.Run("malformed", func(t *testing.T) { launchMalformed(t, r) })
 	t.Run("no_descriptor_is_kept", func(t *testing.T) { noDescriptorKept(t, r) })
+	t.Run("state_is_never_bound", func(t *testing.T) { stateNeverBound(t, r) })
 	t.Run("streams_and_status", func(t *testing.T) { streamsAndStatus(t, r) })
 	t.Run("client_gone_ends_the_run", func(t *testing.T) { clientGone(t, r) })
 	t.Run("kill_ends_the_run", func(t *testing.T) { killEnds(t, r) })
@@ -117,6 +118,24 @@ func noDescriptorKept(t *testing.T, r *apitest.Rig) {
 			t.Errorf("%q: got %v, want the end of the pipe", line, err)
 		}
 		pr.Close()
+	}
+}
+
+// stateNeverBound: the root key is shown to the harness, by any spelling.
+func stateNeverBound(t *testing.T, r *apitest.Rig) {
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(r.Data, link); err != nil {
+		t.Fatal(err)
+	}
+	fd := int(os.Stderr.Fd())
+	for _, b := range []string{r.Data, r.Data + "/", filepath.Join(r.Data, "root.key"), filepath.Dir(r.Data), "/", link, link + "/root.key", r.Data + "/../data"} {
+		line, err := json.Marshal(api.LaunchRequest{Task: "t", Path: "/bin/true", Bind: []string{b}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e := raw(t, r, string(line)+"\n", []int{fd, fd, fd}); e.Event != api.Refused || e.Problem.Code != "bind_of_state" {
+			t.Errorf("%s: got %s %+v, want refused bind_of_state", b, e.Event, e.Problem)
+		}
 	}
 }
 

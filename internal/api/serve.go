@@ -52,7 +52,7 @@ func Serve(s *server.Server, c Config) (*Faces, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &Faces{cancel: cancel, socket: filepath.Join(c.Data, SocketName)}
-	a := &api{s: s, log: c.Log}
+	a := &api{s: s, data: c.Data, log: c.Log}
 	if err := f.open(ctx, a, c); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
