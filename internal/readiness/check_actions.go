@@ -83,6 +83,7 @@ func checkPrivileged(k *check) {
 	e := k.e
 	next := investigate + e.w.Agent
 	var good, signed []ref
+	production := 0
 	uses := map[string][]ref{}
 	for _, d := range e.h.decided {
 		if d.allowed() && d.Approval != "" {
@@ -101,19 +102,22 @@ func checkPrivileged(k *check) {
 			k.fail(next, append(refs, d.ref), "%s was let through, but %s", d.Action.Operation, why)
 			continue
 		}
+		if d.Stage != action.Sandbox {
+			production++
+		}
 		good = append(good, d.ref)
 		signed = append(signed, refs...)
 	}
 	k.bound()
 	if len(good) > 0 {
-		k.ok(good, "%s let through, each with its task, its context, and the digests of capability and boundary", count(len(good), "privileged operation"))
+		k.ok(good, "%s let through, each with its task, its context and its approved capability; %d of them in production, each with the certified boundary", count(len(good), "privileged operation"), production)
 		k.ok(signed, "their approvals name the person and verify again from the record alone")
 	}
 	switch {
 	case len(good) == 0 && e.tier() == "privileged":
 		k.unknown("run the agent once, with an approver at hand: sallyport certify "+e.w.Agent, nil, "no privileged operation went through yet, so nothing shows what its record holds")
 	case len(good) > 0:
-		k.pass("%s let through, each with a signed approval of exactly that request, its context and its certification", count(len(good), "privileged operation"))
+		k.pass("%s let through (%d in production, under a certification), each with its context and a signed approval of exactly that request", count(len(good), "privileged operation"), production)
 	default:
 		k.pass("no privileged operation is reachable; every task on record names its requester, capability and certification")
 	}

@@ -55,7 +55,7 @@ func checkInference(k *check) {
 	k.grades(live.Manifest, refs)
 	for _, f := range e.w.Declared.Facts {
 		if was, _ := live.Manifest.Get(f.Name); strings.HasPrefix(f.Name, "model.") && was.Value != f.Value {
-			k.fact(Fail, "certify the agent again: sallyport certify "+e.w.Agent, refs, f, "%s is now declared as %s; certified was %s", f.Name, short(f.Value), short(was.Value))
+			k.fact(Fail, "certify the agent again: sallyport certify "+e.w.Agent, refs, f, "fact %s is now declared as %s; certified was %s", f.Name, short(f.Value), short(was.Value))
 		}
 	}
 	endpoint, _ := live.Manifest.Get("model.endpoint")
@@ -80,7 +80,7 @@ func checkInference(k *check) {
 		return
 	}
 	k.ok(there, "%s of the model went to %s, and to nowhere else", count(len(there), "call"), endpoint.Value)
-	k.pass("%s answers at %s (%s); its owner declares that this is at %q, which nothing here can prove",
+	k.pass("the model %s answers at %s (%s); that this is at %q is declared by the owner, and nothing here can prove it",
 		id.Value, endpoint.Value, endpoint.Grade, place.Value)
 }
 
@@ -129,5 +129,5 @@ func checkOwner(k *check) {
 	case e.tier() != "light" && was.Value != "contained":
 		k.fact(Fail, "see: sallyport doctor", e.measured(), was, "containment is %q; the %s tier requires contained", was.Value, e.tier())
 	}
-	k.pass("%s answers for it, %s stands in, review is due on %s; harness and browser are pinned and %s", e.w.Owner, e.w.Deputy, e.w.ReviewBy, was.Value)
+	k.pass("owner is %s, deputy is %s, review is due on %s; harness, browser and connectors are pinned, and it runs %s", e.w.Owner, e.w.Deputy, e.w.ReviewBy, was.Value)
 }

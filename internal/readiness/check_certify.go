@@ -122,7 +122,7 @@ func (k *check) chain(next string, c certify.Certification) {
 	case st.Subject != c.ID || st.Digest != run.Statement() || st.Kind != "certification" || len(grants) > 0 && grants[0].seq < run.seq:
 		bad("certification %s was issued on an approval of something else", c.ID)
 	default:
-		k.ok(refs, "%s approved it before it was issued", strings.Join(people, " and "))
+		k.ok(refs, "before it was issued it was approved by %s", list(people, "and"))
 	}
 	if l, ok := e.h.lapsed[c.ID]; ok {
 		k.fail(next, []ref{l.ref}, "certification %s lapsed: %s", c.ID, lapseText(l.Lapse))

@@ -18,7 +18,7 @@ func checkApprovers(k *check) {
 	if why != "" {
 		k.fail(next, refs, "the boundary, as declared now: %s", why)
 	} else {
-		k.ok(refs, "%s approved the boundary as declared now (%s)", strings.Join(people, " and "), short(string(e.w.Declared.Digest())))
+		k.ok(refs, "the boundary as declared now (%s) is approved by %s", short(string(e.w.Declared.Digest())), list(people, "and"))
 	}
 	for _, f := range e.w.Declared.Facts {
 		name, ok := strings.CutPrefix(f.Name, "capability.")
@@ -29,7 +29,7 @@ func checkApprovers(k *check) {
 		if why != "" {
 			k.fail(next, refs, "capability %s, as declared now: %s", name, why)
 		} else {
-			k.ok(refs, "%s approved capability %s as declared now (%s)", strings.Join(people, " and "), name, short(f.Value))
+			k.ok(refs, "capability %s as declared now (%s) is approved by %s", name, short(f.Value), list(people, "and"))
 		}
 	}
 	if c := e.w.Live; c != nil {
@@ -37,10 +37,10 @@ func checkApprovers(k *check) {
 		if why != "" {
 			k.fail(next, refs, "certification %s: %s", c.ID, why)
 		} else {
-			k.ok(refs, "%s approved certification %s", strings.Join(people, " and "), c.ID)
+			k.ok(refs, "certification %s is approved by %s", c.ID, list(people, "and"))
 		}
 	}
-	k.pass("%s may approve; boundary, capabilities and certification are approved as they are now, by signatures that were verified again", list(names, "or"))
+	k.pass("boundary, capabilities and certification are approved as they are now, by signatures that were verified again; those who may approve changes: %s", list(names, "and"))
 }
 
 // conflicts are roles that nobody may hold together.
@@ -105,6 +105,9 @@ func checkSeparation(k *check) {
 		default:
 			stored = append(stored, s.ref)
 		}
+	}
+	if len(e.h.secrets) == 0 && len(e.h.order) > 0 {
+		k.unknown("let a secrets administrator store the secrets: sallyport secret put", nil, "credentials were issued, and no record shows who stored the secrets behind them")
 	}
 	if len(signed) == 0 {
 		k.unknown("ask an approver: sallyport approvals", nil, "no approval is on record, so nothing shows who approves")

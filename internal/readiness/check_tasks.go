@@ -129,6 +129,7 @@ func checkLeases(k *check) {
 		}
 	}
 	const next = "restore the application; the revocation is tried again by itself"
+	k.overdue()
 	var ended, used []ref
 	for _, id := range e.h.order {
 		x := e.h.leases[id]
@@ -174,5 +175,22 @@ func checkLeases(k *check) {
 	k.pass("%s issued for single tasks and confirmed revoked before the task ended; none is left", count(len(ended)/2, "credential"))
 	if len(used) > 0 {
 		k.pass("%s confirmed revoked, and %s in use by running tasks", count(len(ended)/2, "credential"), count(len(used), "lease"))
+	}
+}
+
+// late is how long a task may take to end.
+const late = time.Minute
+
+// overdue: no task outlives its time, and none stays on its way out.
+func (k *check) overdue() {
+	e := k.e
+	for _, l := range e.h.tasks() {
+		switch {
+		case !l.over.time.IsZero():
+		case l.closing && e.now.Sub(l.closingAt.time) > late:
+			k.fail("see why it does not close: sallyport task show "+l.ID, []ref{l.closingAt}, "task %s is still closing after %s", l.ID, age(e.now.Sub(l.closingAt.time)))
+		case !l.closing && !l.started.time.IsZero() && e.now.Sub(l.started.time) > time.Duration(l.Seconds)*time.Second+late:
+			k.fail("revoke it: sallyport revoke task/"+l.ID, []ref{l.started}, "task %s has outlived its %d seconds", l.ID, l.Seconds)
+		}
 	}
 }

@@ -104,6 +104,8 @@ func newStory(t *testing.T) *story {
 	return s
 }
 
+func authorized(k ssh.Signer) []byte { return ssh.MarshalAuthorizedKey(k.PublicKey()) }
+
 func dig(s string) action.Digest { return canon.Digest([]byte(s)) }
 
 func resource(kind, name string) map[string]any {

@@ -81,11 +81,11 @@ func (k *check) grades(m boundary.Manifest, refs []ref) {
 			found = true
 			switch {
 			case f.Value == "" && r.must:
-				k.fact(Fail, next+k.e.w.Agent, refs, f, "%s is empty", f.Name)
+				k.fact(Fail, next+k.e.w.Agent, refs, f, "fact %s is empty", f.Name)
 			case !f.Grade.AtLeast(r.grade):
-				k.fact(Fail, next+k.e.w.Agent, refs, f, "%s is only %s; the %s tier requires %s", f.Name, f.Grade, k.e.tier(), r.grade)
+				k.fact(Fail, next+k.e.w.Agent, refs, f, "fact %s is only %s; the %s tier requires %s", f.Name, f.Grade, k.e.tier(), r.grade)
 			default:
-				k.fact(Pass, "", refs, f, "%s is %s (%s, from %s)", f.Name, short(f.Value), f.Grade, f.Source)
+				k.fact(Pass, "", refs, f, "fact %s is %s, from %s", f.Name, short(f.Value), f.Source)
 			}
 		}
 		if !found && r.must {

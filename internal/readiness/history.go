@@ -107,6 +107,7 @@ type life struct {
 	task.Task             // newest version
 	opened, started, over ref
 	closing               bool
+	closingAt             ref
 	leases                []string
 	attested              []identityRecord
 	identities            []identityRecord
@@ -355,7 +356,7 @@ func (h *history) takeTask(e record.Entry) error {
 	case "task.active":
 		l.started = at(e)
 	case "task.closing":
-		l.closing = true
+		l.closing, l.closingAt = true, at(e)
 	case "task.closed", "task.revoked", "task.failed":
 		l.over = at(e)
 	default:

@@ -198,7 +198,7 @@ func (p printer) mapping(r *Report) {
 	p.line("Gives evidence towards (never: conforms to)")
 	for _, f := range r.Frameworks {
 		if slices.Contains([]string{"owasp_asi", "csa_maestro", "ai_rmf", "csf"}, f.Key) {
-			p.hang(fmt.Sprintf("    %-42s", f.Name+" "+f.Version), strings.Join(r.ids(f.Key), ", "))
+			p.hang(fmt.Sprintf("    %-44s", f.Name+" "+f.Version), strings.Join(r.ids(f.Key), ", "))
 		}
 	}
 }
