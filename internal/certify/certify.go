@@ -36,6 +36,10 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
+// ErrExpired is wrapped by Live for a certification whose time is over. The
+// caller should lapse it.
+var ErrExpired = errors.New("expired")
+
 // State of a certification.
 type State string
 
@@ -279,7 +283,7 @@ func (e *Engine) Live(agent string, stage action.Stage) (Certification, error) {
 		return c, fmt.Errorf("agent %s has no live certification for %s", agent, stage)
 	}
 	if !time.Now().Before(c.Expires) {
-		return c, fmt.Errorf("the certification %s of agent %s expired at %s", c.ID, agent, c.Expires.Format(time.RFC3339))
+		return c, fmt.Errorf("the certification %s of agent %s %w at %s", c.ID, agent, ErrExpired, c.Expires.Format(time.RFC3339))
 	}
 	return c, nil
 }

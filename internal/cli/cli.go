@@ -19,6 +19,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -65,6 +66,14 @@ func Main() int {
 
 // Run runs one command line.
 func Run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) int {
+	// What a harness writes may come while a command writes too.
+	var mu sync.Mutex
+	if _, file := out.(*os.File); !file {
+		out = &locked{&mu, out}
+	}
+	if _, file := errw.(*os.File); !file {
+		errw = &locked{&mu, errw}
+	}
 	e := &env{in: in, out: out, err: errw}
 	root := e.root()
 	root.SetArgs(args)
@@ -76,6 +85,18 @@ func Run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) 
 		return exitOK
 	}
 	return e.report(err)
+}
+
+// locked is a writer for several goroutines.
+type locked struct {
+	mu *sync.Mutex
+	w  io.Writer
+}
+
+func (l *locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
 }
 
 func (e *env) root() *cobra.Command {

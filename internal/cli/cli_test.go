@@ -272,7 +272,7 @@ func (u *user) harness(args ...string) result {
 	u.Helper()
 	in, typed := io.Pipe()
 	var out bytes.Buffer
-	errw := lockedBuffer{seen: func(s string) {
+	errw := watched{seen: func(s string) {
 		if strings.Contains(s, "runs\n") {
 			typed.Close()
 		}
@@ -356,7 +356,7 @@ func TestUp(t *testing.T) {
 	defer os.RemoveAll(dir)
 	for range 2 {
 		ctx, cancel := context.WithCancel(t.Context())
-		var out, errw lockedBuffer
+		var out, errw watched
 		out.seen = func(s string) {
 			if strings.Contains(s, "Ctrl-C") {
 				cancel()
@@ -375,13 +375,13 @@ func TestUp(t *testing.T) {
 	run(t, "", "up", "--data", dir, "--listen", "off").want(t, 1, "root.key")
 }
 
-// lockedBuffer calls seen with all that was written so far.
-type lockedBuffer struct {
+// watched calls seen with all that was written so far.
+type watched struct {
 	bytes.Buffer
 	seen func(string)
 }
 
-func (b *lockedBuffer) Write(p []byte) (int, error) {
+func (b *watched) Write(p []byte) (int, error) {
 	n, err := b.Buffer.Write(p)
 	if b.seen != nil {
 		b.seen(b.String())

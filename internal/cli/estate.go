@@ -21,16 +21,25 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sallyport-dev/sallyport/examples/helpdesk"
+	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/estate"
 	"github.com/sallyport-dev/sallyport/internal/estate/agent"
 	"github.com/sallyport-dev/sallyport/internal/estate/provider"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 )
 
-// SampleAgent runs the sample harness: "sallyport sample-agent [ATTEMPTS]" with
-// the goal from its task's parameters. It is started inside the boundary.
+// SampleAgent runs the sample harness: "sallyport sample-agent [ATTEMPTS
+// [TARGETS]]" with the goal from its task's parameters, or with what a hijacked
+// harness tries (names, and where they aim as JSON). It is started inside the
+// boundary.
 func SampleAgent(args []string) int {
 	o := agent.Options{}
+	if len(args) > 1 {
+		if err := canon.Unmarshal([]byte(args[1]), 1<<16, &o.Targets); err != nil {
+			fmt.Fprintln(os.Stderr, "sample-agent:", err)
+			return exitUsage
+		}
+	}
 	if len(args) > 0 {
 		o.Attacks = strings.Split(args[0], ",")
 	} else {

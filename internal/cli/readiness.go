@@ -24,9 +24,10 @@ exit status is 0 for READY and 1 for NOT READY.`,
 				format = "json"
 			}
 			write := map[string]func(*readiness.Report, io.Writer) error{
-				"text": (*readiness.Report).Text, "json": (*readiness.Report).JSON}[format]
+				"text": (*readiness.Report).Text, "json": (*readiness.Report).JSON,
+				"html": (*readiness.Report).HTML, "oscal": (*readiness.Report).OSCAL}[format]
 			if write == nil {
-				return usage("--format %q: want text, json or html", format)
+				return usage("--format %q: want text, json, html or oscal", format)
 			}
 			c, err := e.client()
 			if err != nil {
@@ -46,7 +47,7 @@ exit status is 0 for READY and 1 for NOT READY.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&format, "format", "text", "text, json or html")
+	f.StringVar(&format, "format", "text", "text, json, html or oscal")
 	f.BoolVar(&probe, "probe", false, "also try to break the running system; nothing that is tried has an effect")
 	return cmd
 }

@@ -47,6 +47,8 @@ type story struct {
 	dir    string // the resources
 	api    *client.Client
 	store  ledger.Store // the server's own, to copy from
+	public string       // where the server's public face listens
+	used   string       // an approval that was used
 	began  time.Time
 }
 
@@ -153,12 +155,12 @@ func (s *story) start() (stop func() error, err error) {
 		return stop, err
 	}
 	closers = append(closers, srv.Close)
-	f, err := api.Serve(srv, api.Config{Data: s.data, Log: log})
+	f, err := api.Serve(srv, api.Config{Data: s.data, Listen: "127.0.0.1:0", Log: log})
 	if err != nil {
 		return stop, err
 	}
 	closers = append(closers, f.Close)
-	s.api, s.store = client.New(f.Socket(), "", ""), srv.Store()
+	s.api, s.store, s.public = client.New(f.Socket(), "", ""), srv.Store(), f.Addr()
 	return stop, nil
 }
 
@@ -170,7 +172,7 @@ func (s *story) say(format string, args ...any) { fmt.Fprintf(s.W, format+"\n", 
 
 // short puts the demo's own paths into the words of the reader.
 func (s *story) short(text string) string {
-	return strings.NewReplacer(s.dir, "helpdesk", s.data, "state", s.Out+string(filepath.Separator), "").Replace(text)
+	return strings.NewReplacer(s.dir, "helpdesk", s.data, "state", s.Out+string(filepath.Separator), "", s.Self, "sallyport").Replace(text)
 }
 
 // cli runs a command line, shows it with its output, and returns the output.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/approval"
+	"github.com/sallyport-dev/sallyport/internal/boundary"
 	"github.com/sallyport-dev/sallyport/internal/capability"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
@@ -212,8 +213,28 @@ func (t *tenant) apply(ctx context.Context, author string, all []resource.Resour
 			return nil, err
 		}
 		t.world = w
+		defer t.lapseChanged(ctx, w)
 	}
 	return t.withPending(ctx, done)
+}
+
+// lapseChanged ends the certifications of boundaries that an apply has changed.
+// It runs while apply holds the tenant's lock, so what runs under them is taken
+// down from goroutines of its own.
+func (t *tenant) lapseChanged(ctx context.Context, w *world) {
+	for _, a := range w.agents {
+		c, err := t.certs.Live(a.name, action.Production)
+		if err != nil {
+			continue
+		}
+		now := boundary.Measure{}
+		for _, f := range a.declared.Facts {
+			now[f.Name] = f.Value
+		}
+		if changes := append(c.Manifest.Drift(now), undeclared(c.Manifest, a.declared)...); len(changes) > 0 {
+			go t.lapse(context.WithoutCancel(ctx), a.name, "changed", changes)
+		}
+	}
 }
 
 // subject of what people approve: object kind "approved", id kind/name, holds

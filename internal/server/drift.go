@@ -108,6 +108,7 @@ func (t *tenant) holdAgainst(ctx context.Context, s *session) error {
 		base = c.Manifest
 	}
 	changes := base.Drift(declaredAnd(s.seen.values(), a, base, s.task.Stage))
+	changes = append(changes, undeclared(base, a.declared)...)
 	if len(changes) == 0 {
 		return nil
 	}
@@ -133,6 +134,22 @@ func declaredAnd(seen boundary.Measure, a *agent, base boundary.Manifest, stage 
 	if stage == action.Production {
 		for _, f := range a.declared.Facts {
 			out[f.Name] = f.Value
+		}
+	}
+	return out
+}
+
+// undeclared lists what a certified manifest was made of and is not declared any
+// more: a connector, capability, policy or suite that was taken away.
+func undeclared(certified, declared boundary.Manifest) []boundary.Change {
+	var out []boundary.Change
+	for _, f := range certified.Facts {
+		kind, _, _ := strings.Cut(f.Name, ".")
+		if !slices.Contains([]string{"connector", "capability", "policy", "suite"}, kind) {
+			continue
+		}
+		if _, ok := declared.Get(f.Name); !ok {
+			out = append(out, boundary.Change{Name: f.Name, Old: f.Value})
 		}
 	}
 	return out
@@ -184,7 +201,7 @@ type observer struct{ s *session }
 
 // Observe implements inference.Observer. An error cuts the call.
 func (o observer) Observe(ctx context.Context, m inference.Measurement) error {
-	seen := boundary.Measure{}
+	var seen boundary.Measure
 	switch m.Phase {
 	case inference.AtRequest:
 		seen = boundary.Measure{"model.requested": m.Model, "prompt.system": string(m.SystemDigest),

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
@@ -77,7 +78,12 @@ type session struct {
 	journal *computer.Journal
 	browser *browser.Browser
 	proc    *contain.Process
+
+	// mu orders onStop against stop: what is opened after stop is closed at once,
+	// so that a kill in the middle of a start leaves nothing.
+	mu      sync.Mutex
 	closers []func() // in order of opening
+	stopped bool
 
 	done chan struct{} // closed when everything of the session is gone
 }
@@ -99,6 +105,12 @@ func (s *session) start(ctx context.Context, h Harness) error {
 	s.onStop(func() { os.RemoveAll(s.dir) })
 	if err := s.admit(); err != nil {
 		return err
+	}
+	// A kill may have ended the task before it was admitted; one that comes from
+	// here on finds the admission.
+	if x, err := s.t.tasks.Get(ctx, s.task.ID); err != nil || x.State != task.Active {
+		s.t.srv.gate.Shut(func(a gate.Admission) bool { return a.Tenant == s.t.name && a.Task == s.task.ID }, "ended", "the task ended while it started")
+		return errors.Join(err, fmt.Errorf("task %s is %s", s.task.ID, x.State))
 	}
 	if err := s.startBrowser(ctx); err != nil {
 		return fmt.Errorf("browser: %w", err)
@@ -123,10 +135,21 @@ func (s *session) start(ctx context.Context, h Harness) error {
 	return nil
 }
 
-func (s *session) onStop(f func()) { s.closers = append(s.closers, f) }
+func (s *session) onStop(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		f()
+		return
+	}
+	s.closers = append(s.closers, f)
+}
 
 // stop closes everything that start opened, newest first.
 func (s *session) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = true
 	for _, f := range slices.Backward(s.closers) {
 		f()
 	}
@@ -466,5 +489,3 @@ func dialLocal(ctx context.Context, network, addr string) (net.Conn, error) {
 	var d net.Dialer
 	return d.DialContext(ctx, network, addr)
 }
-
-var errStopped = errors.New("the session has ended")

@@ -103,8 +103,8 @@ func (t *tenant) mayOpen(ctx context.Context, w *world, a *agent, o Intent) erro
 			return problem(Refused, "not_approved", fmt.Sprintf("the %s %s is not approved as it is now", n.kind, n.name), "approve it: sallyport approvals")
 		}
 	}
-	if a.tier == "privileged" && t.srv.grade != string(contain.Contained) {
-		return problem(Refused, "not_contained", "this machine cannot contain a privileged agent", "see: sallyport doctor")
+	if t.srv.grade == string(contain.None) || a.tier == "privileged" && t.srv.grade != string(contain.Contained) {
+		return problem(Refused, "not_contained", "this machine cannot contain an agent of tier "+a.tier, "see: sallyport doctor")
 	}
 	open, err := t.leases.Open(ctx)
 	if err != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,6 +39,8 @@ type tenant struct {
 	mu       sync.RWMutex
 	world    *world
 	sessions map[string]*session // by task, running ones
+
+	swept time.Time // when expirePayloads last looked; used by expire only
 }
 
 func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
@@ -77,11 +81,22 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	return t, nil
 }
 
-// recover ends what an earlier process left running.
+// recover ends what an earlier process left running, and does what it had
+// recorded and not done: requests for approval, and certifications that were
+// approved.
 func (t *tenant) recover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	return errors.Join(t.tasks.Recover(ctx), t.leases.Recover(ctx))
+	errs := []error{t.tasks.Recover(ctx), t.leases.Recover(ctx)}
+	_, err := t.askApprovals(ctx, t.current())
+	errs = append(errs, err)
+	errs = append(errs, t.approvals.List(ctx, approval.Granted, func(a approval.Approval) error {
+		if a.Statement.Kind == approval.Certification {
+			return t.issue(ctx, a.Statement)
+		}
+		return nil
+	}))
+	return errors.Join(errs...)
 }
 
 // close ends what runs: a stopped server has no running tasks.
@@ -100,7 +115,8 @@ func (t *tenant) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// expire closes approvals and certifications whose time is over.
+// expire ends by the clock what has an end: approvals, certifications, running
+// tasks, and payloads that retention lets go.
 func (t *tenant) expire(ctx context.Context) {
 	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
@@ -110,10 +126,62 @@ func (t *tenant) expire(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if err := t.approvals.Expire(ctx); err != nil && ctx.Err() == nil {
-			t.srv.log.Warn("approvals could not be expired", "tenant", t.name, "err", err)
+		errs := []error{t.approvals.Expire(ctx), t.expireCertifications(ctx), t.expireTasks(ctx), t.expirePayloads(ctx)}
+		if err := errors.Join(errs...); err != nil && ctx.Err() == nil {
+			t.srv.log.Warn("something could not be ended by the clock", "tenant", t.name, "err", err)
 		}
 	}
+}
+
+func (t *tenant) expireCertifications(ctx context.Context) error {
+	for _, name := range slices.Sorted(maps.Keys(t.current().agents)) {
+		if _, err := t.certs.Live(name, action.Production); errors.Is(err, certify.ErrExpired) {
+			t.lapse(ctx, name, "expired", nil)
+		}
+	}
+	return nil
+}
+
+func (t *tenant) expireTasks(ctx context.Context) error {
+	t.mu.RLock()
+	var over []string
+	for id, s := range t.sessions {
+		if time.Now().After(s.task.Started.Add(time.Duration(s.task.Seconds) * time.Second)) {
+			over = append(over, id)
+		}
+	}
+	t.mu.RUnlock()
+	var errs []error
+	for _, id := range over {
+		_, err := t.tasks.Close(ctx, id, task.Failed, "task_time_spent", "the task's time was spent", "sallyport")
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// expirePayloads destroys the keys of payloads whose retention is over. The
+// records stay, and so do their proofs.
+func (t *tenant) expirePayloads(ctx context.Context) error {
+	w := t.current()
+	spec := w.retentions[w.retention]
+	if spec == nil || spec.LegalHold || time.Since(t.swept) < time.Hour {
+		return nil
+	}
+	t.swept = time.Now()
+	all, err := t.tasks.List(ctx)
+	if err != nil {
+		return err
+	}
+	keep := time.Duration(spec.Days) * 24 * time.Hour
+	var errs []error
+	for _, x := range all {
+		if x.State.Over() && time.Since(x.Ended) > keep {
+			if _, err := t.log.DestroyKey(ctx, x.ID, "sallyport"); err != nil && !errors.Is(err, ledger.ErrErased) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // current is the tenant's declared world now.
@@ -175,6 +243,9 @@ func (a authority) Live(ctx context.Context, tenant, id string) error {
 	}
 	if x.State != task.Active {
 		return fmt.Errorf("task %s is %s", id, x.State)
+	}
+	if time.Now().After(x.Started.Add(time.Duration(x.Seconds) * time.Second)) {
+		return fmt.Errorf("the time of task %s is spent", id)
 	}
 	if x.Stage == action.Production {
 		c, err := a.t.certs.Live(x.Agent, x.Stage)

@@ -108,6 +108,8 @@ func buildWorld(all map[string]stored) (*world, error) {
 			w.sources[name] = spec
 		case *resource.SuiteSpec:
 			w.suites[name] = spec
+		case *resource.WitnessSpec:
+			return nil, fmt.Errorf("%s: this version asks no witnesses; leave the resource out", id)
 		case *resource.AgentSpec:
 			agents[name] = spec
 		}
@@ -232,7 +234,11 @@ func (w *world) declare(a *agent) (boundary.Manifest, error) {
 	if p := a.spec.SystemPrompt; p != nil {
 		add(boundary.Declared, here, "prompt.system", string(canon.Digest([]byte(p.Text))))
 	}
-	add(boundary.Declared, here, "harness.path", a.spec.Harness.Path)
+	if h := a.spec.Harness; h.Name != "" {
+		add(boundary.Declared, here, "harness.name", h.Name)
+	} else {
+		add(boundary.Declared, here, "harness.path", h.Path)
+	}
 	add(boundary.Pinned, here, "browser.kind", a.browserKind)
 	pin := func(prefix, kind string, names []string) {
 		for _, n := range names {
