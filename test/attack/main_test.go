@@ -63,6 +63,11 @@ func fresh(t *testing.T, r *rig.Rig) {
 }
 
 func closeShared() error {
+	for _, r := range []*rig.Rig{wideRig, certifiedRig} {
+		if r != nil {
+			defer r.Close()
+		}
+	}
 	if shared == nil {
 		return nil
 	}

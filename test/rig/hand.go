@@ -3,13 +3,17 @@ package rig
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"image/png"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -227,5 +231,44 @@ func Surfaces(ctx context.Context, _ []string) error {
 		}
 	}
 	fmt.Println("listeners:", strings.Join(open, " "))
+	return nil
+}
+
+// Hammer is a Program that sends the same write through the proxy again and
+// again, as fast as it can, until something stops it. args are the URL, the
+// body, and how often at most ("" is without end).
+func Hammer(ctx context.Context, args []string) error {
+	proxy, err := url.Parse(os.Getenv("HTTPS_PROXY"))
+	if err != nil {
+		return err
+	}
+	pem, err := os.ReadFile(os.Getenv("SSL_CERT_FILE"))
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	c := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy), TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	most := 0
+	if args[2] != "" {
+		if most, err = strconv.Atoi(args[2]); err != nil {
+			return err
+		}
+	}
+	for n := 1; most == 0 || n <= most; n++ {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, args[0], strings.NewReader(args[1]))
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		resp, err := c.Do(req)
+		if err != nil {
+			fmt.Println(n, err)
+			continue
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		fmt.Println(n, resp.StatusCode, resp.Header.Get("Sallyport-Decision"))
+	}
 	return nil
 }

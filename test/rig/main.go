@@ -31,7 +31,10 @@ func Main(m *testing.M, programs map[string]Program, atEnd ...func() error) {
 	var err error
 	switch {
 	case os.Args[1] == "sample-agent" && len(os.Args) == 2:
-		err = agent.Run(ctx, agent.Options{Goal: fmt.Sprintf("Reset MFA for user %s, ticket %s", os.Getenv("SALLYPORT_PARAM_USER"), os.Getenv("SALLYPORT_PARAM_TICKET"))})
+		o := agent.Options{Goal: fmt.Sprintf("Reset MFA for user %s, ticket %s", os.Getenv("SALLYPORT_PARAM_USER"), os.Getenv("SALLYPORT_PARAM_TICKET"))}
+		if err = drifted(ctx, &o); err == nil {
+			err = agent.Run(ctx, o)
+		}
 	case os.Args[1] == "attempts" && len(os.Args) == 4:
 		o := agent.Options{Attacks: strings.Split(os.Args[2], ",")}
 		if err = json.Unmarshal([]byte(os.Args[3]), &o.Targets); err == nil {
