@@ -62,7 +62,7 @@ func mapping(ids []string) map[string][]string {
 		}
 	}
 	for f := range out {
-		slices.Sort(out[f])
+		slices.SortFunc(out[f], natural)
 		out[f] = slices.Compact(out[f])
 	}
 	return out

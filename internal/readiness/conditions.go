@@ -6,7 +6,7 @@ var conditions = []condition{
 	{"inference-location", "Where inference runs", "Where does the model run, and is that the place that was certified?",
 		[]string{"SP-CT-05"}, checkInference},
 	{"change-approval", "Who may approve changes", "Who can say yes to a change of this agent, and did they, by their own signature?",
-		[]string{"SP-AP-03", "SP-AZ-03", "SP-GV-03"}, checkApprovers},
+		[]string{"SP-AP-03", "SP-AZ-03", "SP-CT-02", "SP-GV-03"}, checkApprovers},
 	{"logs", "How logs are kept", "Is every record still there, unchanged, signed for, and kept for a stated time?",
 		[]string{"SP-AU-02", "SP-AU-04", "SP-AU-05"}, checkLog},
 	{"recertification", "How behaviour is re-certified", "Did this very boundary pass its tests, did others approve that, and does a change end it?",

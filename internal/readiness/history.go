@@ -418,7 +418,7 @@ func (h *history) takeAction(e record.Entry) error {
 		if d.Action.ID == "" || d.Action.Task != e.Task || d.Action.Agent != e.Agent {
 			return fmt.Errorf("it names task %q, and its action is of %q", e.Task, d.Action.Task)
 		}
-		d.Action.Element, d.Action.Evidence = nil, nil
+		d.Action.Element, d.Action.Request, d.Action.Evidence = nil, nil, nil // not asked for; there may be many
 		h.decisions[d.Action.ID] = len(h.decided)
 		h.decided = append(h.decided, d)
 	case "action.outcome":

@@ -64,7 +64,7 @@ func (r *Report) table() []mappingRow {
 	for _, c := range r.Conditions {
 		row := mappingRow{Number: c.Number, Title: c.Title, Controls: slices.Clone(c.Controls)}
 		for _, f := range r.Frameworks {
-			row.Cells = append(row.Cells, strings.Join(c.Mapping[f.Key], ", "))
+			row.Cells = append(row.Cells, brief(c.Mapping[f.Key]))
 		}
 		out = append(out, row)
 	}

@@ -1,7 +1,6 @@
 package readiness
 
 import (
-	"cmp"
 	"encoding/json"
 	"io"
 	"slices"
@@ -43,6 +42,7 @@ type Report struct {
 	Weakest       *Fact          `json:"weakest,omitempty"`       // fact with the lowest grade among those that the tier requires
 	Conditions    []Result       `json:"conditions"`
 	Facts         []Fact         `json:"facts"`
+	FactsOf       string         `json:"factsOf"` // which boundary they are of: certified, last measured or only declared
 	History       []Certified    `json:"history"`
 	Probes        []ProbeResult  `json:"probes"`
 	Probed        bool           `json:"probed"`
@@ -185,10 +185,12 @@ func (e *evaluation) certifications(r *Report) {
 // else what is declared.
 func (e *evaluation) facts(r *Report) {
 	m := e.w.Declared
+	r.FactsOf = "as declared; nothing was measured"
 	if e.w.Live != nil {
-		m = e.w.Live.Manifest
+		m, r.FactsOf = e.w.Live.Manifest, "as measured for certification "+e.w.Live.ID
 	} else if n := len(e.w.Certifications); n > 0 {
-		m = slices.MaxFunc(e.w.Certifications, func(a, b certify.Certification) int { return cmp.Compare(a.Ran.UnixNano(), b.Ran.UnixNano()) }).Manifest
+		c := slices.MaxFunc(e.w.Certifications, func(a, b certify.Certification) int { return a.Ran.Compare(b.Ran) })
+		m, r.FactsOf = c.Manifest, "as measured for certification "+c.ID+", which is not in force"
 	}
 	for _, f := range m.Facts {
 		need := needs(e.tier(), f.Name)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,7 +64,7 @@ func (p printer) head(r *Report) {
 		}
 	}
 	if f := r.Weakest; f != nil {
-		p.field("Weakest grade", fmt.Sprintf("%s, of %s; the %s tier requires %s", f.Grade, f.Name, r.Tier, f.Required))
+		p.field("Weakest grade", fmt.Sprintf("%s, of %s; the %s tier requires %s (%s)", f.Grade, f.Name, r.Tier, f.Required, r.FactsOf))
 	}
 	p.field("Ledger", r.Ledger.sentence())
 	p.field("Made", stamp(r.Generated))
@@ -111,12 +112,19 @@ func (p printer) hang(first, text string) {
 }
 
 func (p printer) condition(c Result) {
-	head := fmt.Sprintf("%2d  %-8s%s", c.Number, strings.ToUpper(string(c.State)), c.Title)
+	head := fmt.Sprintf("%2d  %-9s%s", c.Number, strings.ToUpper(string(c.State)), c.Title)
 	right := c.oldness()
 	gap := max(2, columns-utf8.RuneCountInString(head)-utf8.RuneCountInString(right))
 	p.line("%s%s%s", head, strings.Repeat(" ", gap), right)
-	const indent = "            "
-	p.hang(indent, c.Summary)
+	const indent = "             "
+	main := c.Summary
+	for _, f := range c.Findings {
+		if c.State != Pass && sentence(f.Saw) == c.Summary {
+			main += where(f)
+			break
+		}
+	}
+	p.hang(indent, main)
 	if c.State == Pass {
 		if s := c.evidence(); s != "" {
 			p.hang(indent, s)
@@ -125,7 +133,7 @@ func (p printer) condition(c Result) {
 		return
 	}
 	for _, f := range c.Findings {
-		if f.State != Pass {
+		if f.State != Pass && sentence(f.Saw) != c.Summary {
 			p.hang(indent+"- ", sentence(f.Saw)+where(f))
 		}
 	}
@@ -198,7 +206,7 @@ func (p printer) mapping(r *Report) {
 	p.line("Gives evidence towards (never: conforms to)")
 	for _, f := range r.Frameworks {
 		if slices.Contains([]string{"owasp_asi", "csa_maestro", "ai_rmf", "csf"}, f.Key) {
-			p.hang(fmt.Sprintf("    %-44s", f.Name+" "+f.Version), strings.Join(r.ids(f.Key), ", "))
+			p.hang(fmt.Sprintf("    %-44s", f.Name+" "+f.Version), brief(r.ids(f.Key)))
 		}
 	}
 }
@@ -209,8 +217,41 @@ func (r *Report) ids(framework string) []string {
 	for _, c := range r.Conditions {
 		out = append(out, c.Mapping[framework]...)
 	}
-	slices.Sort(out)
+	slices.SortFunc(out, natural)
 	return slices.Compact(out)
+}
+
+// natural sorts numbers in ids by their value.
+func natural(a, b string) int {
+	key := func(s string) string {
+		return number.ReplaceAllStringFunc(s, func(d string) string { return fmt.Sprintf("%09s", d) })
+	}
+	return strings.Compare(key(a), key(b))
+}
+
+var number = regexp.MustCompile(`[0-9]+`)
+
+// brief says "GOVERN 1.1, 1.2" for "GOVERN 1.1, GOVERN 1.2".
+func brief(ids []string) string {
+	var b strings.Builder
+	last := ""
+	for i, id := range ids {
+		word, rest, ok := strings.Cut(id, " ")
+		switch {
+		case i > 0 && ok && word == last:
+			b.WriteString(", " + rest)
+		case i > 0 && ok:
+			b.WriteString("; " + id)
+		case i > 0:
+			b.WriteString(", " + id)
+		default:
+			b.WriteString(id)
+		}
+		if ok {
+			last = word
+		}
+	}
+	return b.String()
 }
 
 func stamp(t time.Time) string {
