@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api/client"
 	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/server"
+	"github.com/sallyport-dev/sallyport/receipt"
 )
 
 func TestMain(m *testing.M) {
@@ -50,6 +51,7 @@ func TestServer(t *testing.T) {
 		_, err = r.As("mara").Certify(t.Context(), "nobody", "", nil)
 		wantRefusal(t, err, "no_such_agent", http.StatusNotFound)
 	})
+	t.Run("evidence", func(t *testing.T) { evidence(t, r) })
 	t.Run("launch", func(t *testing.T) { launches(t, r) })
 	t.Run("public", func(t *testing.T) { public(t, r) })
 	t.Run("stop_cuts_what_streams", func(t *testing.T) { stopCuts(t, r) })
@@ -272,6 +274,49 @@ func taskLife(t *testing.T, r *apitest.Rig) {
 	wantRefusal(t, err, "no_such_task", http.StatusNotFound)
 }
 
+// evidence: only an auditor opens it, and that is on record.
+func evidence(t *testing.T, r *apitest.Rig) {
+	ctx := t.Context()
+	_, err := r.As("dana").Payload(ctx, 0, 0)
+	wantRefusal(t, err, "role_missing", http.StatusForbidden)
+	_, err = r.As("lin").Payload(ctx, 0, 0)
+	wantRefusal(t, err, "no_such_evidence", http.StatusNotFound)
+	_, err = r.As("lin").Payload(ctx, 1<<40, 0)
+	wantRefusal(t, err, "no_such_evidence", http.StatusNotFound)
+	_, err = r.As("lin").Record(ctx, 1<<40)
+	wantRefusal(t, err, "no_such_record", http.StatusNotFound)
+	for path, code := range map[string]string{"/api/v1/ledger/-1": "invalid_seq", "/api/v1/ledger/0x1": "invalid_seq", "/api/v1/ledger?from=-1": "invalid_query",
+		"/api/v1/ledger?limit=x": "invalid_query", "/api/v1/ledger/0/payload/-1": "invalid_payload", "/api/v1/ledger/proof/zero": "invalid_seq"} {
+		if status, body := send(t, r, "GET", path, http.Header{api.AsHeader: {"lin"}}, nil); status != 400 || !strings.Contains(body, code) {
+			t.Errorf("%s: got %d %s, want 400 %s", path, status, body, code)
+		}
+	}
+	page, err := r.As("lin").Records(ctx, api.Filter{Limit: 5000}, "")
+	if err != nil || int64(len(page.Records)) != min(page.Size, 1000) {
+		t.Errorf("page: got %d of %d records, %v", len(page.Records), page.Size, err)
+	}
+	if v, err := r.As("lin").VerifyLedger(ctx); err != nil || !v.OK {
+		t.Errorf("verify: got %+v, %v", v, err)
+	}
+	p, err := r.As("lin").Prove(ctx, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if seq, _, err := receipt.VerifyProof([]byte(p.Proof), p.Record, p.Key); err != nil || seq != 0 {
+		t.Errorf("proof: got record %d, %v", seq, err)
+	}
+	var b bytes.Buffer
+	if err := r.As("lin").Export(ctx, &b, api.Export{}); err != nil {
+		t.Fatal(err)
+	}
+	rep, err := receipt.Verify(&b, receipt.Options{Key: p.Key})
+	if err != nil || len(rep.Approvals) != 2 {
+		t.Errorf("bundle: got %d approvals, %v; want 2", len(rep.Approvals), err)
+	}
+	err = r.As("lin").Export(ctx, &b, api.Export{From: 5, To: 2})
+	wantRefusal(t, err, "invalid_range", http.StatusBadRequest)
+}
+
 func public(t *testing.T, r *apitest.Rig) {
 	get := func(path, host string) (int, string) {
 		t.Helper()
@@ -309,12 +354,22 @@ func public(t *testing.T, r *apitest.Rig) {
 		{"rebound_name_like_ours", "/healthz", "sallyport.example.evil.example", 421},
 		{"no_host", "/healthz", ".", 421},
 		{"no_api", "/api/v1/tasks", "", 404},
-		{"no_records", "/log/brightwell/tile/entries/000", "", 0},
+		{"discovery", "/t/brightwell/.well-known/openid-configuration", "", 200},
+		{"keys", "/t/brightwell/keys", "", 200},
+		{"bundle", "/t/brightwell/bundle", "", 200},
+		{"bundle_of_nobody", "/t/other/bundle", "", 404},
+		{"bundle_of_no_name", "/t//bundle", "", 404},
+		{"checkpoint", "/log/brightwell/checkpoint", "", 200},
+		{"tile", "/log/brightwell/tile/0/000.p/1", "", 200},
+		{"tile_of_nobody", "/log/other/tile/0/000.p/1", "", 404},
+		{"no_records", "/log/brightwell/tile/entries/000.p/1", "", 403},
+		{"no_records_by_another_spelling", "/log/brightwell/tile/%65ntries/000.p/1", "", 403},
+		{"no_records_by_dots", "/log/brightwell/tile/0/../entries/000.p/1", "", 403},
 		{"no_other_file", "/../root.key", "", 404},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			status, body := get(c.path, c.host)
-			if c.want == 0 && status != 403 && status != 404 || c.want != 0 && status != c.want {
+			if status != c.want {
 				t.Errorf("got %d %s, want %d", status, body, c.want)
 			}
 		})

@@ -7,11 +7,9 @@ import (
 	"net/http"
 	"strconv"
 
-	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/record"
-	"github.com/sallyport-dev/sallyport/internal/server"
 	"github.com/sallyport-dev/sallyport/receipt"
 )
 
@@ -20,11 +18,6 @@ const (
 	pageDefault = 100
 	pageMax     = 1000
 )
-
-// evidence opens a payload for an auditor, and records that it was opened.
-type evidence interface {
-	Payload(ctx context.Context, tenant string, c server.Caller, seq int64, n int) (action.Evidence, []byte, error)
-}
 
 // Records is a page of a tenant's log.
 type Records struct {
@@ -98,9 +91,7 @@ func (a *api) ledgerRoutes(mux *http.ServeMux) {
 		return Prove(c.Context(), log, seq)
 	}))
 	a.handle(mux, "POST "+v1+"ledger/export", with(export))
-	if e, ok := any(a.s).(evidence); ok {
-		a.handle(mux, "GET "+v1+"ledger/{seq}/payload/{n}", func(c *call) (any, error) { return payload(c, e) })
-	}
+	a.handle(mux, "GET "+v1+"ledger/{seq}/payload/{n}", a.payload)
 }
 
 func seqOf(c *call) (int64, error) {
@@ -242,7 +233,7 @@ func (b *begun) Write(p []byte) (int, error) {
 }
 
 // payload sends evidence as a file: a browser that met it must not run it.
-func payload(c *call, e evidence) (any, error) {
+func (a *api) payload(c *call) (any, error) {
 	seq, err := seqOf(c)
 	if err != nil {
 		return nil, err
@@ -251,7 +242,7 @@ func payload(c *call, e evidence) (any, error) {
 	if err != nil || n < 0 {
 		return nil, invalid("invalid_payload", "a payload is named by its place in the record's evidence, from 0 on", "see: sallyport ledger show "+c.PathValue("seq"))
 	}
-	ev, b, err := e.Payload(c.Context(), c.tenant, c.caller, seq, n)
+	ev, b, err := a.s.Payload(c.Context(), c.tenant, c.caller, seq, n)
 	if err != nil {
 		return nil, err
 	}

@@ -12,16 +12,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/server"
 )
 
-// public gives the documents of a tenant that anybody may read. *server.Server
-// implements it.
-type public interface {
-	Discovery(tenant string) (http.Handler, error)
-	Keys(tenant string) (http.Handler, error)
-	Bundle(tenant string) (http.Handler, error)
-	// Tiles serves the log (C2SP tlog-tiles) under the paths as it gets them.
-	Tiles(tenant string) (http.Handler, error)
-}
-
 // publicHandler is everything that the TCP address serves.
 //
 // The log's checkpoint and tiles of hashes are public, so that anybody can
@@ -31,17 +21,15 @@ func (a *api) publicHandler(issuer string) http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { answer(w, http.StatusOK, map[string]bool{"alive": true}) })
 	ready := &readiness{s: a.s, log: func(err error) { a.log.Error("not ready", "err", err) }}
 	mux.Handle("GET /readyz", ready)
-	if p, ok := any(a.s).(public); ok {
-		a.document(mux, "/t/{tenant}/.well-known/openid-configuration", p.Discovery)
-		a.document(mux, "/t/{tenant}/keys", p.Keys)
-		a.document(mux, "/t/{tenant}/bundle", p.Bundle)
-		a.document(mux, "/log/{tenant}/checkpoint", p.Tiles)
-		a.document(mux, "/log/{tenant}/tile/", p.Tiles)
-		mux.HandleFunc("GET /log/{tenant}/tile/entries/", func(w http.ResponseWriter, r *http.Request) {
-			answer(w, http.StatusForbidden, &server.Problem{Code: "records_not_public", Reason: "records are not served on this address",
-				Next: "sallyport ledger list, or ask for an export"})
-		})
-	}
+	a.document(mux, "/t/{tenant}/.well-known/openid-configuration", a.s.Discovery)
+	a.document(mux, "/t/{tenant}/keys", a.s.Keys)
+	a.document(mux, "/t/{tenant}/bundle", a.s.Bundle)
+	a.document(mux, "/log/{tenant}/checkpoint", a.s.Tiles)
+	a.document(mux, "/log/{tenant}/tile/", a.s.Tiles)
+	mux.HandleFunc("GET /log/{tenant}/tile/entries/", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, http.StatusForbidden, &server.Problem{Code: "records_not_public", Reason: "records are not served on this address",
+			Next: "sallyport ledger list, or ask for an export"})
+	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusNotFound, notFound("no_such_route", "nothing is served here", "the API is on the Unix socket of the server"))
 	})

@@ -178,7 +178,11 @@ func (x entry) summary() string {
 	if st := part[operated](x, "statement"); st.Kind != "" {
 		add(st.String())
 	}
-	for _, name := range []string{"name", "scope", "agent", "code", "why", "reason"} {
+	for _, name := range []string{"name", "scope", "capability", "source", "audience"} {
+		add(part[string](x, name))
+	}
+	add(paramsOf(part[map[string]string](x, "params")))
+	for _, name := range []string{"code", "why", "reason"} {
 		add(part[string](x, name))
 	}
 	parts = slices.DeleteFunc(parts, func(s string) bool { return s == "" })

@@ -112,9 +112,11 @@ person whose key it is.`,
 			if err != nil {
 				return err
 			}
-			if e.output != "json" {
-				io.WriteString(e.out, approval.Render(st))
+			w := e.out
+			if e.output == "json" {
+				w = e.err
 			}
+			io.WriteString(w, approval.Render(st))
 			if !yes {
 				if err := e.confirm("Sign this as " + person + "? Type yes: "); err != nil {
 					return err
