@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -120,6 +121,7 @@ func TestServer(t *testing.T) {
 	t.Run("secret", func(t *testing.T) { u.in(t).secret() })
 	t.Run("task", func(t *testing.T) { u.in(t).task() })
 	t.Run("run", func(t *testing.T) { u.in(t).run() })
+	t.Run("evidence", func(t *testing.T) { u.in(t).evidence() })
 	t.Run("ledger", func(t *testing.T) { u.in(t).ledger() })
 	r.Stop(t)
 	t.Run("task_unreachable", func(t *testing.T) { u.in(t).do("", "task", "list").want(t, 3, "no server answers") })
@@ -303,6 +305,31 @@ func (u *user) run() {
 		u.Fatal(err)
 	}
 	u.do("", "run", "--task", u.open(), "--", self, "sample-agent").want(u.T, 0, "Ticket 4711 is answered and closed", "is closed")
+}
+
+// evidence: an auditor looks at what the agent saw.
+func (u *user) evidence() {
+	var page struct {
+		Records []struct {
+			Seq      int
+			Evidence []struct{ Type string }
+		}
+	}
+	if err := json.Unmarshal([]byte(u.do("", "ledger", "list", "--limit", "1000", "-o", "json").out), &page); err != nil {
+		u.Fatal(err)
+	}
+	for _, r := range page.Records {
+		if len(r.Evidence) == 0 || r.Evidence[0].Type != "image/png" {
+			continue
+		}
+		seq := strconv.Itoa(r.Seq)
+		u.do("", "ledger", "show", seq, "--payload", "0", "--as", "lin").want(u.T, 0, "\x89PNG\r\n")
+		u.do("", "ledger", "show", seq, "--payload", "0", "--as", "dana").want(u.T, 1, "role_missing")
+		u.do("", "ledger", "show", seq, "--payload", "7", "--as", "lin").want(u.T, 1, "no_such_evidence")
+		u.do("", "ledger", "list", "--type", "evidence.opened").want(u.T, 0, "person:lin")
+		return
+	}
+	u.Error("no record has a screenshot")
 }
 
 func (u *user) ledger() {
