@@ -17,8 +17,8 @@ func checkLog(k *check) {
 		k.fail(next, nil, "no signed checkpoint of this log was verified")
 	case !c.covers:
 		k.fail(next, nil, "the checkpoint is over %d records, and %d were read", c.size, e.h.size)
-	case c.open && e.now.Sub(c.oldest.time) > behind:
-		k.fail("restore the ledger's signer", []ref{c.oldest}, "the checkpoint is %s behind: record %d is not covered", age(e.now.Sub(c.oldest.time)), c.oldest.seq)
+	case c.open && c.fetched.Sub(c.oldest.time) > behind:
+		k.fail("restore the ledger's signer", []ref{c.oldest}, "the checkpoint is %s behind: record %d is not covered", age(c.fetched.Sub(c.oldest.time)), c.oldest.seq)
 	default:
 		k.ok([]ref{e.h.first, c.at}, "records 0 to %d were hashed again and give the root that %s signed", c.size-1, c.Origin)
 	}

@@ -162,47 +162,63 @@ func newHistory(agent string) *history {
 }
 
 // read passes once over the ledger: every record is hashed into a tree, which
-// is compared with the checkpoint, and what concerns the agent is kept.
-func read(ctx context.Context, src Source, agent string) (*history, ledgerCheck, error) {
-	c := openCheckpoint(ctx, src)
+// is compared with the checkpoint, and what concerns the agent is kept. now, if
+// not zero, is the clock.
+func read(ctx context.Context, src Source, agent string, now time.Time) (*history, ledgerCheck, error) {
+	c := openCheckpoint(ctx, src, now)
 	h := newHistory(agent)
 	var t tree
-	err := src.Entries(ctx, 0, func(e record.Entry) error {
-		if e.Seq != h.size {
-			return fmt.Errorf("record %d follows record %d", e.Seq, h.size-1)
-		}
+	pass := func(c *ledgerCheck) error {
+		err := src.Entries(ctx, h.size, func(e record.Entry) error {
+			if e.Seq != h.size {
+				return fmt.Errorf("record %d follows record %d", e.Seq, h.size-1)
+			}
+			c.compare(&t)
+			c.late(e)
+			t.add(e.Raw)
+			h.keep(e)
+			return ctx.Err()
+		})
 		c.compare(&t)
-		c.late(e)
-		t.add(e.Raw)
-		if h.size == 0 {
-			h.first = at(e)
-		}
-		h.size, h.last = e.Seq+1, at(e)
-		err := sameRecord(e)
-		if err == nil {
-			err = h.take(e)
-		}
-		if err != nil {
-			h.spoil(e, err)
-		}
-		return ctx.Err()
-	})
-	c.compare(&t)
+		return err
+	}
+	err := pass(&c)
+	// A checkpoint made after the reading covers what was appended during it.
+	if later := openCheckpoint(ctx, src, now); err == nil && len(later.problems) == 0 && later.size >= h.size {
+		c.pass(&later, h)
+		err = pass(&later)
+		c = later
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, c, ctx.Err()
 		}
 		c.problem("the log could not be read to its end: %v", err)
 	}
-	if problems, err := src.Verify(ctx); err != nil {
+	problems, err := src.Verify(ctx)
+	if err != nil {
 		c.problem("the log could not be verified: %v", err)
-	} else {
-		for _, p := range problems {
-			c.problem("%s", p)
-		}
-		c.verified = err == nil
 	}
+	for _, p := range problems {
+		c.problem("%s", p)
+	}
+	c.verified = err == nil
 	return h, c, nil
+}
+
+// keep takes one record in.
+func (h *history) keep(e record.Entry) {
+	if h.size == 0 {
+		h.first = at(e)
+	}
+	h.size, h.last = e.Seq+1, at(e)
+	err := sameRecord(e)
+	if err == nil {
+		err = h.take(e)
+	}
+	if err != nil {
+		h.spoil(e, err)
+	}
 }
 
 // sameRecord makes sure that what is read is what was hashed.

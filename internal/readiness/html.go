@@ -56,7 +56,7 @@ type mappingRow struct {
 	Number   int
 	Title    string
 	Controls []string
-	Cells    []string // in the order of Report.Frameworks
+	Cells    [][]string // in the order of Report.Frameworks, in pieces that stay on one line
 }
 
 func (r *Report) table() []mappingRow {
@@ -64,7 +64,7 @@ func (r *Report) table() []mappingRow {
 	for _, c := range r.Conditions {
 		row := mappingRow{Number: c.Number, Title: c.Title, Controls: slices.Clone(c.Controls)}
 		for _, f := range r.Frameworks {
-			row.Cells = append(row.Cells, brief(c.Mapping[f.Key]))
+			row.Cells = append(row.Cells, strings.SplitAfter(brief(c.Mapping[f.Key]), " "))
 		}
 		out = append(out, row)
 	}

@@ -174,7 +174,7 @@ func evaluate(ctx context.Context, src Source, agent string, o Options) (*evalua
 	if e.w, err = src.World(ctx, agent); err != nil {
 		return nil, err
 	}
-	if e.h, e.checked, err = read(ctx, src, agent); err != nil {
+	if e.h, e.checked, err = read(ctx, src, agent, o.Now); err != nil {
 		return nil, err
 	}
 	// After the reading: a record cannot be newer than the report.

@@ -56,14 +56,18 @@ type ledgerCheck struct {
 	at       ref // last record that it covers
 	oldest   ref // first record that it does not cover
 	open     bool
+	fetched  time.Time // when it was asked for
 }
 
 func (c *ledgerCheck) problem(format string, args ...any) {
 	c.problems = append(c.problems, fmt.Sprintf(format, args...))
 }
 
-func openCheckpoint(ctx context.Context, src Source) ledgerCheck {
-	var c ledgerCheck
+func openCheckpoint(ctx context.Context, src Source, now time.Time) ledgerCheck {
+	c := ledgerCheck{fetched: now}
+	if now.IsZero() {
+		c.fetched = time.Now()
+	}
 	cp, err := src.Checkpoint(ctx)
 	if err != nil {
 		c.problem("there is no checkpoint: %v", err)
@@ -99,6 +103,14 @@ func (c *ledgerCheck) late(e record.Entry) {
 		c.at = at(e)
 	case !c.open:
 		c.open, c.oldest = true, at(e)
+	}
+}
+
+// pass hands over to a later checkpoint what was found while reading up to it.
+func (c *ledgerCheck) pass(later *ledgerCheck, h *history) {
+	later.problems = append(later.problems, c.problems...)
+	if h.size > 0 {
+		later.at = h.last
 	}
 }
 
