@@ -1,0 +1,451 @@
+package certify_test
+
+import (
+	"context"
+	"crypto"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/boundary"
+	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/certify"
+	"github.com/sallyport-dev/sallyport/internal/gate/gatetest"
+	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/seal"
+	"github.com/sallyport-dev/sallyport/receipt"
+)
+
+// bench is an engine and what it lives on; open makes another engine on the
+// same, as a restart does.
+type bench struct {
+	*testing.T
+	log  *gatetest.Log
+	seal record.Sealer
+	ids  func() string
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	root, err := seal.Create(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := root.Sealer("acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	return &bench{t, gatetest.NewLog("acme"), s, func() string { n++; return fmt.Sprintf("c-%d", n) }}
+}
+
+func (b *bench) open() *certify.Engine {
+	b.Helper()
+	e, err := certify.Open(b.Context(), b.log, b.seal, b.ids)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return e
+}
+
+func (b *bench) manifest(model string) boundary.Manifest {
+	b.Helper()
+	m, err := boundary.New("helpdesk", []boundary.Fact{{Name: "model.id", Value: model, Grade: boundary.Observed, Measured: time.Now()}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return m
+}
+
+// passed is the result of a run that passed.
+func (b *bench) passed(model string) certify.Certification {
+	return certify.Certification{Agent: "helpdesk", Stage: action.Production, Manifest: b.manifest(model), Suite: "core", SuiteDigest: canon.Digest([]byte("suite")),
+		Scenarios: []certify.Scenario{{Name: "plain", Trials: 3, Passed: 3}, {Name: "attack", Trials: 2, Passed: 2}}, Author: "mara"}
+}
+
+func (b *bench) record(e *certify.Engine, c certify.Certification) certify.Certification {
+	b.Helper()
+	c, err := e.Record(b.Context(), c, time.Hour)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return c
+}
+
+func (b *bench) issue(e *certify.Engine, id string) certify.Certification {
+	b.Helper()
+	c, err := e.Issue(b.Context(), id, "approval-"+id, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return c
+}
+
+func (b *bench) state(e *certify.Engine, id string) certify.State {
+	b.Helper()
+	c, err := e.Get(b.Context(), id)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return c.State
+}
+
+func (b *bench) live(e *certify.Engine, want string) {
+	b.Helper()
+	c, err := e.Live("helpdesk", action.Production)
+	if want == "" && err == nil {
+		b.Errorf("%s is live, want none", c.ID)
+	} else if want != "" && (err != nil || c.ID != want) {
+		b.Errorf("live: got %q, %v, want %s", c.ID, err, want)
+	}
+}
+
+func TestIssueOnlyOnceAndOnlyFromProposed(t *testing.T) {
+	b := newBench(t)
+	e := b.open()
+	b.live(e, "")
+	c := b.record(e, b.passed("m1"))
+	if c.State != certify.Proposed {
+		t.Fatalf("a run that passed is %s", c.State)
+	}
+	b.live(e, "")
+	b.issue(e, c.ID)
+	b.live(e, c.ID)
+	if _, err := e.Issue(t.Context(), c.ID, "again", nil); err == nil {
+		t.Error("a live one was issued again")
+	}
+	if err := e.Lapse(t.Context(), "helpdesk", action.Production, certify.Lapse{Code: "drift"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Issue(t.Context(), c.ID, "again", nil); err == nil {
+		t.Error("a lapsed one was issued again")
+	}
+	bad := b.passed("m1")
+	bad.Scenarios[1].Passed = 1
+	f := b.record(e, bad)
+	if f.State != certify.Failed || !f.Expires.IsZero() {
+		t.Errorf("a run with a failed trial is %s until %s", f.State, f.Expires)
+	}
+	if _, err := e.Issue(t.Context(), f.ID, "x", nil); err == nil {
+		t.Error("a failed one was issued")
+	}
+	if _, err := e.Issue(t.Context(), "c-99", "x", nil); err == nil {
+		t.Error("an unknown one was issued")
+	}
+	b.live(e, "")
+}
+
+func TestPassed(t *testing.T) {
+	for name, c := range map[string]struct {
+		scenarios []certify.Scenario
+		shortfall []string
+		want      bool
+	}{
+		"all":           {[]certify.Scenario{{Trials: 2, Passed: 2}}, nil, true},
+		"none":          {nil, nil, false},
+		"no trials":     {[]certify.Scenario{{Trials: 2, Passed: 2}, {}}, nil, false},
+		"one failed":    {[]certify.Scenario{{Trials: 2, Passed: 2}, {Trials: 9, Passed: 8}}, nil, false},
+		"more than all": {[]certify.Scenario{{Trials: 2, Passed: 3}}, nil, false},
+		"too few":       {[]certify.Scenario{{Trials: 2, Passed: 2}}, []string{"lower bound"}, false},
+	} {
+		if got := (certify.Certification{Scenarios: c.scenarios, Shortfall: c.shortfall}).Passed(); got != c.want {
+			t.Errorf("%s: got %t", name, got)
+		}
+	}
+}
+
+// Lapse is in memory before anything else: stop already finds none, and a ledger
+// that cannot write does not bring it back.
+func TestLapseIsInMemoryFirst(t *testing.T) {
+	b := newBench(t)
+	e := b.open()
+	c := b.issue(e, b.record(e, b.passed("m1")).ID)
+	full := errors.New("disk full")
+	b.log.Fail = func(record.Draft) error { return full }
+	stopped := 0
+	err := e.Lapse(t.Context(), "helpdesk", action.Production, certify.Lapse{Code: "drift", Why: "model"}, func() {
+		stopped++
+		b.live(e, "")
+		if n := len(b.log.All()); b.log.All()[n-1].Type == "certification.lapsed" {
+			t.Error("the record came before the stop")
+		}
+	})
+	if !errors.Is(err, full) || stopped != 1 {
+		t.Errorf("got %v, stopped %d times", err, stopped)
+	}
+	b.live(e, "")
+	b.log.Fail = nil
+	// As the package comment says: what a crash before the record leaves behind
+	// is live again after a restart, for the next measurement to find.
+	e = b.open()
+	b.live(e, c.ID)
+	if err := e.Lapse(t.Context(), "helpdesk", action.Production, certify.Lapse{Code: "drift"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	b.live(b.open(), "")
+}
+
+// Nothing un-lapses: not a second lapse, not a restart, not the same run again.
+func TestNothingUnlapses(t *testing.T) {
+	b := newBench(t)
+	e := b.open()
+	c := b.issue(e, b.record(e, b.passed("m1")).ID)
+	l := certify.Lapse{Code: "drift", Why: "model.id", Changes: []boundary.Change{{Name: "model.id", Old: "m1", New: "m2"}}}
+	if err := e.Lapse(t.Context(), "helpdesk", action.Production, l, nil); err != nil {
+		t.Fatal(err)
+	}
+	records := len(b.log.All())
+	ran := false
+	if err := e.Lapse(t.Context(), "helpdesk", action.Production, l, func() { ran = true }); err != nil || len(b.log.All()) != records {
+		t.Errorf("lapse of nothing: %v, %d records", err, len(b.log.All())-records)
+	}
+	_ = ran // whether stop runs for nothing is for the caller
+	e = b.open()
+	b.live(e, "")
+	got, err := e.Get(t.Context(), c.ID)
+	if err != nil || got.State != certify.Lapsed || got.Lapse == nil || got.Lapse.Code != "drift" || len(got.Lapse.Changes) != 1 || got.Lapse.At.IsZero() {
+		t.Errorf("got %+v, %v", got.Lapse, err)
+	}
+	// Another run of the same boundary is another certification.
+	d := b.issue(e, b.record(e, b.passed("m1")).ID)
+	b.live(e, d.ID)
+	if b.state(e, c.ID) != certify.Lapsed {
+		t.Error("the first one came back")
+	}
+}
+
+func TestLapseOfAnotherAgentOrStage(t *testing.T) {
+	b := newBench(t)
+	e := b.open()
+	c := b.issue(e, b.record(e, b.passed("m1")).ID)
+	for _, x := range []struct {
+		agent string
+		stage action.Stage
+	}{{"other", action.Production}, {"helpdesk", action.Sandbox}, {"", ""}, {"helpdesk/production", ""}} {
+		if err := e.Lapse(t.Context(), x.agent, x.stage, certify.Lapse{Code: "drift"}, nil); err != nil {
+			t.Error(err)
+		}
+		if _, err := e.Live(x.agent, x.stage); err == nil {
+			t.Errorf("%s/%s is live", x.agent, x.stage)
+		}
+	}
+	b.live(e, c.ID)
+}
+
+func TestReplaced(t *testing.T) {
+	b := newBench(t)
+	e := b.open()
+	first := b.issue(e, b.record(e, b.passed("m1")).ID)
+	second := b.record(e, b.passed("m2"))
+	// The approval cannot be spent: nothing changes.
+	used := errors.New("spent")
+	if _, err := e.Issue(t.Context(), second.ID, "a", func(record.Tx) error { return used }); !errors.Is(err, used) {
+		t.Errorf("got %v", err)
+	}
+	b.live(e, first.ID)
+	if b.state(e, second.ID) != certify.Proposed {
+		t.Errorf("the second is %s", b.state(e, second.ID))
+	}
+	b.issue(e, second.ID)
+	b.live(e, second.ID)
+	got, err := e.Get(t.Context(), first.ID)
+	if err != nil || got.State != certify.Lapsed || got.Lapse == nil || got.Lapse.Code != "replaced" || !strings.Contains(got.Lapse.Why, second.ID) {
+		t.Errorf("the first is %s: %+v, %v", got.State, got.Lapse, err)
+	}
+	b.live(b.open(), second.ID)
+	all, err := e.History(t.Context(), "helpdesk")
+	if err != nil || len(all) != 2 || all[0].ID != first.ID {
+		t.Errorf("history: %d, %v", len(all), err)
+	}
+	if all, err := e.History(t.Context(), "nobody"); err != nil || len(all) != 0 {
+		t.Errorf("history of nobody: %d, %v", len(all), err)
+	}
+}
+
+// A failed record leaves the engine as it was, in memory too.
+func TestIssueOnABrokenLedger(t *testing.T) {
+	b := newBench(t)
+	e := b.open()
+	first := b.issue(e, b.record(e, b.passed("m1")).ID)
+	second := b.record(e, b.passed("m2"))
+	b.log.Fail = func(record.Draft) error { return errors.New("disk full") }
+	if _, err := e.Issue(t.Context(), second.ID, "a", nil); err == nil {
+		t.Error("issued without a record")
+	}
+	b.live(e, first.ID)
+	if _, err := e.Record(t.Context(), b.passed("m3"), time.Hour); err == nil {
+		t.Error("recorded without a record")
+	}
+	b.log.Fail = nil
+	b.live(b.open(), first.ID)
+}
+
+func TestExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.T = t
+		e := b.open()
+		c := b.issue(e, b.record(e, b.passed("m1")).ID)
+		b.live(e, c.ID)
+		time.Sleep(time.Until(c.Expires) - 1)
+		b.live(e, c.ID)
+		time.Sleep(1) // the instant itself is outside
+		b.live(e, "")
+		if _, err := e.Live("helpdesk", action.Production); !errors.Is(err, certify.ErrExpired) {
+			t.Errorf("got %v, want ErrExpired", err)
+		}
+		b.live(b.open(), "")
+	})
+}
+
+// The statement that people sign is what the envelope carries, and the envelope
+// verifies with the public reader, as the tenant's own key and no other's.
+func TestStatementVerifies(t *testing.T) {
+	b := newBench(t)
+	e := b.open()
+	c := b.record(e, b.passed("m1"))
+	env, err := json.Marshal(c.Envelope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := receipt.VerifyDSSE(env, []crypto.PublicKey{e.Public()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if canon.Digest(st.Payload) != c.Statement() || st.Type != "application/vnd.in-toto+json" {
+		t.Errorf("type %s, digest %s, want %s", st.Type, canon.Digest(st.Payload), c.Statement())
+	}
+	var doc struct {
+		Type          string `json:"_type"`
+		PredicateType string `json:"predicateType"`
+		Subject       []struct {
+			Name   string            `json:"name"`
+			Digest map[string]string `json:"digest"`
+		} `json:"subject"`
+		Predicate struct {
+			Result string   `json:"result"`
+			Passed []string `json:"passedTests"`
+			Failed []string `json:"failedTests"`
+		} `json:"predicate"`
+	}
+	if err := json.Unmarshal(st.Payload, &doc); err != nil {
+		t.Fatal(err)
+	}
+	if doc.Type != "https://in-toto.io/Statement/v1" || doc.PredicateType != "https://in-toto.io/attestation/test-result/v0.1" ||
+		len(doc.Subject) != 1 || "sha256:"+doc.Subject[0].Digest["sha256"] != string(c.Boundary) || doc.Subject[0].Name != "agent/helpdesk" ||
+		doc.Predicate.Result != "PASSED" || len(doc.Predicate.Passed) != 2 || len(doc.Predicate.Failed) != 0 {
+		t.Errorf("got %s", st.Payload)
+	}
+	if c.Boundary != b.manifest("m1").Digest() {
+		t.Error("the boundary is not the manifest's")
+	}
+	other := newBench(t).open()
+	if _, err := receipt.VerifyDSSE(env, []crypto.PublicKey{other.Public()}); err == nil {
+		t.Error("it verifies with another tenant's key")
+	}
+	if _, err := receipt.VerifyDSSE([]byte(strings.Replace(string(env), `"payload":"e`, `"payload":"f`, 1)), []crypto.PublicKey{e.Public()}); err == nil {
+		t.Error("a changed payload verifies")
+	}
+	if got := b.open(); !got.Public().Equal(e.Public()) {
+		t.Error("a restart made another key")
+	}
+	bad := b.passed("m1")
+	bad.Scenarios[0].Passed = 0
+	bad.Shortfall = []string{"too few"}
+	f := b.record(e, bad)
+	if env, err = json.Marshal(f.Envelope); err != nil {
+		t.Fatal(err)
+	}
+	if st, err = receipt.VerifyDSSE(env, []crypto.PublicKey{e.Public()}); err != nil || !strings.Contains(string(st.Payload), `"result":"FAILED"`) {
+		t.Errorf("a failed run: %s, %v", st.Payload, err)
+	}
+}
+
+// The key is sealed: neither state nor records hold its seed, and a state with
+// another root does not open.
+func TestKeyIsSealed(t *testing.T) {
+	b := newBench(t)
+	b.open()
+	other := newBench(t)
+	if _, err := certify.Open(t.Context(), b.log, other.seal, b.ids); err == nil {
+		t.Error("the key opened under another root")
+	}
+}
+
+// Lapse and Issue race with readers: after Lapse returned nobody reads the
+// lapsed one.
+func TestLapseAgainstReaders(t *testing.T) {
+	b := newBench(t)
+	e := b.open()
+	var proposed []string
+	for i := range 30 {
+		proposed = append(proposed, b.record(e, b.passed(fmt.Sprint("m", i))).ID)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for ctx.Err() == nil {
+				if c, err := e.Live("helpdesk", action.Production); err == nil && c.State != certify.Live {
+					t.Errorf("Live returned one that is %s", c.State)
+					return
+				}
+			}
+		})
+	}
+	for _, id := range proposed {
+		b.issue(e, id)
+		if err := e.Lapse(t.Context(), "helpdesk", action.Production, certify.Lapse{Code: "drift"}, nil); err != nil {
+			t.Fatal(err)
+		}
+		b.live(e, "")
+	}
+	cancel()
+	readers.Wait()
+}
+
+// Known values of the Wilson score interval at 95 % (Wilson 1927; the same as
+// scipy.stats.binomtest(k, n).proportion_ci(method="wilson")).
+func TestWilson(t *testing.T) {
+	for _, c := range []struct {
+		passed, trials int
+		lower, upper   string
+	}{
+		{0, 0, "0.000", "1.000"},
+		{0, 1, "0.000", "0.793"}, {1, 1, "0.207", "1.000"},
+		{2, 2, "0.342", "1.000"}, {5, 5, "0.566", "1.000"},
+		{0, 10, "0.000", "0.278"}, {5, 10, "0.237", "0.763"}, {10, 10, "0.722", "1.000"},
+		{8, 10, "0.490", "0.943"}, {95, 100, "0.888", "0.978"}, {100, 100, "0.963", "1.000"},
+		{81, 263, "0.255", "0.366"}, // Newcombe 1998, Statistics in Medicine 17:857, example 1
+		{15, 148, "0.062", "0.160"}, // example 2
+		{0, 20, "0.000", "0.161"},   // example 3
+		{1, 29, "0.006", "0.172"},   // example 4
+	} {
+		lower, upper := certify.Wilson(c.passed, c.trials)
+		if lower != c.lower || upper != c.upper {
+			t.Errorf("%d of %d: got %s to %s, want %s to %s", c.passed, c.trials, lower, upper, c.lower, c.upper)
+		}
+	}
+	// Whatever the numbers: within 0 and 1, the rate inside, symmetric.
+	for n := 1; n <= 60; n++ {
+		for k := range n + 1 {
+			lower, upper := certify.Wilson(k, n)
+			l, err1 := strconv.ParseFloat(lower, 64)
+			u, err2 := strconv.ParseFloat(upper, 64)
+			l2, _ := certify.Wilson(n-k, n)
+			m, err3 := strconv.ParseFloat(l2, 64)
+			p := float64(k) / float64(n)
+			if errors.Join(err1, err2, err3) != nil || l < 0 || u > 1 || l > p+.0005 || u < p-.0005 || math.Abs(u-(1-m)) > .0011 {
+				t.Fatalf("%d of %d: %s to %s", k, n, lower, upper)
+			}
+		}
+	}
+}
