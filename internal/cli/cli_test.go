@@ -226,14 +226,14 @@ func (u *user) approve() {
 
 func (u *user) secret() {
 	u.do("hunter2\n", "secret", "put", "provider-key", "--as", "dana").want(u.T, 1, "role_missing")
-	res := u.do(apitest.ProviderKey+"\n", "secret", "put", "provider-key", "--as", "sven")
+	res := u.do(u.r.Sample.Secrets["provider-key"]+"\n", "secret", "put", "provider-key", "--as", "sven")
 	res.want(u.T, 0, "is stored")
 	u.do("", "secret", "put", "empty", "--as", "sven").want(u.T, 2, "invalid_secret")
 	u.do("x", "secret", "put", "Name With Spaces", "--as", "sven").want(u.T, 2, "invalid_name")
 	u.do("x", "secret", "put", "../x", "--as", "sven").want(u.T, 1, "no_such_route")
 	list := u.do("", "secret", "list")
 	list.want(u.T, 0, "provider-key", "sven")
-	if strings.Contains(res.out+res.err+list.out, apitest.ProviderKey) {
+	if strings.Contains(res.out+res.err+list.out, u.r.Sample.Secrets["provider-key"]) {
 		u.Error("a secret was printed")
 	}
 	u.r.Apply(u.T) // the rest of the secrets

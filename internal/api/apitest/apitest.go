@@ -7,12 +7,8 @@ package apitest
 
 import (
 	"context"
-	"crypto/ed25519"
-	"encoding/pem"
 	"io"
-	"io/fs"
 	"log/slog"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,12 +17,10 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"github.com/sallyport-dev/sallyport/examples/helpdesk"
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/api/client"
 	"github.com/sallyport-dev/sallyport/internal/contain"
-	"github.com/sallyport-dev/sallyport/internal/estate"
-	"github.com/sallyport-dev/sallyport/internal/estate/provider"
+	"github.com/sallyport-dev/sallyport/internal/demo"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/server"
 )
@@ -34,19 +28,13 @@ import (
 // Main is the first statement of TestMain.
 func Main() { contain.Main() }
 
-// ProviderKey is what the scripted model wants as its key.
-const ProviderKey = "sk-estate-0123456789abcdef0123456789abcdef"
-
 // Rig is a running server. Its folder of resources is Files.
 type Rig struct {
 	Data, Files string
 	Server      *server.Server
 	Faces       *api.Faces
-	Estate      *estate.Estate
-	Provider    *provider.Provider
+	Sample      *demo.Sample
 	Keys        map[string]ssh.Signer // of the people
-
-	admin string // base URL of the model's behaviour
 }
 
 // Start runs a server with nothing in it. Addresses are chosen by the kernel, so
@@ -60,22 +48,35 @@ func Start(t testing.TB) *Rig {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	r := &Rig{Data: filepath.Join(dir, "data"), Files: filepath.Join(dir, "files"), Keys: map[string]ssh.Signer{}}
-	if r.Estate, err = estate.Serve(context.Background(), estate.Config{AdminAddr: "127.0.0.1:0"}); err != nil {
+	if r.Sample, err = demo.ServeSample(context.Background(), demo.Addrs{}, ""); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { r.Estate.Close() })
-	r.Provider, err = provider.Serve(context.Background(), provider.Config{Key: ProviderKey, Model: "scripted-1", Behaviour: provider.Honest})
-	if err != nil {
+	t.Cleanup(func() { r.Sample.Close() })
+	if err := r.Sample.Write(r.Files); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { r.Provider.Close() })
-	admin := httptest.NewServer(r.Provider.Admin())
-	t.Cleanup(admin.Close)
-	r.admin = admin.URL
-	r.write(t)
+	r.keys(t)
 	r.Open(t)
 	t.Cleanup(func() { r.Stop(t) })
 	return r
+}
+
+func (r *Rig) keys(t testing.TB) {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(r.Files, "keys", "*.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range names {
+		n = strings.TrimSuffix(n, ".pub")
+		b, err := os.ReadFile(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Keys[filepath.Base(n)], err = ssh.ParsePrivateKey(b); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // Open starts the server on the folder.
@@ -136,13 +137,7 @@ func (r *Rig) Apply(t testing.TB) {
 	if _, err := r.As("noor").Apply(t.Context(), all); err != nil {
 		t.Fatal(err)
 	}
-	secrets := map[string]string{"provider-key": ProviderKey}
-	for _, stage := range []estate.Stage{estate.Sandbox, estate.Production} {
-		for _, app := range []estate.App{estate.IAM, estate.Tickets} {
-			secrets[string(app)+"-helpdesk/"+string(stage)] = r.Estate.Credentials(stage, app).Password.Reveal()
-		}
-	}
-	for name, value := range secrets {
+	for name, value := range r.Sample.Secrets {
 		if err := r.As("sven").PutSecret(t.Context(), name, []byte(value)); err != nil {
 			t.Fatal(err)
 		}
@@ -190,51 +185,4 @@ func (r *Rig) ApproveAll(t testing.TB, person string) {
 			t.Fatal(err)
 		}
 	}
-}
-
-// write makes the sample resources with the estate's real addresses, fresh keys
-// and the certificates of this run.
-func (r *Rig) write(t testing.TB) {
-	t.Helper()
-	port := func(addr string) string { return addr[strings.LastIndex(addr, ":"):] }
-	ports := strings.NewReplacer(port(helpdesk.ProductionAddr), port(r.Estate.Addr(estate.Production)),
-		port(helpdesk.SandboxAddr), port(r.Estate.Addr(estate.Sandbox)), "https://127.0.0.1:8645", r.Provider.URL(),
-		"http://127.0.0.1:8646", r.Estate.AdminURL(), "http://127.0.0.1:8647", r.admin)
-	put := func(name string, b []byte) {
-		path := filepath.Join(r.Files, filepath.FromSlash(name))
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	err := fs.WalkDir(helpdesk.Files, ".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		b, err := fs.ReadFile(helpdesk.Files, path)
-		put(path, []byte(ports.Replace(string(b))))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"mara", "tom", "dana", "ines", "felix", "noor", "sven", "kofi", "lin", "ada"} {
-		_, key, err := ed25519.GenerateKey(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if r.Keys[name], err = ssh.NewSignerFromKey(key); err != nil {
-			t.Fatal(err)
-		}
-		block, err := ssh.MarshalPrivateKey(key, name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		put("keys/"+name, pem.EncodeToMemory(block))
-		put("keys/"+name+".pub", ssh.MarshalAuthorizedKey(r.Keys[name].PublicKey()))
-	}
-	put("estate-ca.pem", r.Estate.CAPEM())
-	put("provider-ca.pem", r.Provider.CAPEM())
 }
