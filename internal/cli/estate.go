@@ -1,37 +1,18 @@
 package cli
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sallyport-dev/sallyport/internal/demo"
 	"github.com/sallyport-dev/sallyport/internal/estate"
-	"github.com/sallyport-dev/sallyport/internal/estate/agent"
 )
-
-// SampleAgent runs the sample harness: "sallyport sample-agent [ATTEMPTS]" with
-// the goal from its task's parameters. It is started inside the boundary.
-func SampleAgent(args []string) int {
-	o := agent.Options{}
-	if len(args) > 0 {
-		o.Attacks = strings.Split(args[0], ",")
-	} else {
-		o.Goal = fmt.Sprintf("Reset MFA for user %s, ticket %s", os.Getenv("SALLYPORT_PARAM_USER"), os.Getenv("SALLYPORT_PARAM_TICKET"))
-	}
-	if err := agent.Run(context.Background(), o); err != nil {
-		fmt.Fprintln(os.Stderr, "sample-agent:", err)
-		return exitRefused
-	}
-	return exitOK
-}
 
 func estateCommand(e *env) *cobra.Command {
 	a := demo.DefaultAddrs

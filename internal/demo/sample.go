@@ -73,7 +73,7 @@ func ServeSample(ctx context.Context, a Addrs, model string) (s *Sample, err err
 	}
 	key := "sk-estate-" + rand.Text()
 	s.Provider, err = provider.Serve(ctx, provider.Config{Addr: a.Provider, Key: key, Model: model, Behaviour: provider.Honest,
-		Pace: 100 * time.Millisecond, Patience: 1200})
+		Pace: 60 * time.Millisecond, Patience: 1200})
 	if err != nil {
 		return s, err
 	}

@@ -3,6 +3,7 @@ package demo
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -50,7 +51,9 @@ func tampered(ctx context.Context, from ledger.Store, rootKey, dir, tenant strin
 type copied struct {
 	head       ledger.Head
 	key        []byte
+	taskKeys   map[string][]byte
 	rows       []ledger.Row
+	blobs      []ledger.Sealed
 	hashes     []tlog.Hash
 	size       int64
 	checkpoint []byte
@@ -63,7 +66,14 @@ func (c *copied) read(tx ledger.ReadTx, tenant string) (err error) {
 	if c.key, err = tx.Object(tenant, "ledger.key", "log"); err != nil {
 		return err
 	}
-	c.rows = nil
+	c.rows, c.blobs, c.taskKeys = nil, nil, map[string][]byte{}
+	err = tx.Objects(tenant, "ledger.taskkey", func(id string, body []byte) error {
+		c.taskKeys[id] = bytes.Clone(body)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
 	err = tx.Records(tenant, "", 0, int(c.head.Size), func(r ledger.Row) error {
 		r.Raw = bytes.Clone(r.Raw)
 		c.rows = append(c.rows, r)
@@ -71,6 +81,23 @@ func (c *copied) read(tx ledger.ReadTx, tenant string) (err error) {
 	})
 	if err != nil {
 		return err
+	}
+	for _, r := range c.rows {
+		var e struct {
+			Evidence []struct {
+				Blob string `json:"blob"`
+			} `json:"evidence"`
+		}
+		if err := json.Unmarshal(r.Raw, &e); err != nil {
+			return err
+		}
+		for _, x := range e.Evidence {
+			b, err := tx.Blob(tenant, x.Blob)
+			if err != nil {
+				return err
+			}
+			c.blobs = append(c.blobs, b)
+		}
 	}
 	var indexes []int64
 	for i := range tlog.StoredHashIndex(0, c.head.Size) {
@@ -87,7 +114,14 @@ func (c *copied) write(tx ledger.WriteTx, tenant string) error {
 	if err := tx.CreateTenant(tenant); err != nil {
 		return err
 	}
-	return errors.Join(tx.PutObject(tenant, "ledger.key", "log", c.key), tx.Append(tenant, c.head, c.rows, 0, c.hashes),
+	var errs []error
+	for id, k := range c.taskKeys {
+		errs = append(errs, tx.PutObject(tenant, "ledger.taskkey", id, k))
+	}
+	for _, b := range c.blobs {
+		errs = append(errs, tx.PutBlob(tenant, b))
+	}
+	return errors.Join(errors.Join(errs...), tx.PutObject(tenant, "ledger.key", "log", c.key), tx.Append(tenant, c.head, c.rows, 0, c.hashes),
 		tx.PutCheckpoint(tenant, c.size, c.checkpoint))
 }
 
