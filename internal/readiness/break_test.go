@@ -131,6 +131,7 @@ var logBreaks = []one{
 	}},
 	{"checkpoint_of_the_empty_log", "logs", func(b *broken) { b.signed = 0 }},
 	{"checkpoint_behind", "logs", func(b *broken) { b.signed = len(b.recs) - 3; b.now = time.Now().Add(3 * time.Second) }},
+	{"evidence_not_under_the_checkpoint", "just-in-time", func(b *broken) { b.signed = len(b.recs) - 3 }},
 	{"verify_finds_a_problem", "logs", func(b *broken) { b.problems = []string{"record 3 was changed"} }},
 	{"verify_cannot_read", "logs", func(b *broken) { b.verifyErr = errors.New("disk") }},
 	{"entries_stop_half_way", "logs", func(b *broken) { b.entriesErr = errors.New("disk") }},

@@ -349,3 +349,35 @@ func TestOSCAL(t *testing.T) {
 		}
 	}
 }
+
+// members lists every member of the JSON form.
+func members(out *[]string, path string, v reflect.Type) {
+	switch {
+	case v == reflect.TypeFor[time.Time]():
+		*out = append(*out, path+" time")
+	case v.Kind() == reflect.Pointer:
+		members(out, path, v.Elem())
+	case v.Kind() == reflect.Slice:
+		members(out, path+"[]", v.Elem())
+	case v.Kind() == reflect.Map:
+		members(out, path+"{}", v.Elem())
+	case v.Kind() == reflect.Struct:
+		for i := range v.NumField() {
+			name, option, _ := strings.Cut(v.Field(i).Tag.Get("json"), ",")
+			if option != "" {
+				name += "?"
+			}
+			members(out, path+"."+name, v.Field(i).Type)
+		}
+	default:
+		*out = append(*out, path+" "+v.Kind().String())
+	}
+}
+
+// The form of the report is a promise: this file may grow, and nothing in it may
+// change or go.
+func TestSchemaOnlyGrows(t *testing.T) {
+	var got []string
+	members(&got, "", reflect.TypeFor[readiness.Report]())
+	golden(t, "members.txt", readiness.Schema+"\n"+strings.Join(got, "\n")+"\n")
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
@@ -19,8 +20,8 @@ type Prober interface {
 	// Identity asks the real issuer for an identity of the agent's task; nil
 	// means that one was issued.
 	Identity(ctx context.Context, agent, task string) error
-	// Open opens a production task, as its requester would; nil means that it was
-	// opened.
+	// Open asks for a production task, as a requester would; nil means that it
+	// would be opened. It opens none.
 	Open(ctx context.Context, agent, capability string) error
 	// Approve hands in a signature; nil means that it was taken.
 	Approve(ctx context.Context, approval, person string, signature []byte) error
@@ -43,11 +44,11 @@ type probe struct {
 
 var probes = []probe{
 	{"change-approval", "hand in an approval that was used before, as the owner, with its old signature", probeReplay},
-	{"recertification", "open a task in production for an agent that nobody certified", probeUncertified},
+	{"recertification", "open a task in production while no certification is in force", probeUncertified},
 	{"workload-identity", "ask for an identity of a task that has ended", probeIdentity},
 	{"just-in-time", "act for a task that has ended", probeClosed},
 	{"runtime-policy", "act for a task that does not exist, irreversibly", probeUnknown},
-	{"separation", "approve as a secrets administrator", probeSecrets},
+	{"owner-environment", "open a task for an agent that nobody declared", probeUndeclared},
 }
 
 // probe runs them all. One that is not caught fails its condition.
@@ -75,7 +76,8 @@ func said(err error) (caught, ran bool, saw string) {
 	if err == nil {
 		return false, true, "it was accepted"
 	}
-	return true, true, err.Error()
+	saw, _, _ = strings.Cut(err.Error(), "; next:") // not a step for who reads the report
+	return true, true, saw
 }
 
 // probeLedger changes one byte of one record on the way and wants the root of
@@ -144,7 +146,17 @@ func probeIdentity(ctx context.Context, e *evaluation, p Prober) (caught, ran bo
 	return said(p.Identity(ctx, e.w.Agent, l.ID))
 }
 
+// probeUncertified needs an agent without a certification: with one in force
+// the same request would be right.
 func probeUncertified(ctx context.Context, e *evaluation, p Prober) (caught, ran bool, saw string) {
+	l := e.ended()
+	if l == nil || e.w.Live != nil {
+		return false, false, ""
+	}
+	return said(p.Open(ctx, e.w.Agent, l.Capability))
+}
+
+func probeUndeclared(ctx context.Context, e *evaluation, p Prober) (caught, ran bool, saw string) {
 	l := e.ended()
 	if l == nil {
 		return false, false, ""
@@ -158,17 +170,4 @@ func probeReplay(ctx context.Context, e *evaluation, p Prober) (caught, ran bool
 	}
 	g := e.h.granted[len(e.h.granted)-1]
 	return said(p.Approve(ctx, g.ID, e.w.Owner, []byte(g.Signature)))
-}
-
-func probeSecrets(ctx context.Context, e *evaluation, p Prober) (caught, ran bool, saw string) {
-	if len(e.h.granted) == 0 {
-		return false, false, ""
-	}
-	for _, q := range e.w.People {
-		if slices.Contains(q.Roles, "secrets-administrator") {
-			g := e.h.granted[len(e.h.granted)-1]
-			return said(p.Approve(ctx, g.ID, q.Name, []byte(g.Signature)))
-		}
-	}
-	return false, false, ""
 }

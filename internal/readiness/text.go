@@ -159,7 +159,11 @@ func (c Result) evidence() string {
 	if len(all) == 0 {
 		return ""
 	}
-	return "records " + positions(all[max(0, len(all)-10):], len(all))
+	s := "records " + positions(all[max(0, len(all)-10):], 0)
+	if len(all) > 10 {
+		s += " and others before"
+	}
+	return s
 }
 
 func where(f Finding) string {
