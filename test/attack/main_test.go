@@ -20,6 +20,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/estate/agent"
 	"github.com/sallyport-dev/sallyport/internal/estate/provider"
 	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/task"
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
@@ -273,4 +274,14 @@ func (b *breakoutRun) blocked(name, because string) {
 		b.Errorf("attempt %s was stopped by something else than %q: %q", name, because, got)
 	}
 	b.untouched()
+}
+
+// jsonStage is the stage in the body of a task's record.
+func jsonStage(t *testing.T, e record.Entry) action.Stage {
+	t.Helper()
+	var x task.Task
+	if err := json.Unmarshal(e.Body, &x); err != nil {
+		t.Fatal(err)
+	}
+	return x.Stage
 }

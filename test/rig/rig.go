@@ -48,6 +48,11 @@ type Options struct {
 	// NoServer starts the world only: estate, model, keys. Open comes later, or
 	// the server is another process.
 	NoServer bool
+	// Password chooses the passwords of the estate's accounts; see estate.Config.
+	Password func(stage estate.Stage, app estate.App, username string) string
+	// Before runs when the world is up and nothing is applied. It may change
+	// Ports and EstateCA, to stand between the server and the estate.
+	Before func(*Rig) error
 }
 
 // Rig is one world and the server in front of it. Its methods may be used by
@@ -57,6 +62,7 @@ type Rig struct {
 	Estate   *estate.Estate
 	Provider *provider.Provider
 	Ports    helpdesk.Ports
+	EstateCA []byte // PEM
 	Dir      string // data folder
 
 	key     string // of the scripted model
@@ -108,7 +114,7 @@ func (r *Rig) start() error {
 		r.closers = append(r.closers, func() error { return os.RemoveAll(base) })
 		r.Dir = filepath.Join(base, "data")
 	}
-	if r.Estate, err = estate.Serve(ctx, estate.Config{AdminAddr: "127.0.0.1:0"}); err != nil {
+	if r.Estate, err = estate.Serve(ctx, estate.Config{AdminAddr: "127.0.0.1:0", Password: r.options.Password}); err != nil {
 		return err
 	}
 	r.closers = append(r.closers, r.Estate.Close)
@@ -128,6 +134,12 @@ func (r *Rig) start() error {
 	port := func(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }
 	r.Ports = helpdesk.Ports{Production: port(r.Estate.Addr(estate.Production)), Sandbox: port(r.Estate.Addr(estate.Sandbox)),
 		Provider: port(r.Provider.URL()), EstateAdmin: port(r.Estate.AdminURL()), ProviderAdmin: port(l.Addr().String())}
+	r.EstateCA = r.Estate.CAPEM()
+	if r.options.Before != nil {
+		if err := r.options.Before(r); err != nil {
+			return err
+		}
+	}
 	if r.options.NoServer {
 		return nil
 	}
@@ -207,7 +219,7 @@ func (r *Rig) Resources(edit func(files map[string][]byte)) ([]resource.Resource
 	if err != nil {
 		return nil, err
 	}
-	files["estate-ca.pem"], files["provider-ca.pem"] = r.Estate.CAPEM(), r.Provider.CAPEM()
+	files["estate-ca.pem"], files["provider-ca.pem"] = r.EstateCA, r.Provider.CAPEM()
 	if edit != nil {
 		edit(files)
 	}

@@ -1,6 +1,8 @@
 package rig
 
 import (
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -17,7 +19,7 @@ func (r *Rig) Snapshot() (string, error) {
 	}
 	r.closers = append(r.closers, func() error { return os.RemoveAll(base) })
 	dir := filepath.Join(base, "data")
-	return dir, os.CopyFS(dir, os.DirFS(r.Dir))
+	return dir, copyFolder(dir, r.Dir)
 }
 
 // Restore stops the server, puts a snapshot in the place of its data folder, and
@@ -29,8 +31,42 @@ func (r *Rig) Restore(snapshot string) error {
 	if err := os.RemoveAll(r.Dir); err != nil {
 		return err
 	}
-	if err := os.CopyFS(r.Dir, os.DirFS(snapshot)); err != nil {
+	if err := copyFolder(r.Dir, snapshot); err != nil {
 		return err
 	}
 	return r.Open()
+}
+
+// copyFolder copies files and folders, for their owner alone. Sockets stay.
+func copyFolder(to, from string) error {
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, rel)
+		switch {
+		case d.IsDir():
+			return os.MkdirAll(target, 0o700)
+		case !d.Type().IsRegular():
+			return nil
+		}
+		in, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		out, err := os.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		if _, err := io.Copy(out, in); err != nil {
+			out.Close()
+			return err
+		}
+		return out.Close()
+	})
 }
