@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -42,7 +43,8 @@ read here, from beside the file that names it.`,
 			}
 			done, err := c.Apply(cmd.Context(), all)
 			if err != nil {
-				return located(err, all)
+				have, _ := c.Resources(cmd.Context(), "", "") // none, where there is no tenant yet
+				return located(err, all, have)
 			}
 			return e.print(done, func(w io.Writer) {
 				var rows [][]string
@@ -126,14 +128,30 @@ func beside(from, path string) ([]byte, error) {
 	return b, err
 }
 
-// located puts file and line where the server could only name the resource.
-func located(err error, all []resource.Resource) error {
+// located puts file and line where the server could only name the resource, or
+// the field. have is what is in force.
+func located(err error, all []resource.Resource, have []json.RawMessage) error {
 	var no *client.Refusal
 	if !errors.As(err, &no) || no.Code != "invalid_resources" {
 		return err
 	}
 	lines := strings.Split(no.Reason, "\n")
+	// What is wrong between resources is found here too, and the same words tell
+	// the place.
+	world := slices.Clone(all)
+	for _, raw := range have {
+		if r, err := resource.FromCanonical(raw); err == nil && resource.Find(all, r.Metadata.Tenant, r.Kind, r.Metadata.Name) == nil {
+			world = append(world, r)
+		}
+	}
+	var found resource.Errors
+	errors.As(resource.Validate(world), &found)
 	for i, l := range lines {
+		for _, f := range found {
+			if strings.HasSuffix(l, ": "+f.Path+": "+f.Problem) {
+				lines[i] = f.Error()
+			}
+		}
 		for _, r := range all {
 			if rest, ok := strings.CutPrefix(l, r.Kind+"/"+r.Metadata.Name+":"); ok {
 				lines[i] = fmt.Sprintf("%s:%d:%s", r.File, r.Line, rest)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -169,8 +170,10 @@ func (u *user) apply() {
 	}
 	changed := strings.Replace(string(suite), "max: 1", "max: 2", 1)
 	u.do(changed, "apply", "-f", "-", "--as", "dana").want(u.T, 1, "role_missing")
+	before, _, _ := strings.Cut(string(suite), "operation: iam.user.mfa.reset")
+	line := fmt.Sprintf("-:%d: ", strings.Count(before, "\n")+1)
 	dangling := strings.ReplaceAll(string(suite), "iam.user.mfa.reset", "iam.user.delete")
-	u.do(dangling, "apply", "-f", "-", "--as", "noor").want(u.T, 2, "spec.operations[0].operation: no connector declares iam.user.delete", "nothing was applied")
+	u.do(dangling, "apply", "-f", "-", "--as", "noor").want(u.T, 2, line+"spec.operations[0].operation: no connector declares iam.user.delete", "nothing was applied")
 	u.do(strings.Repeat("#", 2<<20), "apply", "-f", "-", "--as", "noor").want(u.T, 2, "limit")
 }
 

@@ -15,7 +15,7 @@ func TestLocated(t *testing.T) {
 		{Kind: "Capability", Metadata: resource.Metadata{Name: "reset-mfa"}, File: "b.yaml", Line: 9},
 	}
 	err := located(&client.Refusal{Status: 400, Problem: server.Problem{Code: "invalid_resources",
-		Reason: "Capability/reset-mfa: spec.reads[0]: no\nAgent/other: spec: no"}}, all)
+		Reason: "Capability/reset-mfa: spec.reads[0]: no\nAgent/other: spec: no"}}, all, nil)
 	want := "b.yaml:9: spec.reads[0]: no\nAgent/other: spec: no"
 	if got := err.(*client.Refusal).Reason; got != want {
 		t.Errorf("got %q, want %q", got, want)
