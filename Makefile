@@ -2,7 +2,7 @@
 GO    ?= go
 OUT   ?= demo-out
 STORE ?=
-export GO
+export GO FUZZ CRASHES ROUNDS
 
 .PHONY: build up demo deps deps-browser test test-short test-long lint bench generate clean
 
@@ -29,9 +29,9 @@ test: deps
 test-short:
 	$(GO) test -short ./...
 
-# FUZZ is the time for each fuzz target, ROUNDS how often each crash loop runs.
+# FUZZ=2m for each fuzz target, CRASHES=50 kills of the server, ROUNDS=3 of every other crash loop.
 test-long: deps
-	FUZZ=$(or $(FUZZ),2m) ROUNDS=$(or $(ROUNDS),3) scripts/long.sh
+	scripts/long.sh
 
 lint:
 	scripts/lint.sh

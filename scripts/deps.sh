@@ -47,18 +47,19 @@ need=$(missing | tr '\n' ' ')
 [ -n "$need" ] || exit 0
 
 fail() {
-	cat >&2 <<MSG
-deps: $1
-deps: still missing: $need
-  shell     Chromium's headless shell. Where the distribution has none: unpack chrome-headless-shell of
-            "Chrome for Testing" as /opt/chrome-headless-shell-linux64, or name a Chromium binary (not its
-            wrapper script) in SALLYPORT_CHROMIUM
-  full      Chromium or Google Chrome (/opt/google/chrome); a snap cannot be contained by Sallyport
-  font      any TrueType font in /usr/share/fonts, e.g. DejaVu
-  postgres  the PostgreSQL server's programs (for tests only; no running server is needed)
-  ssh       the OpenSSH client (for tests only)
-  fuse      fusermount3, for who is not root (for tests only)
-MSG
+	echo "deps: $1" >&2
+	for n in $need; do
+		case $n in
+		shell) echo "  missing: Chromium's headless shell. Where the distribution has none: unpack chrome-headless-shell of
+           \"Chrome for Testing\" as /opt/chrome-headless-shell-linux64, or name a Chromium binary (not its
+           wrapper script) in SALLYPORT_CHROMIUM" ;;
+		full) echo "  missing: Chromium, or Google Chrome in /opt/google/chrome; a snap cannot be contained" ;;
+		font) echo "  missing: any TrueType font in /usr/share/fonts, e.g. DejaVu" ;;
+		postgres) echo "  missing: the PostgreSQL server's programs (for tests; no running server is needed)" ;;
+		ssh) echo "  missing: the OpenSSH client (for tests)" ;;
+		fuse) echo "  missing: fusermount3 (for tests by who is not root)" ;;
+		esac
+	done >&2
 	exit 2
 }
 
@@ -81,7 +82,7 @@ packages() {
 	esac
 }
 
-[ "$pm" != none ] || fail "no package manager that this script knows (apt-get, dnf, apk, pacman, zypper)"
+[ "$pm" != none ] || fail "there is no package manager that this script knows (apt-get, dnf, apk, pacman, zypper)"
 sudo=
 if [ "$(id -u)" != 0 ]; then
 	command -v sudo >/dev/null || fail "not root, and there is no sudo: run scripts/deps.sh $want as root"

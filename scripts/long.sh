@@ -1,11 +1,13 @@
 #!/bin/sh
 # The tests that find more the longer they run. FUZZ is the time for each fuzz
-# target, ROUNDS how often each crash, race and power-loss loop is repeated (each
-# repetition has a new seed, which it logs, and 15 to 25 kills of its own).
+# target, CRASHES how often the running server is killed, ROUNDS how often each
+# other loop of crashes, races and power losses is repeated (each repetition has a
+# new seed, which it logs, and 15 to 25 kills of its own).
 set -eu
 go=${GO:-go}
 fuzz=${FUZZ:-2m}
 rounds=${ROUNDS:-3}
+crashes=${CRASHES:-50}
 status=0
 
 for pkg in $($go list ./...); do
@@ -28,4 +30,6 @@ loop internal/gate 'TestBudgetIsExactUnderRaces|TestNothingAfterEnd|TestEndCutsW
 loop internal/approval 'TestConcurrent.*'
 loop internal/browser 'TestRaceHostilePageWinsNoRound|TestFactsChangedInsideThePress|TestPageCannotDisturbTheGuard'
 loop internal/server 'TestStory'
+echo "== test/crash, $crashes kills"
+SALLYPORT_CRASH_ROUNDS=$crashes $go test ./test/crash -count 1 -v -timeout 120m || status=1
 exit $status

@@ -19,5 +19,5 @@ echo "test: $(echo "$light" | wc -l) packages side by side, then $(echo "$heavy"
 # shellcheck disable=SC2086 # words are wanted
 $go test -p 2 -timeout 15m "$@" $light || status=1
 # shellcheck disable=SC2086
-$go test -p 1 -timeout 15m "$@" $heavy || status=1
+$go test -p 1 -timeout 20m "$@" $heavy || status=1
 exit $status
