@@ -49,6 +49,24 @@ func control(id string) (catalogueControl, bool) {
 	return catalogueControl{}, false
 }
 
+// mappings is made once: for each condition, the frameworks' ids of its controls.
+var mappings = sync.OnceValue(func() map[string]map[string][]string {
+	out := map[string]map[string][]string{}
+	for _, c := range conditions {
+		out[c.id] = mapping(c.controls)
+	}
+	return out
+})
+
+// mapped is the mapping of one condition, for the caller to keep.
+func mapped(condition string) map[string][]string {
+	out := map[string][]string{}
+	for f, ids := range mappings()[condition] {
+		out[f] = slices.Clone(ids)
+	}
+	return out
+}
+
 // mapping joins the frameworks' ids of several controls.
 func mapping(ids []string) map[string][]string {
 	out := map[string][]string{}

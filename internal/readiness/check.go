@@ -94,7 +94,7 @@ func (k *check) finish() {
 
 func (k *check) result() Result {
 	r := Result{Number: k.number, ID: k.def.id, Title: k.def.title, Question: k.def.question, State: k.state, Summary: sentence(k.summary),
-		Findings: k.findings, Newest: k.newest, Age: -1, Next: k.next, Controls: slices.Clone(k.def.controls), Mapping: mapping(k.def.controls)}
+		Findings: k.findings, Newest: k.newest, Age: -1, Next: k.next, Controls: slices.Clone(k.def.controls), Mapping: mapped(k.def.id)}
 	if !k.newest.IsZero() {
 		r.Age = int64(max(0, k.e.now.Sub(k.newest)).Seconds())
 	}

@@ -84,7 +84,8 @@ func checkInference(k *check) {
 		id.Value, endpoint.Value, endpoint.Grade, place.Value)
 }
 
-func checkOwner(k *check) {
+// answers: somebody is named who answers for the agent, and for what.
+func (k *check) answers() {
 	e := k.e
 	const next = "correct the Agent resource and apply it"
 	if agents := e.h.applied["Agent/"+e.w.Agent]; len(agents) > 0 {
@@ -118,6 +119,11 @@ func checkOwner(k *check) {
 	if _, ok := maxAge[e.w.Tier]; !ok {
 		k.fail(next, nil, "the tier %q is not known", e.w.Tier)
 	}
+}
+
+func checkOwner(k *check) {
+	e := k.e
+	k.answers()
 	if !k.certified() {
 		return
 	}

@@ -55,9 +55,11 @@ var conflicts = [][2]string{
 	{"identity-administrator", "approver"},
 }
 
-func checkSeparation(k *check) {
+const apart = "give the roles to different people"
+
+// roles: nobody holds roles that must not meet, under one name or several.
+func (k *check) roles() {
 	e := k.e
-	const next = "give the roles to different people"
 	for i, p := range e.w.People {
 		roles := slices.Clone(p.Roles)
 		who := p.Name
@@ -75,13 +77,18 @@ func checkSeparation(k *check) {
 		}
 		for _, c := range conflicts {
 			if slices.Contains(roles, c[0]) && slices.Contains(roles, c[1]) {
-				k.fail(next, nil, "%s is both %s and %s", who, c[0], c[1])
+				k.fail(apart, nil, "%s is both %s and %s", who, c[0], c[1])
 			}
 		}
 	}
 	for _, c := range e.w.Conflicts {
-		k.fail(next, nil, "%s", c)
+		k.fail(apart, nil, "%s", c)
 	}
+}
+
+func checkSeparation(k *check) {
+	e := k.e
+	k.roles()
 	var signed []ref
 	who := map[string][]ref{}
 	for _, g := range e.h.granted {
@@ -105,7 +112,7 @@ func checkSeparation(k *check) {
 		case ok && !slices.Contains(p.Roles, "secrets-administrator"):
 			k.fail("let a secrets administrator store it again", []ref{s.ref}, "secret %s was stored by %s, who is no secrets administrator", s.name, s.person)
 		case len(who[s.person]) > 0:
-			k.fail(next, append([]ref{s.ref}, who[s.person]...), "%s both stored secret %s and approved", s.person, s.name)
+			k.fail(apart, append([]ref{s.ref}, who[s.person]...), "%s both stored secret %s and approved", s.person, s.name)
 		default:
 			stored = append(stored, s.ref)
 		}
