@@ -131,15 +131,26 @@ func (s *sample) grant(task string) (*policy.Set, error) {
 	return policy.CompileGrant(resource.Grant(in, tenantName, agentName, task))
 }
 
-// read is the action of a warm read: what door 2 makes of GET /users/jo.
+// read is the action of a warm read, which the grant covers: what door 2 makes
+// of GET /users/jo.
 func (s *sample) read(origin string) (action.Action, error) {
-	r := action.Request{Method: "GET", Origin: origin, Path: "/users/jo", Destination: "empty"}
-	m, err := s.connectors.Recognize(action.Production, r, nil)
+	return s.action(action.Request{Method: "GET", Origin: origin, Path: "/users/jo", Destination: "empty"}, "")
+}
+
+// write is one that the grant does not cover.
+func (s *sample) write(origin string) (action.Action, error) {
+	const form = "_csrf=0123456789abcdef"
+	return s.action(action.Request{Method: "POST", Origin: origin, Path: "/users/ana/disable", Destination: "document", BodyType: "application/x-www-form-urlencoded",
+		BodySize: int64(len(form)), BodyDigest: canon.Digest([]byte(form))}, form)
+}
+
+func (s *sample) action(r action.Request, body string) (action.Action, error) {
+	m, err := s.connectors.Recognize(action.Production, r, []byte(body))
 	if err != nil {
 		return action.Action{}, err
 	}
 	if !m.Matched {
-		return action.Action{}, fmt.Errorf("GET /users/jo is not recognised: %s", m.Why)
+		return action.Action{}, fmt.Errorf("%s %s is not recognised: %s", r.Method, r.Path, m.Why)
 	}
 	d, err := canon.DigestOf(r)
 	return action.Action{Tenant: tenantName, Task: taskName, Agent: agentName, Surface: action.Egress, Source: "browser", Operation: m.Operation,

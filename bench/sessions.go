@@ -19,6 +19,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/store"
 	"github.com/sallyport-dev/sallyport/internal/surface/computer"
 	"github.com/sallyport-dev/sallyport/internal/task"
 )
@@ -71,11 +72,10 @@ func sessions(dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	n := 0
-	ids := func() string { n++; return fmt.Sprintf("t-%020d", n) }
-	engine := task.New(r.disk.log, ids, task.Ender{Name: "gate", End: func(ctx context.Context, t task.Task) error {
-		return r.gate.End(ctx, func(a gate.Admission) bool { return a.Task == t.ID }, "closed", "the task is over")
-	}})
+	engine := newEngine(r)
+	if err := r.fill(ctx, filepath.Join(dir, "rig", store.DatabaseName)); err != nil {
+		return err
+	}
 	var seen []held
 	for i := 1; i <= late; i++ {
 		if err := r.session(ctx, engine); err != nil {
@@ -90,6 +90,35 @@ func sessions(dir string) (err error) {
 		}
 	}
 	return json.NewEncoder(os.Stdout).Encode(seen)
+}
+
+// newEngine keeps the tasks of the rig. The gate is the one thing that ends with
+// them.
+func newEngine(r *rig) *task.Engine {
+	n := 0
+	ids := func() string { n++; return fmt.Sprintf("t-%020d", n) }
+	return task.New(r.disk.log, ids, task.Ender{Name: "gate", End: func(ctx context.Context, t task.Task) error {
+		return r.gate.End(ctx, func(a gate.Admission) bool { return a.Task == t.ID }, "closed", "the task is over")
+	}})
+}
+
+// fill lets callers pass the gate until the database is larger than its page
+// cache, which would read as growth.
+func (r *rig) fill(ctx context.Context, db string) error {
+	a, err := r.sample.read(r.origin.url(""))
+	if err != nil {
+		return err
+	}
+	for {
+		st, err := os.Stat(db)
+		if err != nil || st.Size() >= cached {
+			return err
+		}
+		var c crowd
+		if err := c.round(time.Second, 1, func() (time.Duration, error) { _, all, err := act(ctx, r.gate, a); return all, err }); err != nil {
+			return err
+		}
+	}
 }
 
 func hold() (h held, err error) {
