@@ -29,8 +29,9 @@ have_font() { [ -n "$(find /usr/share/fonts /usr/local/share/fonts -name '*.[to]
 have_postgres() {
 	exists /usr/lib/postgresql/*/bin/postgres /usr/pgsql-*/bin/postgres /usr/libexec/postgresql*/postgres || command -v postgres >/dev/null
 }
-# Root mounts by itself; others need the helper.
-have_fuse() { [ "$(id -u)" = 0 ] || command -v fusermount3 >/dev/null; }
+# Root mounts by itself; others need the helper, and a device that is open to all
+# (as every distribution's rules make it; a container without udev lacks them).
+have_fuse() { [ "$(id -u)" = 0 ] || { command -v fusermount3 >/dev/null && [ -r /dev/fuse ] && [ -w /dev/fuse ]; }; }
 have_ssh() { command -v ssh-keygen >/dev/null && command -v ssh-agent >/dev/null; }
 
 missing() {
@@ -57,7 +58,7 @@ fail() {
 		font) echo "  missing: any TrueType font in /usr/share/fonts, e.g. DejaVu" ;;
 		postgres) echo "  missing: the PostgreSQL server's programs (for tests; no running server is needed)" ;;
 		ssh) echo "  missing: the OpenSSH client (for tests)" ;;
-		fuse) echo "  missing: fusermount3 (for tests by who is not root)" ;;
+		fuse) echo "  missing: fusermount3, and read and write access to /dev/fuse (for tests by who is not root)" ;;
 		esac
 	done >&2
 	exit 2
@@ -116,5 +117,6 @@ if ! install $list </dev/null >&2; then
 	# One unknown name must not keep the rest away.
 	for p in $list; do install "$p" </dev/null >&2 || echo "deps: $pm has no $p" >&2; done
 fi
+case " $need" in *" fuse "*) [ ! -e /dev/fuse ] || $sudo chmod 0666 /dev/fuse || true ;; esac
 need=$(missing | tr '\n' ' ')
 [ -z "$need" ] || fail "$pm did not provide everything"
