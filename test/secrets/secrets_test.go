@@ -186,11 +186,21 @@ func TestNoSecretIsLeftAnywhere(t *testing.T) {
 	if !strings.Contains(transcripts[2], "redacted") {
 		t.Errorf("nothing was redacted in what the harness read:\n%.3000s", transcripts[2])
 	}
+	harnesses, reflected := 0, 0
 	for place, b := range <-processes {
+		if bytes.Contains(b, []byte("SALLYPORT_COMPUTER_URL=")) {
+			harnesses++
+		}
 		s.in(place, b)
 	}
 	for id, page := range tap.pages() {
+		if strings.Contains(page, "redacted") {
+			reflected++
+		}
 		s.in("the document in the browser "+id, []byte(page))
+	}
+	if harnesses == 0 || reflected == 0 {
+		t.Errorf("the search saw the environment of %d harnesses and %d pages with a reflection", harnesses, reflected)
 	}
 	captured.mu.Lock()
 	s.in("the logs", captured.b.Bytes())
