@@ -281,8 +281,11 @@ func (t *tenant) askApprovals(ctx context.Context, w *world) (map[string]string,
 	for _, name := range slices.Sorted(maps.Keys(w.capabilities)) {
 		r, spec := w.resources[resource.KindCapability+"/"+name], w.capabilities[name]
 		st := approval.Statement{Subject: name, Digest: r.Digest, Details: map[string]string{
-			"version": spec.Version, "author": r.Author, "description": spec.Description, "operations": operationsOf(spec), "reads": strings.Join(spec.Reads, ", "),
+			"version": spec.Version, "author": r.Author, "description": spec.Description, "reads": strings.Join(spec.Reads, ", "),
 			"credentials": strings.Join(spec.Credentials, ", "), "budget": fmt.Sprintf("%d actions in %d s", spec.Budgets.Actions, spec.Budgets.Seconds)}}
+		for name, line := range operationsOf(spec) {
+			st.Details["operation."+name] = line
+		}
 		if err := ask(approval.Capability, r.id(), st, []string{r.Author}); err != nil {
 			return nil, err
 		}
@@ -308,11 +311,11 @@ func (t *tenant) askApprovals(ctx context.Context, w *world) (map[string]string,
 	return pending, nil
 }
 
-// operationsOf is what a capability covers, for people.
-func operationsOf(spec *capability.Spec) string {
-	var out []string
+// operationsOf is what a capability covers, for people: one line an operation.
+func operationsOf(spec *capability.Spec) map[string]string {
+	out := map[string]string{}
 	for _, o := range spec.Operations {
-		line := fmt.Sprintf("%s at most %d", o.Operation, o.Max)
+		line := fmt.Sprintf("at most %d", o.Max)
 		for _, f := range slices.Sorted(maps.Keys(o.Where)) {
 			w := o.Where[f]
 			if w.Any {
@@ -326,9 +329,9 @@ func operationsOf(spec *capability.Spec) string {
 				line += ", held for " + h.Approvers
 			}
 		}
-		out = append(out, line)
+		out[o.Operation] = line
 	}
-	return strings.Join(out, "; ")
+	return out
 }
 
 // isApproved reports whether people approved exactly this digest of a thing.

@@ -28,7 +28,16 @@ func (s *Server) Approval(ctx context.Context, tenantName, id string) (approval.
 		return approval.Approval{}, err
 	}
 	a, err := t.approvals.Get(ctx, id)
-	return a, refused(err, "no_such_approval", "see: sallyport approvals")
+	return a, unknownApproval(err)
+}
+
+// unknownApproval turns the engine's refusal to find an approval into a problem.
+func unknownApproval(err error) error {
+	var r *approval.Refusal
+	if errors.As(err, &r) {
+		return problem(NotFound, "no_such_approval", r.Reason, "see: sallyport approvals")
+	}
+	return err
 }
 
 // Approve takes a person's signature. What a complete approval does depends on
@@ -42,7 +51,7 @@ func (s *Server) Approve(ctx context.Context, tenantName, id, person string, sig
 	}
 	a, err := t.approvals.Get(ctx, id)
 	if err != nil {
-		return a, refused(err, "no_such_approval", "see: sallyport approvals")
+		return a, unknownApproval(err)
 	}
 	var release func(record.Tx, approval.Statement) error
 	switch a.Statement.Kind {

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -55,6 +56,7 @@ type Server struct {
 	ledger *ledger.Ledger
 	root   *seal.Root
 	gate   *gate.Gate
+	alone  atomic.Bool   // no other server uses the store
 	self   action.Digest // of the running binary
 	grade  string        // what containment this machine gives
 
@@ -82,6 +84,7 @@ func Open(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Log, gate: gate.New(ids("a")), attestor: identity.NewLaunchAttestor(), tenants: map[string]*tenant{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.alone.Store(true)
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -103,7 +106,7 @@ func (s *Server) open(ctx context.Context) error {
 	if s.lock, err = lockFolder(s.cfg.Data); err != nil {
 		return err
 	}
-	if s.store, err = openStore(ctx, s.cfg); err != nil {
+	if err = s.openStore(ctx); err != nil {
 		return err
 	}
 	if s.ledger, err = ledger.Open(ctx, s.store, s.root); err != nil {
@@ -134,11 +137,34 @@ type dataStore interface {
 	Close() error
 }
 
-func openStore(ctx context.Context, cfg Config) (dataStore, error) {
-	if cfg.Store != "" {
-		return store.OpenPostgres(ctx, cfg.Store)
+// openStore opens the store for this server alone: what a server keeps in memory
+// is not shared, so a second one on the same store would not see a kill.
+func (s *Server) openStore(ctx context.Context) error {
+	if s.cfg.Store == "" {
+		db, err := store.OpenSQLite(s.cfg.Data)
+		if err == nil {
+			s.store = db
+		}
+		return err
 	}
-	return store.OpenSQLite(cfg.Data)
+	db, err := store.OpenPostgres(ctx, s.cfg.Store)
+	if err != nil {
+		return err
+	}
+	s.store = db
+	lost, err := db.Alone(ctx)
+	if err != nil {
+		return err
+	}
+	go func() {
+		<-lost
+		if s.ctx.Err() == nil {
+			s.log.Error("the lock on the database is lost: everything is stopped; start the server again")
+			s.gate.Shut(func(gate.Admission) bool { return true }, "store_lost", "the lock on the database is lost")
+			s.alone.Store(false)
+		}
+	}()
+	return nil
 }
 
 // openRoot loads the root key, or makes one in a folder that holds nothing.
@@ -204,13 +230,19 @@ func (s *Server) all() []*tenant {
 	return slices.Collect(maps.Values(s.tenants))
 }
 
-// Err says why nothing can pass, or nil: the ledger cannot write.
-func (s *Server) Err() error { return s.ledger.Err() }
+// Err says why nothing can pass, or nil: the ledger cannot write, or the store is
+// not this server's alone any more.
+func (s *Server) Err() error {
+	if !s.alone.Load() {
+		return errors.New("the lock on the database is lost: start the server again")
+	}
+	return s.ledger.Err()
+}
 
 // Ready tries a durable write of every tenant's log, so that a full disk shows
 // before an agent meets it.
 func (s *Server) Ready(ctx context.Context) error {
-	if err := s.ledger.Err(); err != nil {
+	if err := s.Err(); err != nil {
 		return err
 	}
 	for _, t := range s.all() {
@@ -277,16 +309,4 @@ func (p *Problem) Error() string {
 
 func problem(k ProblemKind, code, reason, next string) *Problem {
 	return &Problem{Kind: k, Code: code, Reason: reason, Next: next}
-}
-
-// refused turns an error of an engine into a problem, if it is a refusal of it.
-func refused(err error, code, next string) error {
-	if err == nil {
-		return nil
-	}
-	var p *Problem
-	if errors.As(err, &p) {
-		return err
-	}
-	return problem(Refused, code, err.Error(), next)
 }

@@ -369,7 +369,12 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	s.onStop(p.Kill)
 	if err := s.t.attestor.Register(identity.Launch{Tenant: s.t.name, Agent: s.task.Agent, Task: s.task.ID, PID: p.PID(),
 		NetNS: p.NetNS(), HostUID: uint32(p.HostUID()), BinaryDigest: action.Digest(s.seen.get("harness.binary"))}); err != nil {
-		return err
+		select {
+		case <-p.Done():
+			return nil // it has ended already, so nobody is there to attest
+		default:
+			return err
+		}
 	}
 	// Served only now: until the launch is registered the harness waits.
 	wctx, cancel := context.WithCancel(context.Background())

@@ -86,6 +86,9 @@ func (t *tenant) open(ctx context.Context, requester string, o Intent) (task.Tas
 // of the agent's earlier tasks is still alive upstream, and the machine can
 // contain what the tier asks for.
 func (t *tenant) mayOpen(ctx context.Context, w *world, a *agent, o Intent) error {
+	if err := t.srv.Err(); err != nil {
+		return problem(Refused, "not_ready", err.Error(), "see: sallyport ledger verify")
+	}
 	type need struct {
 		kind   approval.Kind
 		name   string

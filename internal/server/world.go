@@ -89,6 +89,7 @@ func buildWorld(all map[string]stored) (*world, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", id, err)
 		}
+		r.File = id
 		parsed = append(parsed, r)
 		name := r.Metadata.Name
 		switch spec := r.Spec.(type) {

@@ -78,6 +78,14 @@ func openSQLite(dir, params string) (_ *SQLite, err error) {
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
+	// Made here for its mode; SQLite gives the same to its log and index.
+	f, err := os.OpenFile(filepath.Join(dir, DatabaseName), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
 	if s.writeDB, err = sql.Open("sqlite", dsn(dir, params)); err != nil {
 		return nil, err
 	}
