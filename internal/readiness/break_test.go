@@ -90,6 +90,8 @@ var declaredBreaks = []one{
 	{"approvers_without_keys", "change-approval", func(b *broken) { b.person("ines").Keys, b.person("felix").Keys = nil, nil }},
 	{"approver_became_owner", "change-approval", func(b *broken) { b.w.Owner = "ines" }},
 	{"approver_shares_the_owners_account", "change-approval", func(b *broken) { b.person("ines").Accounts = []string{"unix:MARA"} }},
+	{"approver_lost_the_role", "change-approval", func(b *broken) { b.person("ines").Roles = []string{"auditor"} }},
+	{"system_does_not_hold_what_is_on_record", "recertification", func(b *broken) { b.w.Live = nil; b.w.Certifications = nil }},
 	{"approvers_key_replaced", "change-approval", func(b *broken) { b.person("ines").Keys = []string{b.keyOf("someone")} }},
 	{"secrets_and_approver", "separation", func(b *broken) { b.person("sven").Roles = []string{"secrets-administrator", "approver"} }},
 	{"secrets_and_policy", "separation", func(b *broken) { b.person("sven").Roles = []string{"secrets-administrator", "policy-author"} }},
@@ -162,7 +164,17 @@ var recordBreaks = []one{
 	}},
 	{"issued_for_another_boundary", "recertification", func(b *broken) { b.last("certification.issued").body["boundary"] = dig("other") }},
 	{"suite_did_not_pass", "recertification", func(b *broken) {
-		b.last("certification.run").body["scenarios"].([]any)[0].(map[string]any)["passed"] = 19
+		b.last("certification.run").body["scenarios"].([]any)[0].(map[string]any)["passed"] = 0
+	}},
+	{"trial_not_on_record", "recertification", func(b *broken) {
+		b.last("certification.run").body["scenarios"].([]any)[0].(map[string]any)["tasks"] = []string{"t-999"}
+	}},
+	{"trials_without_tasks", "recertification", func(b *broken) {
+		s := b.last("certification.run").body["scenarios"].([]any)[0].(map[string]any)
+		s["trials"], s["passed"] = 20, 20
+	}},
+	{"trial_in_production", "recertification", func(b *broken) {
+		b.last("certification.run").body["scenarios"].([]any)[0].(map[string]any)["tasks"] = []string{b.last("task.opened").Task}
 	}},
 	{"suite_fell_short", "recertification", func(b *broken) { b.last("certification.run").body["shortfall"] = []string{"attack: lower bound"} }},
 	{"statement_not_signed_by_us", "recertification", func(b *broken) {

@@ -61,6 +61,10 @@ func (k *check) noCertification(next string) {
 		k.fail(next, []ref{c.ref, l.ref}, "certification %s lapsed at %s: %s", c.ID, l.time.UTC().Format(time.RFC3339), lapseText(l.Lapse))
 		return
 	}
+	if k.e.now.Before(c.Expires) {
+		k.fail(next, []ref{c.ref}, "certification %s is on record, and the running system does not hold it in force", c.ID)
+		return
+	}
 	k.fail(next, []ref{c.ref}, "certification %s is not in force (it ran out at %s)", c.ID, c.Expires.UTC().Format(time.RFC3339))
 }
 
@@ -108,6 +112,9 @@ func (k *check) chain(next string, c certify.Certification) {
 	} else {
 		k.ok(refs, "suite %s passed in the run of certification %s; its signed statement names boundary %s", run.Suite, c.ID, short(string(run.Boundary)))
 	}
+	if trial := e.missingTrial(run); trial != "" {
+		bad("%s of the run of certification %s is not on record", trial, c.ID)
+	}
 	issued, ok := e.h.issued[c.ID]
 	if !ok || issued.seq < run.seq || issued.Boundary != run.Boundary {
 		bad("no record shows that certification %s was issued for this boundary after its run", c.ID)
@@ -130,6 +137,22 @@ func (k *check) chain(next string, c certify.Certification) {
 	if last := e.h.issues[len(e.h.issues)-1]; last.ID != c.ID {
 		k.fail(next, []ref{last.ref}, "certification %s was issued after %s", last.ID, c.ID)
 	}
+}
+
+// missingTrial names a trial that no task in the sandbox before the run shows.
+func (e *evaluation) missingTrial(run certRun) string {
+	for _, s := range run.Scenarios {
+		if len(s.Tasks) != s.Trials {
+			return fmt.Sprintf("%d of %s of scenario %s", s.Trials-len(s.Tasks), count(s.Trials, "trial"), s.Name)
+		}
+		for _, id := range s.Tasks {
+			l := e.h.lives[id]
+			if l == nil || l.opened.time.IsZero() || l.Stage != action.Sandbox || l.opened.seq > run.seq {
+				return "trial " + id + " of scenario " + s.Name
+			}
+		}
+	}
+	return ""
 }
 
 // statement verifies the in-toto statement of a run with the keys on record

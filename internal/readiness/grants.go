@@ -141,8 +141,8 @@ func (e *evaluation) inForce(kind approval.Kind, subject string, d action.Digest
 	return nil, nil, why
 }
 
-// registered: what is in force was signed with keys that are registered to
-// their people today.
+// registered: what is in force was signed by people who have the role today,
+// with keys that are theirs today.
 func (e *evaluation) registered(id string) string {
 	for _, g := range e.h.granted {
 		if g.ID != id {
@@ -154,6 +154,9 @@ func (e *evaluation) registered(id string) string {
 		}
 		if _, theirs := holds(p, g.Key); !theirs {
 			return "it was signed with a key that is not registered to " + g.Person + " now"
+		}
+		if !slices.Contains(p.Roles, g.Statement.Role) {
+			return g.Person + ", who signed, does not have the role " + g.Statement.Role + " now"
 		}
 	}
 	return ""
