@@ -46,6 +46,8 @@ var full = []requirement{
 	{"capability.", boundary.Pinned, true, "recertification"},
 	{"harness.binary", boundary.Pinned, true, "owner-environment"},
 	{"harness.args", boundary.Pinned, true, "owner-environment"},
+	{"harness.environment", boundary.Pinned, false, "owner-environment"},
+	{"harness.files", boundary.Pinned, false, "owner-environment"},
 	{"browser.", boundary.Pinned, true, "owner-environment"},
 	{"connector.", boundary.Pinned, true, "owner-environment"},
 	{"containment", boundary.Pinned, true, "owner-environment"},
