@@ -75,6 +75,10 @@ type Source interface {
 // Request says for what a lease is.
 type Request struct {
 	Task, Agent, Source, Audience, Account, Purpose string
+	// Live is asked in the transaction of lease.requested whether the task may
+	// still be given credentials; nil asks nobody. So a task whose end is on
+	// record gets none, and End, which comes after that record, sees all.
+	Live func(record.Tx) error
 }
 
 // ErrNotIssued marks an error of Source.Issue after which it is certain that
@@ -95,13 +99,13 @@ type Keeper struct {
 	wake chan struct{}
 
 	mu   sync.Mutex
-	busy map[string]bool // leases that somebody is ending now
+	busy map[string]chan struct{} // leases that somebody is issuing or ending now; closed when done
 }
 
 // New makes the keeper of one tenant's leases. Run must be called for failed
 // revocations to be tried again.
 func New(log record.Log, seal record.Sealer, ids func() string, find func(context.Context, Lease) (Source, error)) *Keeper {
-	return &Keeper{log: log, seal: seal, ids: ids, find: find, wake: make(chan struct{}, 1), busy: map[string]bool{}}
+	return &Keeper{log: log, seal: seal, ids: ids, find: find, wake: make(chan struct{}, 1), busy: map[string]chan struct{}{}}
 }
 
 // Issue obtains a credential for a task. The returned bytes are the only copy
@@ -113,18 +117,26 @@ func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 	if err != nil {
 		return l, nil, fmt.Errorf("credential source %s: %w", r.Source, err)
 	}
-	if err := k.put(ctx, "lease.requested", l); err != nil {
+	// Nobody ends it while it comes into being: an end that found nothing
+	// upstream yet would be taken for one that worked.
+	if err := k.claim(ctx, l.ID); err != nil {
+		return l, nil, err
+	}
+	if err := k.put(ctx, "lease.requested", l, r.Live); err != nil {
+		k.unclaim(l.ID)
 		return l, nil, err
 	}
 	secret, err := src.Issue(ctx, l.Label())
 	if err != nil {
+		k.unclaim(l.ID)
 		k.settle(l, errors.Is(err, ErrNotIssued))
 		return l, nil, fmt.Errorf("issue from %s: %w", r.Source, err)
 	}
 	l.State, l.Since = Issued, time.Now().UTC()
 	if l.Sealed, err = k.seal.Seal(kind+"/"+l.ID, secret); err == nil {
-		err = k.put(ctx, "lease.issued", l)
+		err = k.put(ctx, "lease.issued", l, nil)
 	}
+	k.unclaim(l.ID)
 	if err != nil {
 		// It exists upstream and was never recorded as issued: end it now; if
 		// this process dies first, Recover does, since requested is durable.
@@ -141,7 +153,7 @@ func (k *Keeper) settle(l Lease, never bool) {
 	var err error
 	if never {
 		l.State, l.Since, l.Why = Revoked, time.Now().UTC(), "never issued"
-		err = k.put(ctx, "lease.revoked", l)
+		err = k.put(ctx, "lease.revoked", l, nil)
 	} else {
 		err = k.end(ctx, l.ID)
 	}
@@ -222,8 +234,8 @@ func (k *Keeper) Recover(ctx context.Context) error {
 
 // end moves one lease to revoked: record the intent, revoke, confirm, record.
 func (k *Keeper) end(ctx context.Context, id string) error {
-	if !k.claim(id) {
-		return errors.New("is being revoked")
+	if err := k.claim(ctx, id); err != nil {
+		return err
 	}
 	defer k.unclaim(id)
 
@@ -236,21 +248,21 @@ func (k *Keeper) end(ctx context.Context, id string) error {
 	}
 	if l.State != Revoking {
 		l.State, l.Since = Revoking, time.Now().UTC()
-		if err := k.put(ctx, "lease.revoking", l); err != nil {
+		if err := k.put(ctx, "lease.revoking", l, nil); err != nil {
 			return err
 		}
 	}
 	if err := k.upstream(ctx, l); err != nil {
 		l.Attempts++
 		l.Why = err.Error()
-		if rec := k.put(ctx, "lease.unconfirmed", l); rec != nil {
+		if rec := k.put(ctx, "lease.unconfirmed", l, nil); rec != nil {
 			return errors.Join(err, rec)
 		}
 		return err
 	}
 	l.State, l.Since, l.Sealed, l.Why = Revoked, time.Now().UTC(), nil, ""
 	l.Attempts++
-	return k.put(ctx, "lease.revoked", l)
+	return k.put(ctx, "lease.revoked", l, nil)
 }
 
 func (k *Keeper) upstream(ctx context.Context, l Lease) error {
@@ -275,28 +287,46 @@ func (k *Keeper) upstream(ctx context.Context, l Lease) error {
 }
 
 // put writes the lease and its record in one transaction. The sealed credential
-// is state, not record: the ledger holds no secret, sealed or not.
-func (k *Keeper) put(ctx context.Context, typ string, l Lease) error {
+// is state, not record: the ledger holds no secret, sealed or not. check, if
+// any, may refuse inside the transaction.
+func (k *Keeper) put(ctx context.Context, typ string, l Lease, check func(record.Tx) error) error {
 	body := l
 	body.Sealed = nil
 	_, err := k.log.Append(ctx, record.Draft{Type: typ, Task: l.Task, Agent: l.Agent, Actor: "sallyport", Body: body,
-		Change: func(tx record.Tx) error { return tx.Put(kind, l.ID, l) }})
+		Change: func(tx record.Tx) error {
+			if check != nil {
+				if err := check(tx); err != nil {
+					return err
+				}
+			}
+			return tx.Put(kind, l.ID, l)
+		}})
 	return err
 }
 
-func (k *Keeper) claim(id string) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.busy[id] {
-		return false
+// claim waits until nobody else works on the lease.
+func (k *Keeper) claim(ctx context.Context, id string) error {
+	for {
+		k.mu.Lock()
+		other := k.busy[id]
+		if other == nil {
+			k.busy[id] = make(chan struct{})
+			k.mu.Unlock()
+			return nil
+		}
+		k.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return fmt.Errorf("it is being issued or revoked: %w", ctx.Err())
+		}
 	}
-	k.busy[id] = true
-	return true
 }
 
 func (k *Keeper) unclaim(id string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	close(k.busy[id])
 	delete(k.busy, id)
 }
 

@@ -297,3 +297,54 @@ func TestSealedValueStaysInItsPlace(t *testing.T) {
 		t.Error("a credential sealed for another lease was used")
 	}
 }
+
+// held is a source whose sign-in takes until it is let go.
+type held struct {
+	lease.Source
+	began, release chan struct{}
+}
+
+func (h held) Issue(ctx context.Context, label string) ([]byte, error) {
+	close(h.began)
+	<-h.release
+	return h.Source.Issue(ctx, label)
+}
+
+// The task ends while its credential comes into being. End waits for it and ends
+// it: it must not take "nothing there yet" for "ended".
+func TestEndDuringIssue(t *testing.T) {
+	r := newRig(t)
+	h := held{r.source, make(chan struct{}), make(chan struct{})}
+	k := lease.New(r.log, plain{}, func() string { return "l-1" }, func(context.Context, lease.Lease) (lease.Source, error) { return h, nil })
+	issued := make(chan error, 1)
+	go func() { _, _, err := r.issue(k); issued <- err }()
+	<-h.began
+	ended := make(chan error, 1)
+	go func() { ended <- k.End(t.Context(), "t-1") }()
+	select {
+	case err := <-ended:
+		t.Errorf("the end did not wait: %v", err)
+	case <-time.After(50 * time.Millisecond): // time for an end that does not wait
+	}
+	close(h.release)
+	if err := <-issued; err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if got, want := r.types(), "requested issued revoking revoked"; got != want || r.alive() != 0 {
+		t.Errorf("got %q and %d sessions, want %q and none", got, r.alive(), want)
+	}
+}
+
+// A task that is over when the request would be recorded gets nothing.
+func TestNoLeaseForATaskThatEnded(t *testing.T) {
+	r := newRig(t)
+	over := errors.New("the task is over")
+	_, secret, err := r.keeper().Issue(t.Context(), lease.Request{Task: "t-1", Agent: "helper", Source: "iam-helpdesk",
+		Audience: r.source.Recipe.Origin, Account: r.source.Account, Purpose: "reset-mfa", Live: func(record.Tx) error { return over }})
+	if !errors.Is(err, over) || secret != nil || r.types() != "" || r.alive() != 0 {
+		t.Errorf("got %v, records %q, %d sessions", err, r.types(), r.alive())
+	}
+}

@@ -114,6 +114,19 @@ func (e *Engine) Get(ctx context.Context, id string) (Task, error) {
 	return t, err
 }
 
+// Live returns nil if the task is active in tx. What is recorded in the same
+// transaction is so before the record of its end, or not at all.
+func Live(tx record.Tx, id string) error {
+	var t Task
+	if err := tx.Get(kind, id, &t); err != nil {
+		return err
+	}
+	if t.State != Active {
+		return fmt.Errorf("task %s is %s: %w", id, t.State, ErrState)
+	}
+	return nil
+}
+
 // List returns all tasks by rising id.
 func (e *Engine) List(ctx context.Context) ([]Task, error) {
 	var out []Task
