@@ -26,6 +26,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/identity"
 	"github.com/sallyport-dev/sallyport/internal/lease"
+	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/surface/computer"
 	"github.com/sallyport-dev/sallyport/internal/surface/egress"
 	"github.com/sallyport-dev/sallyport/internal/surface/inference"
@@ -284,7 +285,8 @@ func (s *session) lease(ctx context.Context) error {
 			return err
 		}
 		l, secret, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Source: name,
-			Audience: origin, Account: src.Account, Purpose: s.instance.Capability})
+			Audience: origin, Account: src.Account, Purpose: s.instance.Capability,
+			Live: func(tx record.Tx) error { return task.Live(tx, s.task.ID) }})
 		if err != nil {
 			return err
 		}
