@@ -3,6 +3,7 @@
 package pgtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -19,7 +21,20 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-const binaries = "/usr/lib/postgresql/15/bin"
+// binary finds a program of the server: where distributions keep it, the newest
+// version first, and then in PATH.
+func binary(name string) string {
+	for _, pattern := range []string{"/usr/lib/postgresql/*/bin/", "/usr/pgsql-*/bin/", "/usr/libexec/postgresql*/"} {
+		if found, err := filepath.Glob(pattern + name); err == nil && len(found) > 0 {
+			slices.SortFunc(found, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+			return found[len(found)-1]
+		}
+	}
+	if path, err := exec.LookPath(name); err == nil {
+		return path
+	}
+	return name
+}
 
 // Server is a running server.
 type Server struct {
@@ -46,7 +61,7 @@ func URL(t testing.TB) string {
 	}
 	once.Do(func() { shared, failed = Start() })
 	if failed != nil {
-		t.Fatalf("this test needs Debian's postgresql-15: %v", failed)
+		t.Fatalf("this test needs a PostgreSQL server, such as Debian's postgresql-15: %v", failed)
 	}
 	mu.Lock()
 	count++
@@ -111,7 +126,7 @@ func start(prepare func(data string) error) (_ *Server, err error) {
 		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 	}
 	data := filepath.Join(dir, "data")
-	initdb := exec.Command(binaries+"/initdb", "-D", data, "-U", "sallyport", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+	initdb := exec.Command(binary("initdb"), "-D", data, "-U", "sallyport", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
 	initdb.Dir, initdb.SysProcAttr = dir, attr
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("initdb: %w: %s", err, out)
@@ -127,7 +142,7 @@ func start(prepare func(data string) error) (_ *Server, err error) {
 }
 
 func (s *Server) run() error {
-	s.cmd = exec.Command(binaries+"/postgres", "-D", filepath.Join(s.Dir, "data"), "-k", s.Dir, "-c", "listen_addresses=", "-c", "log_min_messages=fatal")
+	s.cmd = exec.Command(binary("postgres"), "-D", filepath.Join(s.Dir, "data"), "-k", s.Dir, "-c", "listen_addresses=", "-c", "log_min_messages=fatal")
 	s.cmd.Dir, s.cmd.SysProcAttr = s.Dir, s.attr
 	if err := s.cmd.Start(); err != nil {
 		s.cmd = nil
