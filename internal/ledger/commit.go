@@ -13,8 +13,8 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
-// commitLoop is the one committer of this ledger. While a commit is on its way
-// to the disk the next batch gathers; a lone draft is never kept waiting.
+// commitLoop commits for all callers but one that is alone. While a commit is on
+// its way to the disk the next batch gathers; a lone draft is never kept waiting.
 func (l *Ledger) commitLoop() {
 	for {
 		batch := l.queue.take()
@@ -22,11 +22,31 @@ func (l *Ledger) commitLoop() {
 			return
 		}
 		l.commitBatch(batch)
+		l.queue.done()
 		for _, p := range batch {
 			close(p.done)
 		}
 		l.poke()
 	}
+}
+
+// commitAlone commits a draft in its caller's goroutine, if nobody else wants
+// anything. There is one commit at a time all the same.
+func (l *Ledger) commitAlone(p *pending) bool {
+	if !l.queue.alone() {
+		return false
+	}
+	defer l.poke()
+	defer l.queue.done()
+	defer func() {
+		// The caller's own goroutine may be one that survives panics.
+		if v := recover(); v != nil {
+			l.stop(fmt.Errorf("sallyport: internal error: commit panicked: %v", v))
+			panic(v)
+		}
+	}()
+	l.commitBatch([]*pending{p})
+	return true
 }
 
 // growth is what a batch adds to one log.

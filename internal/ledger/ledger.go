@@ -15,9 +15,10 @@
 //     erases their content and leaves every proof valid.
 //
 // Order of an append: the caller's goroutine encrypts the payloads; the one
-// committer takes what is waiting as a batch; in one transaction it locks the
-// heads, runs each Change (under a savepoint), writes records, hashes and
-// payloads and moves the heads; it commits; it answers. A crash before the
+// committer takes what is waiting as a batch, or a caller that is alone commits
+// its own; in one transaction it locks the heads, runs each Change (under a
+// savepoint), writes records, hashes and payloads and moves the heads; it
+// commits; it answers. There is one commit at a time. A crash before the
 // commit leaves nothing, a crash after it leaves a record that may not have
 // been answered for: the callers of a dead process were told nothing.
 //
@@ -79,7 +80,7 @@ type Ledger struct {
 	drained chan struct{}  // closed when the committer ended
 	grown   chan struct{}  // capacity 1: some tree has grown since the signer looked
 
-	// mu guards what follows. It is never held over I/O of the committer.
+	// mu guards what follows. It is never held over I/O of a commit.
 	mu      sync.Mutex
 	logs    map[string]*Log
 	stopped error // first fault; wraps ErrStopped

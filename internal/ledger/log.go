@@ -26,7 +26,7 @@ type Log struct {
 	signer   note.Signer
 	verifier note.Verifier
 
-	edge edge // after this node's last commit; owned by the committer
+	edge edge // after this node's last commit; owned by whoever commits
 	// signing is held while a checkpoint is made; it guards tip.
 	signing sync.Mutex
 	tip     tip
@@ -77,6 +77,9 @@ func (g *Log) Append(ctx context.Context, d record.Draft) (record.Entry, error) 
 }
 
 func (g *Log) submit(ctx context.Context, p *pending) (record.Entry, error) {
+	if g.l.commitAlone(p) {
+		return p.entry, p.err
+	}
 	if err := g.l.queue.put(p); err != nil {
 		return record.Entry{}, fmt.Errorf("append %s: %w", p.raw.Type, err)
 	}

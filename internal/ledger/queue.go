@@ -21,6 +21,7 @@ type queue struct {
 	ready   sync.Cond
 	waiting map[string][]*pending // by tenant, in order of arrival
 	turn    []string              // tenants with something waiting
+	busy    bool                  // somebody commits: the committer, or an alone caller
 	closed  bool
 }
 
@@ -44,12 +45,34 @@ func (q *queue) put(p *pending) error {
 	return nil
 }
 
-// take waits for drafts and returns a batch of at least one, or none once the
-// queue is closed and empty. It never waits for more to come.
+// alone reports whether nothing waits and nobody commits. Then the caller may
+// commit its own draft, which saves it two changes of goroutine, and must call
+// done.
+func (q *queue) alone() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.busy || q.closed || len(q.turn) > 0 {
+		return false
+	}
+	q.busy = true
+	return true
+}
+
+// done ends the time of whoever commits.
+func (q *queue) done() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.busy = false
+	q.ready.Signal()
+}
+
+// take waits for drafts and for its turn to commit them, and returns a batch of
+// at least one, or none once the queue is closed and empty and nobody commits.
+// It never waits for more to come. Whoever got a batch calls done.
 func (q *queue) take() []*pending {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.turn) == 0 && !q.closed {
+	for q.busy || len(q.turn) == 0 && !q.closed {
 		q.ready.Wait()
 	}
 	var batch []*pending
@@ -67,6 +90,7 @@ func (q *queue) take() []*pending {
 		batch = append(batch, p)
 		size += p.size
 	}
+	q.busy = len(batch) > 0
 	return batch
 }
 
