@@ -60,7 +60,7 @@ var written = new(struct{})
 func (a *api) handle(mux *http.ServeMux, pattern string, f func(*call) (any, error), query ...string) {
 	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		c, err := a.call(w, r, query)
-		var v any
+		var v any // of a call that was understood and is of a person whom the tenant knows
 		if err == nil {
 			v, err = f(c)
 		}
@@ -87,7 +87,8 @@ func (a *api) call(w http.ResponseWriter, r *http.Request, query []string) (*cal
 	if !ok {
 		return nil, errors.New("the peer of the socket is not known")
 	}
-	return &call{Request: r, w: w, tenant: q.Get("tenant"), caller: server.Caller{UID: uid, Person: r.Header.Get(AsHeader)}}, nil
+	c := &call{Request: r, w: w, tenant: q.Get("tenant"), caller: server.Caller{UID: uid, Person: r.Header.Get(AsHeader)}}
+	return c, a.s.Member(c.caller, c.tenant)
 }
 
 // read reads the body as strict JSON.

@@ -20,6 +20,9 @@ type Config struct {
 	// Data is the server's folder: the sockets are in it. The caller's lock on
 	// the folder keeps two servers apart.
 	Data string
+	// People is the path of a second socket, which every local user can reach and
+	// every Person of a tenant can use; empty serves none.
+	People string
 	// Listen is the TCP address of what is public; empty serves none.
 	Listen string
 	// Issuer is the base URL under which others reach Listen. Its host name is
@@ -60,12 +63,19 @@ func Serve(s *server.Server, c Config) (*Faces, error) {
 }
 
 func (f *Faces) open(ctx context.Context, a *api, c Config) error {
-	main, err := listenUnix(f.socket)
+	main, err := listenUnix(f.socket, 0o600)
 	if err != nil {
 		return err
 	}
 	f.http(ctx, a, main, a.handler(), withPeer)
-	if f.launch, err = listenUnix(filepath.Join(c.Data, LaunchName)); err != nil {
+	if c.People != "" {
+		people, err := listenUnix(c.People, 0o666)
+		if err != nil {
+			return fmt.Errorf("people's socket: %w", err)
+		}
+		f.http(ctx, a, people, a.handler(), withPeer)
+	}
+	if f.launch, err = listenUnix(filepath.Join(c.Data, LaunchName), 0o600); err != nil {
 		return err
 	}
 	f.wg.Go(func() { a.serveLaunch(ctx, f.launch) })
@@ -93,9 +103,9 @@ func (f *Faces) http(ctx context.Context, a *api, l net.Listener, h http.Handler
 	})
 }
 
-// listenUnix makes a socket that only this user can use. One that a dead
-// process left is removed; the folder's lock says that no living one has it.
-func listenUnix(path string) (net.Listener, error) {
+// listenUnix makes a socket with this mode. One that a dead process left is
+// removed; the data folder's lock says that no living server of it has it.
+func listenUnix(path string, mode os.FileMode) (net.Listener, error) {
 	if len(path) > maxPath {
 		return nil, fmt.Errorf("%s is too long for a socket: %d bytes, limit %d; choose a shorter data folder", path, len(path), maxPath)
 	}
@@ -111,8 +121,8 @@ func listenUnix(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Until here the folder's own mode keeps others out.
-	if err := os.Chmod(path, 0o600); err != nil {
+	// In the data folder, that folder's own mode keeps others out until here.
+	if err := os.Chmod(path, mode); err != nil {
 		l.Close()
 		return nil, err
 	}

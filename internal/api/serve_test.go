@@ -25,7 +25,7 @@ func TestListenUnix(t *testing.T) {
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	l.Close()
-	again, err := api.ListenUnix(path)
+	again, err := api.ListenUnix(path, 0o600)
 	if err != nil {
 		t.Fatalf("over a stale socket: got %v", err)
 	}
@@ -41,7 +41,7 @@ func TestListenUnix(t *testing.T) {
 		if err := make(); err != nil {
 			t.Fatal(err)
 		}
-		if l, err := api.ListenUnix(path); err == nil {
+		if l, err := api.ListenUnix(path, 0o600); err == nil {
 			l.Close()
 			t.Errorf("%s in the way: it was replaced", name)
 		}
@@ -50,7 +50,7 @@ func TestListenUnix(t *testing.T) {
 		}
 		os.Remove(path)
 	}
-	if _, err := api.ListenUnix(filepath.Join(dir, strings.Repeat("x", 108))); err == nil || !strings.Contains(err.Error(), "shorter data folder") {
+	if _, err := api.ListenUnix(filepath.Join(dir, strings.Repeat("x", 108)), 0o600); err == nil || !strings.Contains(err.Error(), "shorter data folder") {
 		t.Errorf("long path: got %v", err)
 	}
 }

@@ -14,7 +14,7 @@ import (
 )
 
 func upCommand(e *env) *cobra.Command {
-	var listen, store, issuer string
+	var listen, people, store, issuer string
 	var hold time.Duration
 	cmd := &cobra.Command{
 		Use:   "up",
@@ -45,12 +45,15 @@ is made new; one that has state but no root key is refused.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, s.Close()) }()
-			f, err := api.Serve(s, api.Config{Data: e.data, Listen: listen, Issuer: issuer, Log: log})
+			f, err := api.Serve(s, api.Config{Data: e.data, People: people, Listen: listen, Issuer: issuer, Log: log})
 			if err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(f.Close(), err) }()
 			fmt.Fprintf(e.out, "sallyport is up\n  socket  %s\n", f.Socket())
+			if people != "" {
+				fmt.Fprintf(e.out, "  people  %s\n", people)
+			}
 			if f.Addr() != "" {
 				fmt.Fprintf(e.out, "  public  http://%s\n", f.Addr())
 			}
@@ -62,6 +65,7 @@ is made new; one that has state but no root key is refused.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&listen, "listen", "127.0.0.1:8470", "TCP address of what is public (keys, checkpoints, health); off serves none")
+	f.StringVar(&people, "people", "", "path of a second socket, open to every local user who is a Person of a tenant")
 	f.StringVar(&store, "store", "", "postgres://... instead of the store in --data")
 	f.StringVar(&issuer, "issuer", "", "base URL under which others reach --listen; default http:// and its address")
 	f.DurationVar(&hold, "hold-limit", 10*time.Minute, "how long an action waits for people at most")

@@ -49,6 +49,25 @@ func (t *tenant) identify(c Caller) (string, []resource.Role, error) {
 	return "", nil, problem(Refused, "not_this_person", "this local user is not "+c.Person, "sign in as the unixUser of the Person")
 }
 
+// Member returns nil if the caller is one of the tenant's people, or the operator.
+// Everything but what is public asks for it.
+func (s *Server) Member(c Caller, tenantName string) error {
+	if c.operator() {
+		return nil
+	}
+	t, err := s.tenant(tenantName)
+	if err != nil {
+		// Who belongs to no tenant learns nothing of which there are.
+		return problem(Refused, "not_a_person", "no tenant knows this local user", "ask for a Person with your user name as unixUser")
+	}
+	for _, p := range t.current().people {
+		if uidOf(p.UnixUser) == c.UID {
+			return nil
+		}
+	}
+	return problem(Refused, "not_a_person", "no tenant knows this local user", "ask for a Person with your user name as unixUser")
+}
+
 // require returns the person if they have one of the roles.
 func (t *tenant) require(c Caller, what string, roles ...resource.Role) (string, error) {
 	name, has, err := t.identify(c)

@@ -87,7 +87,7 @@ func (r *Rig) Open(t testing.TB) {
 	if r.Server, err = server.Open(context.Background(), server.Config{Data: r.Data, Log: log}); err != nil {
 		t.Fatal(err)
 	}
-	if r.Faces, err = api.Serve(r.Server, api.Config{Data: r.Data, Listen: "127.0.0.1:0", Issuer: "https://sallyport.example", Log: log}); err != nil {
+	if r.Faces, err = api.Serve(r.Server, api.Config{Data: r.Data, People: r.People(), Listen: "127.0.0.1:0", Issuer: "https://sallyport.example", Log: log}); err != nil {
 		r.Server.Close()
 		t.Fatal(err)
 	}
@@ -106,6 +106,9 @@ func (r *Rig) Stop(t testing.TB) {
 	}
 	r.Server, r.Faces = nil, nil
 }
+
+// People is the path of the socket that every local user can reach.
+func (r *Rig) People() string { return filepath.Join(filepath.Dir(r.Data), "people.sock") }
 
 // As is a client of the server, as a person.
 func (r *Rig) As(person string) *client.Client {
