@@ -30,6 +30,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/api/client"
 	"github.com/sallyport-dev/sallyport/internal/approval"
+	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/task"
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
@@ -281,6 +282,7 @@ func (w *world) check(opened []string) {
 		w.Errorf("ledger: %+v, %v", v, err)
 	}
 	now := map[int64]string{}
+	var decided []gate.Decided
 	for next, size := int64(0), int64(1); next < size; {
 		page, err := w.c.As("lin").Records(ctx, api.Filter{From: next, Limit: 1000}, "")
 		if err != nil {
@@ -290,7 +292,17 @@ func (w *world) check(opened []string) {
 		for _, r := range page.Records {
 			now[next] = string(r)
 			next++
+			var x struct {
+				Type string       `json:"type"`
+				Body gate.Decided `json:"body"`
+			}
+			if json.Unmarshal(r, &x) == nil && x.Type == "action.decided" {
+				decided = append(decided, x.Body)
+			}
 		}
+	}
+	if lost := rig.Unrecorded(w.State(action.Sandbox), decided); len(lost) > 0 {
+		w.Errorf("effects without a record: %q", lost)
 	}
 	w.mu.Lock()
 	for seq, r := range w.seen {
@@ -337,6 +349,78 @@ func (w *world) check(opened []string) {
 	w.NoSessions(w, action.Sandbox)
 }
 
+// watch starts what goes on over all restarts: a scripted approver and a reader
+// of records.
+func (w *world) watch() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	var watchers sync.WaitGroup
+	watchers.Go(func() { w.approve(ctx) })
+	watchers.Go(func() { w.remember(ctx) })
+	w.Cleanup(watchers.Wait)
+	w.Cleanup(cancel)
+	return ctx
+}
+
+// fill makes the disk full for the running server, and for it alone: from some
+// bytes after the end of its largest file a write fails with EFBIG.
+func (w *world) fill(more int64) {
+	w.Helper()
+	var size int64
+	err := filepath.WalkDir(w.Dir, func(_ string, d os.DirEntry, err error) error {
+		if fi, ierr := d.Info(); err == nil && ierr == nil {
+			size = max(size, fi.Size())
+		}
+		return nil // gone meanwhile
+	})
+	if err != nil {
+		w.Fatal(err)
+	}
+	limit := unix.Rlimit{Cur: uint64(size + more), Max: uint64(size + more)}
+	if err := unix.Prlimit(w.server.Process.Pid, unix.RLIMIT_FSIZE, &limit, nil); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// TestFullDisk: from some byte on the store takes no more writes, in the middle
+// of a task. Nothing may pass from there on; what had an effect is on record;
+// with room again everything is ended and goes on.
+func TestFullDisk(t *testing.T) {
+	w := newWorld(t)
+	ctx := w.watch()
+	w.up()
+	w.ready()
+	w.declare()
+	var opened []string
+	for i := range 2 {
+		id, done, err := w.start(ctx, "jo", "sample-agent")
+		if err != nil {
+			t.Fatal(err)
+		}
+		opened = append(opened, id)
+		rig.Await(t, "the agent to look", func() bool {
+			p, err := w.c.As("lin").Records(ctx, api.Filter{Task: id, Limit: 1000}, "action.decided")
+			return err == nil && len(p.Records) > 3
+		})
+		w.fill(int64(i) * 150 << 10)
+		end := <-done
+		if end.Exit == 0 && end.Task.State == task.Closed {
+			t.Errorf("round %d: the task was done on a full disk", i)
+		}
+		if x, err := w.c.As("dana").OpenTask(ctx, rig.Intent(action.Sandbox, "jo", "4711")); err == nil {
+			t.Errorf("round %d: task %s was opened on a full disk", i, x.ID)
+		}
+		t.Logf("round %d: exit %d, %s: %s", i, end.Exit, end.Task.State, end.Task.Why)
+		w.kill()
+		w.up()
+		w.ready()
+		w.check(opened)
+		w.finish("kate", "sample-agent", "processes")
+		if t.Failed() {
+			t.Fatalf("server:\n%s", w.out.String())
+		}
+	}
+}
+
 func TestKill(t *testing.T) {
 	w := newWorld(t)
 	seed := uint64(time.Now().UnixNano())
@@ -348,12 +432,7 @@ func TestKill(t *testing.T) {
 	}
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 1))
-	ctx, cancel := context.WithCancel(context.Background())
-	var watchers sync.WaitGroup
-	watchers.Go(func() { w.approve(ctx) })
-	watchers.Go(func() { w.remember(ctx) })
-	t.Cleanup(watchers.Wait)
-	t.Cleanup(cancel)
+	ctx := w.watch()
 	w.up()
 	w.ready()
 	w.declare()
@@ -396,6 +475,7 @@ func TestKill(t *testing.T) {
 	w.Estate.Copy("sandbox").Reset()
 	before := w.State(action.Sandbox)
 	w.finish("jo", "sample-agent")
+	w.check(opened)
 	if got, want := rig.Changes(before, w.State(action.Sandbox)), []string{"tickets/4711", "users/jo"}; !slices.Equal(got, want) {
 		t.Errorf("changed: got %q, want %q", got, want)
 	}

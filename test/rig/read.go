@@ -195,3 +195,32 @@ func (r *Rig) NoSessions(t testing.TB, stage action.Stage) {
 		}
 	}
 }
+
+// Unrecorded lists the writes that reached an application, refused or not, more
+// often than decisions let them through: effects without a record. It must be
+// empty, whatever happened to the server.
+func Unrecorded(s estate.State, decided []gate.Decided) []string {
+	allowed := map[string]int{}
+	for _, d := range decided {
+		if d.Decision.Verdict == action.Allow {
+			for _, object := range []string{"user", "ticket"} {
+				if v := d.Action.Params[object]; v != "" {
+					allowed[d.Action.Operation+" "+v]++
+				}
+			}
+		}
+	}
+	var out []string
+	for app, es := range s.Audit {
+		for _, e := range es {
+			if strings.HasPrefix(e.Action, "session.") {
+				continue
+			}
+			key := string(app) + "." + e.Action + " " + e.Target
+			if allowed[key]--; allowed[key] < 0 {
+				out = append(out, key)
+			}
+		}
+	}
+	return out
+}

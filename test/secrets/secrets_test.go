@@ -141,8 +141,8 @@ func TestNoSecretIsLeftAnywhere(t *testing.T) {
 	slog.SetDefault(slog.New(handler))
 	defer slog.SetDefault(old)
 
-	var tap tap
-	r := rig.New(t, rig.Options{Log: slog.New(handler), Password: canary, Before: tap.start})
+	tap := newCareless()
+	r := rig.New(t, rig.Options{Log: slog.New(handler), Password: canary, Before: tap.Start})
 	r.Ready(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	processes := make(chan map[string][]byte, 1)
@@ -164,19 +164,19 @@ func TestNoSecretIsLeftAnywhere(t *testing.T) {
 	}
 	run("", provider.Honest, "jo", "4711", rig.SampleAgent...)
 	run("ticket-text", provider.Gullible, "tom", "4712", rig.SampleAgent...)
-	run("", provider.Honest, "sam", "4712", "program", "loot", tapURL(&tap, estate.Tickets)+"/tickets/4711", tapURL(&tap, estate.IAM)+"/users",
-		tapURL(&tap, estate.IAM)+"/account/sessions", tapURL(&tap, estate.IAM)+"/login", tapURL(&tap, estate.Tickets)+"/api/tickets")
+	run("", provider.Honest, "sam", "4712", "program", "loot", tap.URL(estate.Tickets)+"/tickets/4711", tap.URL(estate.IAM)+"/users",
+		tap.URL(estate.IAM)+"/account/sessions", tap.URL(estate.IAM)+"/login", tap.URL(estate.Tickets)+"/api/tickets")
 	cancel()
 
 	secrets := map[string]string{}
 	for name, v := range r.Secrets() {
 		secrets["secret "+name] = v
 	}
-	for i, c := range tap.secrets() {
+	for i, c := range tap.Cookies() {
 		secrets[fmt.Sprintf("cookie %d", i)] = c
 	}
-	if len(tap.secrets()) < 6 || len(tap.pages()) == 0 {
-		t.Fatalf("the tap saw %d cookies and %d pages", len(tap.secrets()), len(tap.pages()))
+	if len(tap.Cookies()) < 6 || len(tap.pages()) == 0 {
+		t.Fatalf("the tap saw %d cookies and %d pages", len(tap.Cookies()), len(tap.pages()))
 	}
 	s := newSearch(secrets)
 	s.ledger(t, r)
@@ -226,10 +226,6 @@ func TestNoSecretIsLeftAnywhere(t *testing.T) {
 	if len(s.found) != 3 { // body, raw record, payload
 		t.Errorf("of two planted secrets the search found %q", s.found)
 	}
-}
-
-func tapURL(p *tap, app estate.App) string {
-	return "https://" + estate.Host(estate.Sandbox, app) + ":" + p.port
 }
 
 // ledger searches every record, and every payload that a record refers to.

@@ -1,4 +1,4 @@
-package secrets
+package rig
 
 import (
 	"bytes"
@@ -8,48 +8,42 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/base64"
-	"encoding/hex"
 	"encoding/pem"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/estate"
-	"github.com/sallyport-dev/sallyport/test/rig"
 )
 
-// tap stands between the boundary and the sandbox applications, where the
-// applications' own network would be. It learns every session cookie, and makes
-// the applications careless: each page carries the cookie that it was asked
-// with, in many forms, and a script that sends the page as the browser has it
-// back to the page's own origin.
-type tap struct {
+// Tap stands between the boundary and the sandbox applications, where the
+// applications' own network would be. It learns every session cookie, and can
+// make the applications careless, dishonest or absent.
+type Tap struct {
+	// Intercept answers a request in the place of the application if it
+	// returns true. It may panic with http.ErrAbortHandler to cut the call.
+	Intercept func(http.ResponseWriter, *http.Request) bool
+	// Page changes an HTML page on its way out, and its header.
+	Page func(resp *http.Response, page []byte) []byte
+	Port string // instead of the sandbox's own
+
 	mu      sync.Mutex
 	cookies map[string]bool
-	dom     map[string][]string // parts of a page, by a random name
 	ca      []byte
-	port    string
 }
 
-const domPath = "/static/dom-report"
-
-// report sends what a script of the page can read, in parts that fit a URL.
-const report = `<script>(() => {
-  const all = document.cookie + '\n' + document.documentElement.outerHTML, id = Math.random().toString(36).slice(2);
-  for (let i = 0; i * 1500 < all.length; i++) fetch('` + domPath + `?id=' + id + '&n=' + i + '&part=' + encodeURIComponent(all.slice(i * 1500, i * 1500 + 1500))).catch(() => {});
-})();</script>`
-
-// start puts the tap in front of the sandbox of r.
-func (p *tap) start(r *rig.Rig) error {
-	p.cookies, p.dom = map[string]bool{}, map[string][]string{}
+// Start puts the tap in front of the sandbox of r, as Options.Before.
+func (p *Tap) Start(r *Rig) error {
+	p.cookies = map[string]bool{}
 	cert, err := p.certificate()
 	if err != nil {
 		return err
@@ -58,12 +52,12 @@ func (p *tap) start(r *rig.Rig) error {
 	if err != nil {
 		return err
 	}
-	_, p.port, _ = net.SplitHostPort(l.Addr().String())
+	_, p.Port, _ = net.SplitHostPort(l.Addr().String())
 	real := r.Ports.Sandbox
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(r.Estate.CAPEM())
-	in := strings.NewReplacer("localhost:"+p.port, "localhost:"+real)
-	out := strings.NewReplacer("localhost:"+real, "localhost:"+p.port)
+	in := strings.NewReplacer("localhost:"+p.Port, "localhost:"+real)
+	out := strings.NewReplacer("localhost:"+real, "localhost:"+p.Port)
 	proxy := &httputil.ReverseProxy{
 		Transport: &http.Transport{DialContext: r.Estate.DialContext, TLSClientConfig: &tls.Config{RootCAs: roots}, DisableCompression: true},
 		Rewrite: func(q *httputil.ProxyRequest) {
@@ -77,29 +71,25 @@ func (p *tap) start(r *rig.Rig) error {
 				}
 			}
 		},
-		ModifyResponse: func(resp *http.Response) error { return p.careless(resp, out) },
+		ModifyResponse: func(resp *http.Response) error { return p.answer(resp, out) },
 	}
 	s := &http.Server{Handler: p.handler(proxy), TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}}, ReadHeaderTimeout: 10 * time.Second}
 	go s.ServeTLS(l, "", "")
-	r.Ports.Sandbox, r.EstateCA = p.port, append(r.Estate.CAPEM(), p.ca...)
+	r.Ports.Sandbox, r.EstateCA = p.Port, append(r.Estate.CAPEM(), p.ca...)
 	return nil
 }
 
-func (p *tap) handler(next http.Handler) http.Handler {
+func (p *Tap) handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.learn(r.Cookies())
-		if r.URL.Path == domPath {
-			q := r.URL.Query()
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.dom[q.Get("id")] = append(p.dom[q.Get("id")], q.Get("part"))
+		if p.Intercept != nil && p.Intercept(w, r) {
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-func (p *tap) learn(cs []*http.Cookie) {
+func (p *Tap) learn(cs []*http.Cookie) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range cs {
@@ -109,8 +99,7 @@ func (p *tap) learn(cs []*http.Cookie) {
 	}
 }
 
-// careless reflects the request's cookies in the page and in a header.
-func (p *tap) careless(resp *http.Response, out *strings.Replacer) error {
+func (p *Tap) answer(resp *http.Response, out *strings.Replacer) error {
 	p.learn(resp.Cookies())
 	if v := resp.Header.Get("Location"); v != "" {
 		resp.Header.Set("Location", out.Replace(v))
@@ -120,21 +109,15 @@ func (p *tap) careless(resp *http.Response, out *strings.Replacer) error {
 		return err
 	}
 	b = []byte(out.Replace(string(b)))
-	if strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") && resp.StatusCode == http.StatusOK {
-		for _, c := range resp.Request.Cookies() {
-			v := c.Value
-			resp.Header.Add("X-Debug", v)
-			b = fmt.Appendf(b, "\n<!-- %s %s %s %s -->\n<p style=\"font-size:30px\">session %s</p>", v, url.QueryEscape(v), hex.EncodeToString([]byte(v)),
-				base64.StdEncoding.EncodeToString([]byte("x"+v)), v)
-		}
-		b = append(b, report...)
+	if p.Page != nil && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") && resp.StatusCode == http.StatusOK {
+		b = p.Page(resp, b)
 	}
 	resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(b)), int64(len(b))
 	resp.Header.Set("Content-Length", fmt.Sprint(len(b)))
 	return nil
 }
 
-func (p *tap) certificate() (tls.Certificate, error) {
+func (p *Tap) certificate() (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, err
@@ -152,24 +135,14 @@ func (p *tap) certificate() (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
 }
 
-// secrets are the session cookies seen so far.
-func (p *tap) secrets() []string {
+// Cookies are the values of the session cookies seen so far.
+func (p *Tap) Cookies() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var out []string
-	for c := range p.cookies {
-		out = append(out, c)
-	}
-	return out
+	return slices.Sorted(maps.Keys(p.cookies))
 }
 
-// pages are the documents as the browser had them.
-func (p *tap) pages() map[string]string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	out := map[string]string{}
-	for id, parts := range p.dom {
-		out[id] = strings.Join(parts, "\n")
-	}
-	return out
+// URL is the origin of a sandbox application behind the tap.
+func (p *Tap) URL(app estate.App) string {
+	return "https://" + estate.Host(estate.Sandbox, app) + ":" + p.Port
 }
