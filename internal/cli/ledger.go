@@ -54,10 +54,11 @@ func (e *env) withLog(ctx context.Context, f func(reader) error) error {
 	if _, serr := os.Stat(filepath.Join(e.data, seal.FileName)); serr != nil {
 		return err // there is no folder to read either
 	}
-	return e.stopped(ctx, f)
+	return e.stopped(ctx, func(log *ledger.Log, _ *seal.Root) error { return f(folder{log}) })
 }
 
-func (e *env) stopped(ctx context.Context, f func(reader) error) (err error) {
+// stopped runs f over the log in the data folder of a stopped server.
+func (e *env) stopped(ctx context.Context, f func(*ledger.Log, *seal.Root) error) (err error) {
 	root, err := seal.Load(e.data)
 	if err != nil {
 		return err
@@ -90,7 +91,7 @@ func (e *env) stopped(ctx context.Context, f func(reader) error) (err error) {
 	if err != nil {
 		return err
 	}
-	return f(folder{log})
+	return f(log, root)
 }
 
 // folder is the log in a data folder, as a reader.

@@ -1,11 +1,19 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"io"
+	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/sallyport-dev/sallyport/internal/api/client"
+	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/readiness"
+	"github.com/sallyport-dev/sallyport/internal/seal"
+	"github.com/sallyport-dev/sallyport/internal/server"
 )
 
 func readinessCommand(e *env) *cobra.Command {
@@ -16,7 +24,8 @@ func readinessCommand(e *env) *cobra.Command {
 		Short: "Decide whether an agent may act in production, as it is now",
 		Long: `Checks the ten conditions of a production-ready deployment in the running system
 and prints READY or NOT READY with the evidence. Unknown counts as not ready. The
-exit status is 0 for READY and 1 for NOT READY.`,
+exit status is 0 for READY and 1 for NOT READY. Without a server it works on the
+--data folder of a stopped one, which it only reads; there nothing can be probed.`,
 		Example: "  sallyport readiness helpdesk --probe\n  sallyport readiness helpdesk --format html > readiness.html",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -34,6 +43,10 @@ exit status is 0 for READY and 1 for NOT READY.`,
 				return err
 			}
 			r, err := c.Readiness(cmd.Context(), args[0], probe)
+			var gone *client.Unreachable
+			if errors.As(err, &gone) && e.server == "" && !probe {
+				r, err = e.stoppedReadiness(cmd.Context(), args[0], err)
+			}
 			if err != nil {
 				return err
 			}
@@ -50,4 +63,17 @@ exit status is 0 for READY and 1 for NOT READY.`,
 	f.StringVar(&format, "format", "text", "text, json, html or oscal")
 	f.BoolVar(&probe, "probe", false, "also try to break the running system; nothing that is tried has an effect")
 	return cmd
+}
+
+// stoppedReadiness decides from the folder of a stopped server. unreachable is
+// returned where there is no folder either.
+func (e *env) stoppedReadiness(ctx context.Context, agent string, unreachable error) (r *readiness.Report, err error) {
+	if _, serr := os.Stat(filepath.Join(e.data, seal.FileName)); serr != nil {
+		return nil, unreachable
+	}
+	err = e.stopped(ctx, func(log *ledger.Log, root *seal.Root) error {
+		r, err = server.StoppedReadiness(ctx, log, root, agent)
+		return err
+	})
+	return r, err
 }

@@ -9,11 +9,16 @@ import (
 	"strconv"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/certify"
+	"github.com/sallyport-dev/sallyport/internal/contain"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/identity"
+	"github.com/sallyport-dev/sallyport/internal/lease"
+	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/readiness"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/seal"
 )
 
 // Readiness decides whether an agent may act in production, today, as it is now.
@@ -26,32 +31,70 @@ func (s *Server) Readiness(ctx context.Context, tenantName, agentName string, pr
 	if t.current().agents[agentName] == nil {
 		return nil, problem(NotFound, "no_such_agent", "there is no agent "+strconv.Quote(agentName), "see: sallyport get Agent")
 	}
-	return readiness.Evaluate(ctx, source{t}, agentName, readiness.Options{Probe: probe})
+	v := view{tenant: t.name, log: t.log, world: t.current(), certs: t.certs, leases: t.leases, grade: s.grade, checkpoint: t.log.CheckpointNow}
+	return readiness.Evaluate(ctx, source{v, t}, agentName, readiness.Options{Probe: probe})
 }
 
-// source shows a tenant to the readiness engine.
-type source struct{ t *tenant }
+// StoppedReadiness is Readiness for the log of a stopped server, which it only
+// reads. Nothing runs, so nothing can be probed.
+func StoppedReadiness(ctx context.Context, log *ledger.Log, root *seal.Root, agentName string) (*readiness.Report, error) {
+	sealer, err := root.Sealer(log.Tenant())
+	if err != nil {
+		return nil, err
+	}
+	w, err := loadWorld(ctx, log)
+	if err != nil {
+		return nil, err
+	}
+	if w.agents[agentName] == nil {
+		return nil, problem(NotFound, "no_such_agent", "there is no agent "+strconv.Quote(agentName), "name one that is declared")
+	}
+	certs, err := certify.Open(ctx, log, sealer, ids("c"))
+	if err != nil {
+		return nil, err
+	}
+	v := view{tenant: log.Tenant(), log: log, world: w, certs: certs, leases: lease.New(log, sealer, ids("l"), nil),
+		grade: string(contain.Doctor(ctx).Grade), checkpoint: log.Checkpoint}
+	return readiness.Evaluate(ctx, v, agentName, readiness.Options{})
+}
 
-func (s source) World(ctx context.Context, name string) (readiness.World, error) {
-	t, w := s.t, s.t.current()
+// view shows a tenant to the readiness engine.
+type view struct {
+	tenant     string
+	log        *ledger.Log
+	world      *world
+	certs      *certify.Engine
+	leases     *lease.Keeper
+	grade      string
+	checkpoint func(context.Context) ([]byte, error)
+}
+
+// source is the view of a running tenant, which can be probed.
+type source struct {
+	view
+	t *tenant
+}
+
+func (v view) World(ctx context.Context, name string) (readiness.World, error) {
+	w := v.world
 	a := w.agents[name]
 	if a == nil {
 		return readiness.World{}, fmt.Errorf("there is no agent %s", name)
 	}
-	out := readiness.World{Tenant: t.name, Demo: w.demo, Agent: name, Purpose: a.spec.Purpose, Owner: a.owner, Deputy: a.deputy,
+	out := readiness.World{Tenant: v.tenant, Demo: w.demo, Agent: name, Purpose: a.spec.Purpose, Owner: a.owner, Deputy: a.deputy,
 		ReviewBy: a.spec.ReviewBy, Scripted: a.spec.Model.Scripted, Tier: a.tier, TierWhy: a.tierWhy, Declared: a.declared,
-		Containment: t.srv.grade, Environment: (&session{agent: a}).environment(Harness{})}
-	if c, err := t.certs.Live(name, action.Production); err == nil {
+		Containment: v.grade, Environment: (&session{agent: a}).environment(Harness{})}
+	if c, err := v.certs.Live(name, action.Production); err == nil {
 		out.Live = &c
 	}
 	var err error
-	if out.Certifications, err = t.certs.History(ctx, name); err != nil {
+	if out.Certifications, err = v.certs.History(ctx, name); err != nil {
 		return out, err
 	}
-	if err = t.log.View(ctx, func(tx record.Tx) (err error) { out.People, err = directory{}.People(tx); return err }); err != nil {
+	if err = v.log.View(ctx, func(tx record.Tx) (err error) { out.People, err = directory{}.People(tx); return err }); err != nil {
 		return out, err
 	}
-	open, err := t.leases.Open(ctx)
+	open, err := v.leases.Open(ctx)
 	if err != nil {
 		return out, err
 	}
@@ -70,17 +113,17 @@ func (s source) World(ctx context.Context, name string) (readiness.World, error)
 	return out, nil
 }
 
-func (s source) Entries(ctx context.Context, from int64, f func(record.Entry) error) error {
-	return s.t.log.Entries(ctx, from, f)
+func (v view) Entries(ctx context.Context, from int64, f func(record.Entry) error) error {
+	return v.log.Entries(ctx, from, f)
 }
 
-func (s source) Checkpoint(ctx context.Context) (readiness.Checkpoint, error) {
-	b, err := s.t.log.CheckpointNow(ctx)
-	return readiness.Checkpoint{Signed: b, Key: s.t.log.VerifierKey()}, err
+func (v view) Checkpoint(ctx context.Context) (readiness.Checkpoint, error) {
+	b, err := v.checkpoint(ctx)
+	return readiness.Checkpoint{Signed: b, Key: v.log.VerifierKey()}, err
 }
 
-func (s source) Verify(ctx context.Context) ([]string, error) {
-	r, err := s.t.log.Verify(ctx)
+func (v view) Verify(ctx context.Context) ([]string, error) {
+	r, err := v.log.Verify(ctx)
 	var out []string
 	for _, p := range r.Problems {
 		out = append(out, fmt.Sprintf("record %d: %s: %s", p.Seq, p.What, p.Detail))
