@@ -128,6 +128,22 @@ func beside(from, path string) ([]byte, error) {
 	return b, err
 }
 
+// place is one line with the file and line that the same mistake has here, or
+// else those of the resource that it names.
+func place(line string, found resource.Errors, all []resource.Resource) string {
+	for _, f := range found {
+		if strings.HasSuffix(line, ": "+f.Path+": "+f.Problem) {
+			return f.Error()
+		}
+	}
+	for _, r := range all {
+		if rest, ok := strings.CutPrefix(line, r.Kind+"/"+r.Metadata.Name+":"); ok {
+			return fmt.Sprintf("%s:%d:%s", r.File, r.Line, rest)
+		}
+	}
+	return line
+}
+
 // located puts file and line where the server could only name the resource, or
 // the field. have is what is in force.
 func located(err error, all []resource.Resource, have []json.RawMessage) error {
@@ -147,16 +163,7 @@ func located(err error, all []resource.Resource, have []json.RawMessage) error {
 	var found resource.Errors
 	errors.As(resource.Validate(world), &found)
 	for i, l := range lines {
-		for _, f := range found {
-			if strings.HasSuffix(l, ": "+f.Path+": "+f.Problem) {
-				lines[i] = f.Error()
-			}
-		}
-		for _, r := range all {
-			if rest, ok := strings.CutPrefix(l, r.Kind+"/"+r.Metadata.Name+":"); ok {
-				lines[i] = fmt.Sprintf("%s:%d:%s", r.File, r.Line, rest)
-			}
-		}
+		lines[i] = place(l, found, all)
 	}
 	out := *no
 	out.Reason = strings.Join(lines, "\n")
