@@ -113,7 +113,7 @@ func (f *Form) alive(ctx context.Context, label string, jar map[string]string) e
 }
 
 // Revoke signs out, and then ends every session that carries the label, as seen
-// from a sign-in of its own, which is signed out last.
+// from a sign-in of its own, which is signed out last and must be refused then.
 func (f *Form) Revoke(ctx context.Context, label string, credential []byte) error {
 	if credential != nil {
 		if err := f.logout(ctx, label, credential); err != nil {
@@ -144,7 +144,10 @@ func (f *Form) sweep(ctx context.Context, label string) (err error) {
 	if err != nil {
 		return fmt.Errorf("sign in to end what carries the label: %w", err)
 	}
-	defer func() { err = errors.Join(err, f.logout(context.WithoutCancel(ctx), own, cred)) }()
+	defer func() {
+		ctx := context.WithoutCancel(ctx)
+		err = errors.Join(err, f.logout(ctx, own, cred), f.Confirm(ctx, own, cred))
+	}()
 	jar, err := jarOf(cred)
 	if err != nil {
 		return err

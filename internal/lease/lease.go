@@ -283,6 +283,13 @@ func (k *Keeper) upstream(ctx context.Context, l Lease) error {
 	if err := src.Confirm(ctx, l.Label(), secret); err != nil {
 		return fmt.Errorf("confirm: %w", err)
 	}
+	if l.Attempts > 0 && secret != nil {
+		// An attempt that failed may have left something of its own behind,
+		// under the label.
+		if err := src.Confirm(ctx, l.Label(), nil); err != nil {
+			return fmt.Errorf("confirm: %w", err)
+		}
+	}
 	return nil
 }
 

@@ -36,6 +36,7 @@ type rig struct {
 	log    *gatetest.Log
 	source *lease.Form
 	broken atomic.Bool // the upstream cannot be reached
+	lying  atomic.Bool // it answers that a session is ended, and does nothing
 	ids    atomic.Int64
 }
 
@@ -67,6 +68,9 @@ type transport struct {
 func (t transport) RoundTrip(q *http.Request) (*http.Response, error) {
 	if t.r.broken.Load() {
 		return nil, errors.New("upstream is down")
+	}
+	if t.r.lying.Load() && q.Method == http.MethodPost && q.URL.Path != "/login" {
+		return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody, Header: http.Header{}, Request: q}, nil
 	}
 	return t.next.RoundTrip(q)
 }
@@ -346,5 +350,31 @@ func TestNoLeaseForATaskThatEnded(t *testing.T) {
 		Audience: r.source.Recipe.Origin, Account: r.source.Account, Purpose: "reset-mfa", Live: func(record.Tx) error { return over }})
 	if !errors.Is(err, over) || secret != nil || r.types() != "" || r.alive() != 0 {
 		t.Errorf("got %v, records %q, %d sessions", err, r.types(), r.alive())
+	}
+}
+
+// The application says that sessions are ended and they are not, for a while.
+// What the attempts opened themselves must not outlive the lease either.
+func TestAttemptsLeaveNothingBehind(t *testing.T) {
+	r := newRig(t)
+	k := r.keeper()
+	if _, _, err := r.issue(k); err != nil {
+		t.Fatal(err)
+	}
+	r.lying.Store(true)
+	for range 3 {
+		if err := k.End(t.Context(), "t-1"); err == nil {
+			t.Fatal("a revocation that did nothing counts as one")
+		}
+	}
+	if r.alive() < 2 {
+		t.Fatalf("%d sessions: the attempts opened none, so nothing is tested", r.alive())
+	}
+	r.lying.Store(false)
+	if err := k.End(t.Context(), "t-1"); err != nil {
+		t.Fatal(err)
+	}
+	if r.alive() != 0 {
+		t.Errorf("%d sessions outlive the lease", r.alive())
 	}
 }
