@@ -136,7 +136,7 @@ func (r *running) decide(now time.Time, a action.Action, approved bool) (action.
 	d := r.Policy.Decide(f)
 	f.Counts = nil // shared with the task; not for use outside the lock
 	if d.Verdict == action.Hold && approved {
-		d.Verdict = action.Allow
+		d.Verdict, d.Code = action.Allow, "approved"
 	}
 	switch d.Verdict {
 	case action.Allow:

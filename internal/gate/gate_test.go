@@ -268,7 +268,7 @@ func TestHold(t *testing.T) {
 		s.h.answer <- nil
 		var n atomic.Int64
 		r := s.k.Act(t.Context(), attempt(), nil, sent(&n))
-		want(t, r, action.Allow, action.LayerGrant, "needs_approval")
+		want(t, r, action.Allow, action.LayerGrant, "approved")
 		if n.Load() != 1 || s.k.Log.Decisions(t)[0].Approval != "h-1" {
 			t.Errorf("got %d effects and %+v", n.Load(), s.k.Log.Decisions(t))
 		}

@@ -191,7 +191,7 @@ func (c *compiler) scopes() {
 	for _, app := range slices.Compact(apps) {
 		resources = append(resources, uid("App", app))
 	}
-	harmless := ast.Not(ast.Action().In(ast.EntityUID("Action", types.String("reach/"+string(action.Privileged)))))
+	harmless := ast.Not(ast.Action().In(ast.Value(uid("Action", "reach/"+string(action.Privileged)))))
 	if len(c.g.Computer) > 0 {
 		ops := make([]types.EntityUID, 0, len(c.g.Computer))
 		for _, op := range slices.Compact(slices.Sorted(slices.Values(c.g.Computer))) {

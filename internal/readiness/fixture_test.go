@@ -45,7 +45,6 @@ type story struct {
 	tasks  *task.Engine
 	leases *lease.Keeper
 	certs  *certify.Engine
-	facts  []boundary.Fact
 	n      int
 	mu     sync.Mutex
 }

@@ -169,8 +169,6 @@ func (b *broken) sign(x *rec, person string, change func(*approval.Statement)) {
 	x.Actor = "person:" + person
 }
 
-func same(*approval.Statement) {}
-
 // close hashes the records in the form of package ledger.
 func (b *broken) close() {
 	b.Helper()

@@ -45,6 +45,14 @@ func (j *jar) add(l lease.Lease, credential []byte) error {
 	return nil
 }
 
+// secret makes a value known that must not reach the client, such as the password
+// that a session was made with.
+func (j *jar) secret(v []byte) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.remember(string(v))
+}
+
 // close forgets everything: from then on every request of the session fails
 // before it is sent.
 func (j *jar) close() {

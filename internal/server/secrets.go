@@ -139,13 +139,16 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 		r.SessionsPath, r.RevokePath = si.Sessions.List, si.Sessions.Revoke
 	}
 	return &lease.Form{Recipe: r, Account: src.Account, Client: boundaryClient(pools(l.Audience)),
-		Password: func(ctx context.Context) ([]byte, error) {
-			// A stage may have a password of its own: NAME/STAGE.
-			if b, err := t.secret(ctx, src.Secret.Sealed+"/"+string(stage)); err == nil {
-				return b, nil
-			}
-			return t.secret(ctx, src.Secret.Sealed)
-		}}, nil
+		Password: func(ctx context.Context) ([]byte, error) { return t.password(ctx, src, stage) }}, nil
+}
+
+// password is the sealed secret of a source. A stage may have one of its own,
+// NAME/STAGE.
+func (t *tenant) password(ctx context.Context, src *resource.CredentialSourceSpec, stage action.Stage) ([]byte, error) {
+	if b, err := t.secret(ctx, src.Secret.Sealed+"/"+string(stage)); err == nil {
+		return b, nil
+	}
+	return t.secret(ctx, src.Secret.Sealed)
 }
 
 // boundaryClient is an HTTP client for the boundary's own steps: no proxy of the

@@ -114,7 +114,10 @@ func (s *session) start(ctx context.Context, h Harness) error {
 		return errors.Join(err, fmt.Errorf("task %s is %s", s.task.ID, x.State))
 	}
 	if err := s.startBrowser(ctx); err != nil {
-		return fmt.Errorf("browser: %w", err)
+		// The first line: what a browser prints when it ends is for the log.
+		s.t.srv.log.Warn("browser", "task", s.task.ID, "err", err)
+		first, _, _ := strings.Cut(err.Error(), "\n")
+		return errors.New("browser: " + first)
 	}
 	if err := s.measure(h); err != nil {
 		return err
@@ -295,6 +298,13 @@ func (s *session) lease(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		// An application may show its own account's password to its pages.
+		password, err := s.t.password(ctx, src, s.task.Stage)
+		if err != nil {
+			return err
+		}
+		s.jar.secret(password)
+		clear(password)
 	}
 	return nil
 }

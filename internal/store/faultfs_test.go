@@ -223,7 +223,7 @@ func mount(t *testing.T, image map[string][]byte) (r *faultFS, dir string, unmou
 	r = &faultFS{live: map[string]*faultFile{}, durable: map[string]*faultFile{}}
 	dir = t.TempDir()
 	server, err := fs.Mount(dir, r, &fs.Options{
-		MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "fault", Name: "fault"},
+		MountOptions: fuse.MountOptions{DirectMount: true, FsName: "fault", Name: "fault"},
 		OnAdd: func(ctx context.Context) {
 			for name, b := range image {
 				f := &faultFile{root: r, name: name, data: b, synced: append([]byte(nil), b...)}
