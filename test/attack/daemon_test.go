@@ -32,6 +32,7 @@ func daemon(_ context.Context, args []string) error {
 
 // killer signals everything that it can name.
 func killer(context.Context, []string) error {
+	time.Sleep(500 * time.Millisecond) // so that everything around it stands
 	fmt.Println("everybody:", syscall.Kill(-1, syscall.SIGKILL))
 	for pid := 1; pid < 1<<15; pid++ {
 		if pid != os.Getpid() {

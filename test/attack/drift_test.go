@@ -84,3 +84,76 @@ func TestDriftLapses(t *testing.T) {
 		})
 	}
 }
+
+// One task sees the drift; another one of the same agent waits at a held action.
+// The lapse must end both, and an approval that comes afterwards must release
+// nothing: the approver signed for an agent that is not there any more.
+func TestLapseEndsTheOtherTaskToo(t *testing.T) {
+	r := certified(t)
+	r.Approver(rig.Nobody)
+	before := r.State(action.Production)
+	waiting := r.OpenTask(t, rig.Intent(action.Production, "jo", "4711"))
+	var out, out2 rig.Output
+	first, err := r.Server.Run(t.Context(), "", waiting.ID, rig.Harness(t, &out, rig.SampleAgent...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rig.Await(t, "the hold", func() bool { return len(r.Pending(t)) == 1 })
+	a := r.Pending(t)[0]
+	drifting := r.OpenTask(t, rig.Intent(action.Production, "sam", "4712"))
+	h := rig.Harness(t, &out2, rig.SampleAgent...)
+	h.Stdin = strings.NewReader("tools")
+	second, err := r.Server.Run(t.Context(), "", drifting.ID, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, x := range map[string]task.Task{"the one that drifted": rig.Wait(t, second), "the one that waited": rig.Wait(t, first)} {
+		if x.State != task.Revoked || x.Code != "lapsed" {
+			t.Errorf("%s is %s (%s: %s)", name, x.State, x.Code, x.Why)
+		}
+	}
+	if err := r.Sign(t.Context(), a, "ines"); err == nil {
+		t.Error("the approval was accepted after the lapse")
+	}
+	if got := rig.Changes(before, r.State(action.Production)); len(got) > 0 {
+		t.Errorf("changed: %q", got)
+	}
+	r.NoSessions(t, action.Production)
+}
+
+// The certification is revoked from under a running task by a change that people
+// make: the boundary's own policy is edited and applied. What runs is ended.
+func TestAppliedPolicyEndsWhatRuns(t *testing.T) {
+	r := certified(t)
+	r.Approver(rig.Nobody)
+	before := r.State(action.Production)
+	x := r.OpenTask(t, rig.Intent(action.Production, "jo", "4711"))
+	var out rig.Output
+	running, err := r.Server.Run(t.Context(), "", x.ID, rig.Harness(t, &out, rig.SampleAgent...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rig.Await(t, "the hold", func() bool { return len(r.Pending(t)) == 1 })
+	a := r.Pending(t)[0]
+	all, err := r.Resources(rig.Replace("policies/company.cedar", "context.request.bodySize > 4000", "context.request.bodySize > 4000000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Server.Apply(t.Context(), rig.As("noor"), all); err != nil {
+		t.Fatal(err)
+	}
+	x = rig.Wait(t, running)
+	if x.State != task.Revoked {
+		t.Errorf("the task is %s (%s: %s)", x.State, x.Code, x.Why)
+	}
+	if err := r.Sign(t.Context(), a, "ines"); err == nil {
+		t.Error("the approval was accepted after the change")
+	}
+	if live(t, r) != nil {
+		t.Error("the certification of the old policy is in force")
+	}
+	if got := rig.Changes(before, r.State(action.Production)); len(got) > 0 {
+		t.Errorf("changed: %q", got)
+	}
+	r.NoSessions(t, action.Production)
+}
