@@ -194,7 +194,11 @@ func TestRealBrowserLinkAndEnter(t *testing.T) {
 	if _, rule := f.journal.Why(action.Request{Method: "GET", Origin: "http://site.test", Path: "/users"}, at); rule != computer.RuleLink {
 		t.Errorf("link: got rule %q", rule)
 	}
-	f.waitFor(`{"action":"left_click","coordinate":[50,30]}`)
+	// The request came before its page: until then the click is on the old one.
+	for url := ""; url != "http://site.test/users"; {
+		f.waitFor(`{"action":"left_click","coordinate":[50,30]}`)
+		url = f.log.decided[len(f.log.decided)-1].Action.Element.URL
+	}
 	f.ok(`{"action":"type","text":"x\n"}`)
 	at = s.wait(t, "POST /users/jo/mfa/reset why=x")
 	if _, rule := f.journal.Why(action.Request{Method: "POST", Origin: "http://site.test", Path: "/users/jo/mfa/reset"}, at); rule != computer.RuleForm {
