@@ -249,7 +249,9 @@ func (k *Keeper) end(ctx context.Context, id string) error {
 	if l.State != Revoking {
 		l.State, l.Since = Revoking, time.Now().UTC()
 		if err := k.put(ctx, "lease.revoking", l, nil); err != nil {
-			return err
+			// Ending less is worse than an end without its record: the state stays
+			// as it is, so that the end is tried, and recorded, again.
+			return errors.Join(err, k.upstream(ctx, l))
 		}
 	}
 	if err := k.upstream(ctx, l); err != nil {

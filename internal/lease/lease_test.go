@@ -263,6 +263,31 @@ func TestNoRecordNoLease(t *testing.T) {
 	}
 }
 
+// The ledger cannot write any more: the session is ended all the same, and the
+// lease stays open until that can be recorded.
+func TestEndedWithoutALedger(t *testing.T) {
+	r := newRig(t)
+	k := r.keeper()
+	l, _, err := r.issue(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.log.Fail = func(record.Draft) error { return errors.New("disk full") }
+	if err := k.End(t.Context(), l.Task); err == nil {
+		t.Error("an end that was not recorded counts as confirmed")
+	}
+	if r.alive() != 0 {
+		t.Error("a full disk keeps a session alive")
+	}
+	r.log.Fail = nil
+	if err := k.End(t.Context(), l.Task); err != nil {
+		t.Fatal(err)
+	}
+	if open, _ := k.Open(t.Context()); len(open) != 0 {
+		t.Errorf("got %v, want none open", open)
+	}
+}
+
 func TestWrongPasswordIsNeverIssued(t *testing.T) {
 	r := newRig(t)
 	r.source.Password = func(context.Context) ([]byte, error) { return []byte("wrong"), nil }

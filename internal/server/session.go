@@ -384,7 +384,7 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 		select {
 		case <-p.Done():
 			return nil // it has ended already, so nobody is there to attest
-		default:
+		case <-time.After(time.Second):
 			return err
 		}
 	}
