@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"html"
 	"net/http"
 	"net/url"
 	"strings"
@@ -12,13 +13,14 @@ import (
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
 
-// careless are applications that reflect the session cookie in each page, in
-// many forms, and whose pages send themselves, as the browser has them, back to
+// careless are applications that show the session cookie and the account's
+// password in each page, in many forms, and whose pages send themselves, as the browser has them, back to
 // their own origin.
 type careless struct {
 	rig.Tap
-	mu  sync.Mutex
-	dom map[string][]string // parts of a page, by a random name
+	mu        sync.Mutex
+	dom       map[string][]string // parts of a page, by a random name
+	passwords map[string]string   // of the service account, by application
 }
 
 const domPath = "/static/dom-report"
@@ -52,6 +54,13 @@ func (c *careless) reflect(resp *http.Response, page []byte) []byte {
 		resp.Header.Add("X-Debug", v)
 		page = fmt.Appendf(page, "\n<!-- %s %s %s %s -->\n<p style=\"font-size:30px\">session %s</p>", v, url.QueryEscape(v), hex.EncodeToString([]byte(v)),
 			base64.StdEncoding.EncodeToString([]byte("x"+v)), v)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for app, pw := range c.passwords {
+		if strings.HasPrefix(resp.Request.URL.Host, app+".") {
+			page = fmt.Appendf(page, "\n<p>Your password is %s, <a href=\"?%s\">%s</a></p>", html.EscapeString(pw), url.QueryEscape(pw), base64.StdEncoding.EncodeToString([]byte(pw)))
+		}
 	}
 	return append(page, report...)
 }

@@ -143,6 +143,9 @@ func TestNoSecretIsLeftAnywhere(t *testing.T) {
 
 	tap := newCareless()
 	r := rig.New(t, rig.Options{Log: slog.New(handler), Password: canary, Before: tap.Start})
+	tap.mu.Lock()
+	tap.passwords = map[string]string{"iam": r.Secrets()["iam-helpdesk/sandbox"], "tickets": r.Secrets()["tickets-helpdesk/sandbox"]}
+	tap.mu.Unlock()
 	r.Ready(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	processes := make(chan map[string][]byte, 1)
@@ -183,7 +186,7 @@ func TestNoSecretIsLeftAnywhere(t *testing.T) {
 	for i, text := range transcripts {
 		s.in(fmt.Sprintf("the transcript of run %d", i+1), []byte(text))
 	}
-	if !strings.Contains(transcripts[2], "redacted") {
+	if !strings.Contains(transcripts[2], "Your password is [sallyport:redacted]") || !strings.Contains(transcripts[2], "session [sallyport:redacted]") {
 		t.Errorf("nothing was redacted in what the harness read:\n%.3000s", transcripts[2])
 	}
 	harnesses, reflected := 0, 0
