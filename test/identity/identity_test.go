@@ -1,0 +1,120 @@
+// Package identity shows the agent's identity with a program of the outside: an
+// ordinary go-spiffe client, run by a task and run beside it.
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/test/rig"
+)
+
+func TestMain(m *testing.M) { rig.Main(m, map[string]rig.Program{"svids": svids}) }
+
+// svids fetches both SVIDs with the environment it was given, as any go-spiffe
+// program would, and with an argument stays until it is ended.
+func svids(ctx context.Context, args []string) error {
+	fctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	c, err := workloadapi.New(fctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	x, errX := c.FetchX509SVID(fctx)
+	if errX == nil {
+		fmt.Println("x509", x.ID, len(x.Certificates))
+	}
+	j, errJ := c.FetchJWTSVID(fctx, jwtsvid.Params{Audience: "ticket-system"})
+	if errJ == nil {
+		fmt.Println("jwt", j.ID, j.Audience)
+	}
+	if err := errors.Join(errX, errJ); err != nil {
+		return err
+	}
+	if len(args) > 0 {
+		<-ctx.Done()
+	}
+	return nil
+}
+
+// A program that was launched for a task gets both SVIDs. The same program, run
+// outside by the same user against the same socket while the task runs, gets
+// none; and after the task nobody does.
+func TestLaunchedProgramAloneHasIdentity(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a browser")
+	}
+	r := rig.New(t, rig.Options{})
+	r.Ready(t)
+	before, err := filepath.Glob(filepath.Join(os.TempDir(), "sallyport-*", "workload.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := r.OpenTask(t, rig.Intent(action.Sandbox, "jo", "4711"))
+	var out rig.Output
+	running, err := r.Server.Run(t.Context(), "", x.ID, rig.Harness(t, &out, "program", "svids", "stay"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := "spiffe://brightwell.example/agent/helpdesk/task/" + x.ID
+	rig.Await(t, "both SVIDs inside", func() bool {
+		s := out.String()
+		return strings.Contains(s, "x509 "+id) && strings.Contains(s, "jwt "+id+" [ticket-system]")
+	})
+	now, err := filepath.Glob(filepath.Join(os.TempDir(), "sallyport-*", "workload.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := ""
+	for _, s := range now {
+		if !slices.Contains(before, s) {
+			socket = s
+		}
+	}
+	if socket == "" {
+		t.Fatalf("the socket of the task was not found among %v", now)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside := func() string {
+		cmd := exec.CommandContext(t.Context(), self, "program", "svids")
+		cmd.Env = append(os.Environ(), "SPIFFE_ENDPOINT_SOCKET=unix://"+socket)
+		b, err := cmd.CombinedOutput()
+		if err == nil {
+			t.Errorf("the same program outside got an identity: %s", b)
+		}
+		return string(b)
+	}
+	if got := outside(); !strings.Contains(got, "PermissionDenied") || strings.Contains(got, "spiffe://") {
+		t.Errorf("outside: got %q, want PermissionDenied and no identity", got)
+	}
+	if _, err := r.Server.Revoke(t.Context(), "", rig.As("ada"), "task/"+x.ID, "the test is over"); err != nil {
+		t.Fatal(err)
+	}
+	rig.Wait(t, running)
+	outside()
+	refused := 0
+	for _, e := range r.Records(t, 0) {
+		if e.Type == "identity.refused" {
+			refused++
+		}
+	}
+	if refused == 0 {
+		t.Error("the refusal outside is not in the ledger")
+	}
+}
