@@ -18,10 +18,12 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"runtime/debug"
 	"runtime/pprof"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/contain"
+	"github.com/sallyport-dev/sallyport/internal/server"
 )
 
 // bench is one run.
@@ -46,6 +48,9 @@ var sections = []section{
 
 func main() {
 	contain.Main()
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(server.GCPercent) // what runs here runs in a server
+	}
 	if len(os.Args) == 3 && os.Args[1] == sessionsCommand {
 		exit(sessions(os.Args[2]))
 	}

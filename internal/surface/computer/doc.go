@@ -15,10 +15,9 @@
 //   - Every action becomes primitive inputs. Each is grounded and decided at its
 //     own turn, so the second step of a batch is decided on the screen that the
 //     first one left behind. The first one that is not done ends the batch.
-//   - Just before an input is given to the browser its target is grounded again
-//     and the digest of the whole input is computed again: a target that changed
-//     since the decision does not get the input. The screen consumes the permit
-//     with that digest and compares once more, in one step with the event.
+//   - Just before an input is given to the browser its target is grounded again,
+//     by Screen.Press: a target that changed since the decision does not get the
+//     input.
 //   - One request at a time; cursor and button are kept here. A left_mouse_up
 //     without a left_mouse_down is refused.
 //   - A picture is recorded before it leaves.
@@ -113,7 +112,9 @@ type Screen interface {
 	// GroundFocus says what a key would go to, across frames.
 	GroundFocus(ctx context.Context) (Target, error)
 	// Press gives the input to t and to nothing else; to is the end of a drag
-	// and otherwise nil. It consumes p with digest before the first event, and
+	// and otherwise nil. It consumes p with digest before the first event. What a
+	// press, a key or text would hit is grounded again then, and if it is not what
+	// t and to are the fingerprints of, the page gets nothing (ErrNotDelivered). It
 	// returns an error unless the page was seen to receive the input on t.
 	Press(ctx context.Context, t Target, to *Target, p gate.Permit, digest action.Digest, in Input) error
 	// Home opens the task's start page, an address that only the operator

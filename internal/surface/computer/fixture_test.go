@@ -118,9 +118,21 @@ func (s *screen) Ground(_ context.Context, x, y int) (computer.Target, error) {
 
 func (s *screen) GroundFocus(context.Context) (computer.Target, error) { return s.focus, nil }
 
-func (s *screen) Press(_ context.Context, _ computer.Target, _ *computer.Target, p gate.Permit, d action.Digest, in computer.Input) error {
+func (s *screen) Press(ctx context.Context, t computer.Target, to *computer.Target, p gate.Permit, d action.Digest, in computer.Input) error {
 	if err := p.Consume(d); err != nil {
 		return err
+	}
+	now := s.focus
+	if in.Kind != computer.Key && in.Kind != computer.Type {
+		now, _ = s.Ground(ctx, in.X, in.Y)
+	}
+	if now.Fingerprint != t.Fingerprint {
+		return computer.ErrNotDelivered
+	}
+	if to != nil {
+		if end, _ := s.Ground(ctx, in.ToX, in.ToY); end.Fingerprint != to.Fingerprint {
+			return computer.ErrNotDelivered
+		}
 	}
 	if s.before != nil {
 		s.before()

@@ -103,7 +103,7 @@ func (s *Server) input(ctx context.Context, st step, r *result) {
 	}
 	a.Digest = s.digest(st.op, aimed, st.wait)
 	ok := s.act(ctx, a, blobs, func(ctx context.Context, p gate.Permit) action.Outcome {
-		return s.deliver(ctx, p, st, in)
+		return s.deliver(ctx, p, st, aimed)
 	}, r)
 	switch {
 	case in.Kind == Key || in.Kind == Type || !ok && r.Status != statusUnknown:
@@ -116,22 +116,14 @@ func (s *Server) input(ctx context.Context, st step, r *result) {
 	}
 }
 
-// deliver grounds again: the target may have changed while the gate or a person
-// decided. The journal hears of the input before the page does, so that no
-// request that it causes can come first, and forgets it if the page did not get
-// it.
-func (s *Server) deliver(ctx context.Context, p gate.Permit, st step, in Input) action.Outcome {
-	now, err := s.ground(ctx, in)
-	if err != nil {
-		return action.Outcome{State: action.Failed, Detail: "what the input would hit could not be found out"}
-	}
-	d := s.digest(st.op, now, st.wait)
-	if d != p.Action().Digest {
-		return action.Outcome{State: action.Failed, Detail: "the target changed after the decision"}
-	}
+// deliver gives the input to what was decided on: Press grounds again, since the
+// target may have changed while the gate or a person decided. The journal hears of
+// the input before the page does, so that no request that it causes can come
+// first, and forgets it if the page did not get it.
+func (s *Server) deliver(ctx context.Context, p gate.Permit, st step, a aim) action.Outcome {
 	id := p.Action().ID
-	s.c.Journal.note(id, in, now.target.Element)
-	switch err := s.c.Screen.Press(ctx, now.target, now.to, p, d, in); {
+	s.c.Journal.note(id, a.in, a.target.Element)
+	switch err := s.c.Screen.Press(ctx, a.target, a.to, p, s.digest(st.op, a, st.wait), a.in); {
 	case err == nil:
 	case errors.Is(err, ErrNotDelivered), errors.Is(err, gate.ErrPermit):
 		s.c.Journal.forget(id)
