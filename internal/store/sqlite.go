@@ -54,7 +54,7 @@ type SQLite struct {
 // overwrites what is deleted: a destroyed key must not stay in a free page.
 const writerParams = "_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)" +
 	"&_pragma=synchronous(FULL)&_pragma=secure_delete(ON)&_pragma=cell_size_check(ON)&_pragma=trusted_schema(OFF)" +
-	"&_pragma=wal_autocheckpoint(4000)&_pragma=cache_size(-32768)"
+	"&_pragma=wal_autocheckpoint(1000)&_pragma=cache_size(-32768)"
 
 // OpenSQLite opens the store in dir, an existing folder, and makes it if it is
 // not there.
