@@ -238,7 +238,7 @@ func TestPowerLossLosesNothingAcknowledged(t *testing.T) {
 	}
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	if err := powerLoss(t, writerParams+smallLog, 25, seed); err != nil {
+	if err := powerLoss(t, writerParams+smallLog, 50, seed); err != nil {
 		t.Error(err)
 	}
 }
