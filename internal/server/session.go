@@ -276,6 +276,24 @@ func (s *session) measure(h Harness) error {
 	return nil
 }
 
+// unexchanged measures the harness's program and files again. Exchanged and put
+// back in between is not seen: who can write them is trusted that far, as the
+// threat model says.
+func (s *session) unexchanged(h Harness) error {
+	bin, err := fileDigest(h.Path)
+	if err != nil {
+		return err
+	}
+	files, err := treeDigest(h.Bind)
+	if err != nil {
+		return err
+	}
+	if string(bin) != s.seen.get("harness.binary") || string(files) != s.seen.get("harness.files") {
+		return problem(Refused, "harness_exchanged", "the harness's program or files changed while it was started", "open a new task")
+	}
+	return nil
+}
+
 // lease signs in to what the capability names and keeps the sessions in the jar.
 func (s *session) lease(ctx context.Context) error {
 	for _, name := range s.instance.Credentials {
@@ -379,6 +397,11 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	}
 	s.proc = p
 	s.onStop(p.Kill)
+	// What runs now was opened after it was measured. The doors are not served
+	// yet, so nothing has passed if it was exchanged in between.
+	if err := s.unexchanged(h); err != nil {
+		return err
+	}
 	if err := s.t.attestor.Register(identity.Launch{Tenant: s.t.name, Agent: s.task.Agent, Task: s.task.ID, PID: p.PID(),
 		NetNS: p.NetNS(), HostUID: uint32(p.HostUID()), BinaryDigest: action.Digest(s.seen.get("harness.binary"))}); err != nil {
 		select {
