@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"image/png"
 	"strings"
 	"testing"
@@ -207,6 +208,21 @@ func TestScreenshots(t *testing.T) {
 	}
 	if _, err := w.Zoom(t.Context(), Region{X: 1200, Y: 0, Width: 100, Height: 10}); !errors.Is(err, ErrInput) {
 		t.Errorf("got %v, want ErrInput", err)
+	}
+}
+
+// Pictures are asked for while one document replaces another.
+func TestScreenshotAcrossNavigations(t *testing.T) {
+	w := open(t, Config{})
+	w.load("a", `<style>@keyframes x{from{opacity:0}}</style><div style="animation:x 1s infinite">a</div>`)
+	w.load("b", `b`)
+	for i := range 40 {
+		w.eval(fmt.Sprintf("setTimeout(()=>location='http://site.test/%c?%d',%d);''", "ab"[i%2], i, i%7))
+		for range 3 {
+			if _, err := w.Screenshot(t.Context()); err != nil {
+				t.Fatalf("navigation %d: %v", i, err)
+			}
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 )
 
 // Region is a part of the screen in CSS pixels.
@@ -47,14 +48,47 @@ func (b *Browser) clipped(ctx context.Context, r Region, scale float64) ([]byte,
 }
 
 // capture takes the picture. clip gets the scroll offset, since the protocol
-// counts from the document's origin.
+// counts from the document's origin. Chromium never answers for a picture that
+// was asked of a document which another one then replaced, so that one is asked
+// of the new document.
 func (b *Browser) capture(ctx context.Context, clip func(x, y float64) obj) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()
-	page, err := b.current(ctx)
-	if err != nil {
-		return nil, err
+	for {
+		page, err := b.current(ctx)
+		if err != nil {
+			return nil, err
+		}
+		png, err := b.captureDocument(ctx, page, clip)
+		var refused *protocolError
+		switch {
+		case errors.Is(err, errReplaced):
+		case errors.As(err, &refused) && refused.Message == "Not attached to an active page":
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-ctx.Done():
+				return nil, err
+			}
+		default:
+			return png, err
+		}
 	}
+}
+
+// errReplaced means that the page was given another document meanwhile.
+var errReplaced = errors.New("the document was replaced")
+
+func (b *Browser) captureDocument(ctx context.Context, page *session, clip func(x, y float64) obj) ([]byte, error) {
+	b.mu.Lock()
+	document := page.documents
+	b.mu.Unlock()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		if b.await(ctx, func() bool { return page.documents != document }) == nil {
+			cancel(errReplaced)
+		}
+	}()
 	p := obj{"format": "png", "optimizeForSpeed": true}
 	if clip != nil {
 		var lm struct {
@@ -64,13 +98,13 @@ func (b *Browser) capture(ctx context.Context, clip func(x, y float64) obj) ([]b
 			} `json:"cssVisualViewport"`
 		}
 		if err := b.conn.call(ctx, page.id, "Page.getLayoutMetrics", nil, &lm); err != nil {
-			return nil, err
+			return nil, errors.Join(err, context.Cause(ctx))
 		}
 		p["clip"] = clip(lm.Viewport.X, lm.Viewport.Y)
 	}
 	raw, err := b.conn.send(page.id, "Page.captureScreenshot", p).raw(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("screenshot: %w", err)
+		return nil, fmt.Errorf("screenshot: %w", errors.Join(err, context.Cause(ctx)))
 	}
 	// Decoded straight out of the message: base64 needs no unescaping.
 	_, rest, ok := bytes.Cut(raw, []byte(`"data":"`))

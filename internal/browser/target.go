@@ -23,10 +23,11 @@ type session struct {
 	err              error // set before ready is closed: why no input may go there
 
 	// guarded by Browser.mu
-	worlds  map[string]int // frame id -> execution context of the guard's world
-	loads   int            // counts main-frame loads that ended
-	crashed bool
-	gone    chan struct{}
+	worlds    map[string]int // frame id -> execution context of the guard's world
+	documents int            // counts the documents the main frame was given
+	loads     int            // counts main-frame loads that ended
+	crashed   bool
+	gone      chan struct{}
 }
 
 func (s *session) page() *session {
@@ -82,6 +83,8 @@ func (b *Browser) event(m message) {
 		err = b.onDocumentOpened(m)
 	case "Page.javascriptDialogOpening":
 		err = b.onDialog(m)
+	case "Page.frameNavigated":
+		err = b.onNavigated(m)
 	case "Page.loadEventFired":
 		b.mu.Lock()
 		if s := b.sessions[m.session]; s != nil {
@@ -261,6 +264,24 @@ func (b *Browser) onWorldGone(m message) error {
 				delete(s.worlds, f)
 			}
 		}
+	}
+	return nil
+}
+
+func (b *Browser) onNavigated(m message) error {
+	var p struct {
+		Frame struct {
+			Parent string `json:"parentId"`
+		} `json:"frame"`
+	}
+	if err := json.Unmarshal(m.params, &p, lax); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.sessions[m.session]; s != nil && p.Frame.Parent == "" {
+		s.documents++
+		b.changed()
 	}
 	return nil
 }

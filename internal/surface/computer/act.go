@@ -2,6 +2,7 @@ package computer
 
 import (
 	"context"
+	"log/slog"
 	"strconv"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
@@ -134,7 +135,8 @@ func (s *Server) act(ctx context.Context, a action.Action, blobs []record.Blob, 
 	return false
 }
 
-func (s *Server) failed(r *result, message string) {
+func (s *Server) failed(r *result, message string, err error) {
+	slog.Warn(message, "task", s.c.Task, "error", err)
 	r.Status = statusFailed
 	r.problem = problem{"screen_unavailable", action.LayerDispatch, message, "try again; if it stays so, close the task"}
 }
@@ -144,12 +146,12 @@ func (s *Server) failed(r *result, message string) {
 func (s *Server) picture(ctx context.Context, v view, st step, r *result) {
 	shot, err := s.c.Screen.Screenshot(ctx)
 	if err != nil {
-		s.failed(r, "no picture of the screen could be taken")
+		s.failed(r, "no picture of the screen could be taken", err)
 		return
 	}
 	pic, err := v.render(shot, st.region)
 	if err != nil {
-		s.failed(r, "no picture of the screen could be made")
+		s.failed(r, "no picture of the screen could be made", err)
 		return
 	}
 	a := s.action(st.op, action.Observe)

@@ -94,7 +94,7 @@ func (s *Server) input(ctx context.Context, st step, r *result) {
 	}
 	aimed, err := s.ground(ctx, in)
 	if err != nil {
-		s.failed(r, "what the input would hit could not be found out")
+		s.failed(r, "what the input would hit could not be found out", err)
 		return
 	}
 	a, blobs := s.describe(st.op, aimed)
