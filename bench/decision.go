@@ -38,8 +38,10 @@ func (b *bench) decision(ctx context.Context) (err error) {
 		return err
 	}
 	g := newGate()
-	if err := s.admit(g, d, guardrails, taskName); err != nil {
-		return err
+	for i := range callers {
+		if err := s.admit(g, d, guardrails, callerTask(i)); err != nil {
+			return err
+		}
 	}
 	a, err := s.read(origin0)
 	if err != nil {
@@ -63,7 +65,7 @@ func (b *bench) decision(ctx context.Context) (err error) {
 		}
 		var acts samples
 		err := one.each(b.n(200), func() (time.Duration, error) {
-			first, all, err := act(ctx, g, a)
+			first, all, err := act(ctx, g, of(a, 0))
 			acts = append(acts, all)
 			return first, err
 		}, bare.append)
@@ -74,8 +76,8 @@ func (b *bench) decision(ctx context.Context) (err error) {
 		whole.own, whole.base = append(whole.own, acts), append(whole.base, base)
 		long := time.Duration(b.n(400)) * time.Millisecond
 		err = errors.Join(
-			refused.round(long, base.rate(), func() (time.Duration, error) { return refuse(ctx, g, no) }),
-			passed.round(long, base.rate(), func() (time.Duration, error) { first, _, err := act(ctx, g, a); return first, err }))
+			refused.round(long, base.rate(), func(i int) (time.Duration, error) { return refuse(ctx, g, of(no, i)) }),
+			passed.round(long, base.rate(), func(i int) (time.Duration, error) { first, _, err := act(ctx, g, of(a, i)); return first, err }))
 		if err != nil {
 			return err
 		}
@@ -89,10 +91,19 @@ func (b *bench) decision(ctx context.Context) (err error) {
 		"application) and the sample task's compiled grant; the action is a recognised read. \"To dispatch\" ends when the door may act: the "+
 		"decision's record (%d bytes on average, outcomes included) and its Merkle hashes are on the disk. \"With its outcome\" adds a dispatch that "+
 		"does nothing and the second durable record. Baseline: 1 KiB appended to a file beside it and fsynced, one writer.", policies, size)
-	b.note("**%d callers** each ask again as soon as they were answered. A refusal (a write that the grant does not cover) is a whole decision with one "+
+	b.note("**%d callers** are as many tasks of one tenant, and each asks again as soon as it was answered. A refusal (a write that the grant does not cover) is a whole decision with one "+
 		"durable record, like the baseline's one append, so the target is held against it; an action that is let through waits for its outcome's record "+
 		"too, so each of those rows is two records. The signer of checkpoints runs meanwhile, as in a server.", callers)
 	return nil
+}
+
+// callerTask is the task of one caller.
+func callerTask(caller int) string { return fmt.Sprintf("%s-%d", taskName, caller) }
+
+// of is the action in the caller's task.
+func of(a action.Action, caller int) action.Action {
+	a.Task = callerTask(caller)
+	return a
 }
 
 func (b *bench) decisionRows(one, whole pair, refused, passed crowd) {
@@ -158,19 +169,19 @@ type crowd struct {
 }
 
 // round has many callers ask for so long, each again as soon as it was answered.
-func (c *crowd) round(long time.Duration, bare float64, once func() (time.Duration, error)) error {
+func (c *crowd) round(long time.Duration, bare float64, once func(caller int) (time.Duration, error)) error {
 	var mu sync.Mutex
 	var all samples
 	var errs []error
 	var wg sync.WaitGroup
 	start := time.Now()
-	for range callers {
+	for i := range callers {
 		wg.Go(func() {
 			var own samples
 			var err error
 			for err == nil && time.Since(start) < long {
 				var d time.Duration
-				if d, err = once(); err == nil {
+				if d, err = once(i); err == nil {
 					own = append(own, d)
 				}
 			}
