@@ -151,27 +151,30 @@ func (s *Set) collect(r request, at []int32) outcome {
 	if len(at) == 0 {
 		return o
 	}
+	var needs attributeSet
+	for _, i := range at {
+		needs |= s.uses[i]
+	}
+	q := r.within(needs)
 	// Cedar reports only the forbids when there is one, so permits and forbids
 	// are asked apart: a hold is a forbid to Cedar and must not hide a permit.
 	for _, forbid := range []bool{true, false} {
-		var part []int32
+		part := make([]*entry, 0, len(at))
 		for _, i := range at {
-			if s.entries[i].forbid == forbid {
-				part = append(part, i)
+			if e := s.entries[i]; e.forbid == forbid {
+				part = append(part, e)
 			}
 		}
-		_, diag := cedar.Authorize(pick{s.entries, part}, r, r.cedar)
+		if len(part) == 0 {
+			continue
+		}
+		_, diag := cedar.Authorize(pick(part), r, q)
 		for _, e := range diag.Errors {
 			o.errors = append(o.errors, string(e.PolicyID))
 		}
-		hit := map[string]bool{}
 		for _, reason := range diag.Reasons {
-			hit[string(reason.PolicyID)] = true
-		}
-		for _, i := range part {
-			e := s.entries[i]
-			switch {
-			case !hit[e.id]:
+			i := slices.IndexFunc(part, func(e *entry) bool { return e.id == string(reason.PolicyID) })
+			switch e := part[i]; {
 			case !e.forbid:
 				o.permits = append(o.permits, e)
 			case e.hold != "":

@@ -7,14 +7,16 @@ import (
 )
 
 // TestingOnlyWhole decides as Evaluate does, but asks every policy of both sets:
-// the slow and obvious evaluator that the index is held against.
+// the slow and obvious evaluator that the index is held against. Its context has
+// everything in it, whatever the policies look at.
 func TestingOnlyWhole(guardrails, grant *Set, in Input) action.Decision {
 	whole := func(s *Set) outcome {
 		at := make([]int32, len(s.entries))
 		for i := range at {
 			at[i] = int32(i)
 		}
-		return s.collect(newRequest(in), at)
+		all := &Set{entries: s.entries, uses: slices.Repeat([]attributeSet{everything}, len(s.entries))}
+		return all.collect(newRequest(in), at)
 	}
 	g := whole(guardrails)
 	if d, denied := denial(action.LayerGuardrail, g); denied {
@@ -43,4 +45,13 @@ func TestingOnlyUnchecked(file string) (*Set, error) {
 		entries = append(entries, e)
 	}
 	return newSet(slices.Clone(entries))
+}
+
+// TestingOnlyAttributes are the names of the context's members.
+func TestingOnlyAttributes() []string {
+	var names []string
+	for _, a := range attributes {
+		names = append(names, string(a.name))
+	}
+	return names
 }

@@ -9,24 +9,46 @@ import (
 	"github.com/cedar-policy/cedar-go/x/exp/ast"
 )
 
-// scopeKey is the part of a policy's scope that the index looks at. The zero
-// UID stands for "any".
-type scopeKey struct{ principal, action, resource types.EntityUID }
-
 // index finds the policies whose scope can match, by the scope alone: what is
-// in a condition is left to the evaluator.
-type index map[scopeKey][]int32
+// in a condition is left to the evaluator. Entities that no scope names have no
+// number; "any", the zero UID, has number 0.
+type index struct {
+	numbers map[types.EntityUID]uint32
+	at      map[scopeKey][]int32
+}
+
+// scopeKey is the part of a policy's scope that the index looks at, by number.
+type scopeKey struct{ principal, action, resource uint32 }
 
 func buildIndex(entries []*entry) index {
-	ix := index{}
+	ix := index{numbers: map[types.EntityUID]uint32{{}: 0}, at: map[scopeKey][]int32{}}
+	number := func(uid types.EntityUID) uint32 {
+		n, ok := ix.numbers[uid]
+		if !ok {
+			n = uint32(len(ix.numbers))
+			ix.numbers[uid] = n
+		}
+		return n
+	}
 	for i, e := range entries {
 		p := (*ast.Policy)(e.policy.AST())
 		for _, a := range actionKeys(p.Action) {
-			k := scopeKey{scopeEntity(p.Principal), a, scopeEntity(p.Resource)}
-			ix[k] = append(ix[k], int32(i))
+			k := scopeKey{number(scopeEntity(p.Principal)), number(a), number(scopeEntity(p.Resource))}
+			ix.at[k] = append(ix.at[k], int32(i))
 		}
 	}
 	return ix
+}
+
+// known are the numbers of those entities that some scope names.
+func (ix index) known(uids []types.EntityUID) []uint32 {
+	out := make([]uint32, 0, 8)
+	for _, uid := range uids {
+		if n, ok := ix.numbers[uid]; ok {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // scopeEntity is the entity that a principal or resource must be or be in.
@@ -65,11 +87,12 @@ func cmpUID(a, b types.EntityUID) int {
 // candidates are the positions of the policies that can match, in order. Each
 // entity is taken with its ancestors and with "any".
 func (ix index) candidates(r request) []int32 {
+	principals, actions, resources := ix.known(r.principals), ix.known(r.actions), ix.known(r.resources)
 	var found []int32
-	for _, p := range r.principals {
-		for _, a := range r.actions {
-			for _, res := range r.resources {
-				found = append(found, ix[scopeKey{p, a, res}]...)
+	for _, p := range principals {
+		for _, a := range actions {
+			for _, res := range resources {
+				found = append(found, ix.at[scopeKey{p, a, res}]...)
 			}
 		}
 	}
@@ -79,15 +102,12 @@ func (ix index) candidates(r request) []int32 {
 }
 
 // pick is a cedar.PolicyIterator over chosen entries.
-type pick struct {
-	entries []*entry
-	at      []int32
-}
+type pick []*entry
 
 func (p pick) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
 	return func(yield func(cedar.PolicyID, *cedar.Policy) bool) {
-		for _, i := range p.at {
-			if !yield(cedar.PolicyID(p.entries[i].id), p.entries[i].policy) {
+		for _, e := range p {
+			if !yield(cedar.PolicyID(e.id), e.policy) {
 				return
 			}
 		}

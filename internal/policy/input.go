@@ -1,9 +1,13 @@
 package policy
 
 import (
+	"encoding/json"
+	"maps"
 	"regexp"
+	"slices"
 	"unicode/utf8"
 
+	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/types"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
@@ -44,8 +48,10 @@ const (
 var operationForm = regexp.MustCompile(`^[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)+$`)
 
 // request is an Input in Cedar's terms, with the ancestors the index asks for.
-// It is the types.EntityGetter of its own evaluation.
+// It is the types.EntityGetter of its own evaluation. Its context is made for
+// the policies that are asked: see within.
 type request struct {
+	in                             Input
 	cedar                          types.Request
 	principals, actions, resources []types.EntityUID // self, ancestors, any
 	entities                       [3]types.Entity
@@ -84,7 +90,7 @@ func (in Input) malformed() string {
 
 func newRequest(in Input) request {
 	a := in.Action
-	r := request{}
+	r := request{in: in}
 	r.cedar.Principal = uid("Agent", a.Agent)
 	tenant := uid("Tenant", a.Tenant)
 	r.entities[0] = types.Entity{UID: r.cedar.Principal, Parents: types.NewEntityUIDSet(tenant)}
@@ -112,7 +118,6 @@ func newRequest(in Input) request {
 		r.cedar.Resource = uid("Boundary", "self")
 		r.resources = []types.EntityUID{r.cedar.Resource, {}}
 	}
-	r.cedar.Context = newContext(in)
 	return r
 }
 
@@ -149,50 +154,150 @@ func actionGroups(a action.Action) []types.EntityUID {
 
 var effects = []action.Effect{action.Observe, action.Read, action.Write, action.Privileged, action.Irreversible}
 
-func newContext(in Input) types.Record {
-	a := in.Action
-	source := in.Source
-	if source != SourceHarness && source != SourceBoundary {
-		source = SourceBrowser
-	}
-	var total int64
-	counts := types.RecordMap{}
-	for op, n := range in.Counts {
-		counts[types.String(op)] = types.Long(n)
-		total += n
-	}
-	names := make([]types.Value, 0, len(a.Params))
-	for k := range a.Params {
-		names = append(names, types.String(k))
-	}
-	m := types.RecordMap{
-		"tenant": types.String(a.Tenant), "task": types.String(a.Task),
-		"stage": types.String(in.Stage), "tier": types.String(in.Tier),
-		"surface": types.String(a.Surface), "source": types.String(source),
-		"operation": types.String(a.Operation), "effect": types.String(a.Effect), "app": types.String(a.App),
-		"params": stringRecord(a.Params), "paramNames": types.NewSet(names...), "taskParams": stringRecord(in.TaskParams),
-		"labels": stringSet(in.Labels), "adds": stringSet(a.Labels),
-		"count": types.Long(in.Counts[a.Operation]), "counts": types.NewRecord(counts), "total": types.Long(total),
-		"explained": types.Boolean(a.Explained != ""), "unmatched": types.Boolean(a.Unmatched()),
-		"pinned": types.Boolean(in.Pinned), "certified": types.Boolean(in.Certified), "demo": types.Boolean(in.Demo),
-	}
-	if e := a.Element; e != nil {
-		m["element"] = types.NewRecord(types.RecordMap{
+// attributes are the members of the context, with the place of each in an
+// attributeSet. One without a value is absent.
+var attributes = [...]struct {
+	name types.String
+	of   func(in Input) types.Value
+}{
+	{"tenant", func(in Input) types.Value { return types.String(in.Action.Tenant) }},
+	{"task", func(in Input) types.Value { return types.String(in.Action.Task) }},
+	{"stage", func(in Input) types.Value { return types.String(in.Stage) }},
+	{"tier", func(in Input) types.Value { return types.String(in.Tier) }},
+	{"surface", func(in Input) types.Value { return types.String(in.Action.Surface) }},
+	{"source", func(in Input) types.Value {
+		if in.Source != SourceHarness && in.Source != SourceBoundary {
+			return types.String(SourceBrowser)
+		}
+		return types.String(in.Source)
+	}},
+	{"operation", func(in Input) types.Value { return types.String(in.Action.Operation) }},
+	{"effect", func(in Input) types.Value { return types.String(in.Action.Effect) }},
+	{"app", func(in Input) types.Value { return types.String(in.Action.App) }},
+	{"params", func(in Input) types.Value { return stringRecord(in.Action.Params) }},
+	{"paramNames", func(in Input) types.Value { return stringSet(slices.Collect(maps.Keys(in.Action.Params))) }},
+	{"taskParams", func(in Input) types.Value { return stringRecord(in.TaskParams) }},
+	{"labels", func(in Input) types.Value { return stringSet(in.Labels) }},
+	{"adds", func(in Input) types.Value { return stringSet(in.Action.Labels) }},
+	{"count", func(in Input) types.Value { return types.Long(in.Counts[in.Action.Operation]) }},
+	{"counts", func(in Input) types.Value {
+		counts := make(types.RecordMap, len(in.Counts))
+		for op, n := range in.Counts {
+			counts[types.String(op)] = types.Long(n)
+		}
+		return types.NewRecord(counts)
+	}},
+	{"total", func(in Input) types.Value {
+		var total int64
+		for _, n := range in.Counts {
+			total += n
+		}
+		return types.Long(total)
+	}},
+	{"explained", func(in Input) types.Value { return types.Boolean(in.Action.Explained != "") }},
+	{"unmatched", func(in Input) types.Value { return types.Boolean(in.Action.Unmatched()) }},
+	{"pinned", func(in Input) types.Value { return types.Boolean(in.Pinned) }},
+	{"certified", func(in Input) types.Value { return types.Boolean(in.Certified) }},
+	{"demo", func(in Input) types.Value { return types.Boolean(in.Demo) }},
+	{"element", func(in Input) types.Value {
+		e := in.Action.Element
+		if e == nil {
+			return nil
+		}
+		return types.NewRecord(types.RecordMap{
 			"origin": types.String(e.FrameOrigin), "topOrigin": types.String(e.TopOrigin), "url": types.String(e.URL),
 			"tag": types.String(e.Tag), "role": types.String(e.Role), "name": types.String(e.Name),
 			"link": types.String(e.Link), "formAction": types.String(e.FormAction), "formMethod": types.String(e.FormMethod),
 			"inputType": types.String(e.InputType), "uninspectable": types.Boolean(e.Uninspectable != ""),
 			"why": types.String(e.Uninspectable),
 		})
-	}
-	if q := a.Request; q != nil {
-		m["request"] = types.NewRecord(types.RecordMap{
+	}},
+	{"request", func(in Input) types.Value {
+		q := in.Action.Request
+		if q == nil {
+			return nil
+		}
+		return types.NewRecord(types.RecordMap{
 			"method": types.String(q.Method), "origin": types.String(q.Origin), "path": types.String(q.Path),
 			"query": types.String(q.Query), "bodyType": types.String(q.BodyType), "bodySize": types.Long(q.BodySize),
 			"destination": types.String(q.Destination), "redirected": types.Boolean(q.RedirectOf != ""),
 		})
+	}},
+}
+
+// attributeSet has a bit for each of attributes.
+type attributeSet uint32
+
+const everything = attributeSet(1<<len(attributes) - 1)
+
+// within is the request with those attributes in its context. Cedar's records
+// are costly to make, and most policies look at few of them.
+func (r request) within(set attributeSet) types.Request {
+	m := types.RecordMap{}
+	for i, a := range attributes {
+		if set&(1<<i) == 0 {
+			continue
+		}
+		if v := a.of(r.in); v != nil {
+			m[a.name] = v
+		}
 	}
-	return types.NewRecord(m)
+	q := r.cedar
+	q.Context = types.NewRecord(m)
+	return q
+}
+
+// attributesOf are the attributes that a policy looks at, by its JSON form
+// (docs.cedarpolicy.com, "JSON policy format"): context.x is an access of x to
+// the variable. A policy that uses the context in any other way looks at all.
+func attributesOf(p *cedar.Policy) (attributeSet, error) {
+	raw, err := p.MarshalJSON()
+	if err != nil {
+		return 0, err
+	}
+	var tree any
+	if err := json.Unmarshal(raw, &tree); err != nil {
+		return 0, err
+	}
+	return lookedAt(tree), nil
+}
+
+func lookedAt(node any) (set attributeSet) {
+	switch n := node.(type) {
+	case []any:
+		for _, v := range n {
+			set |= lookedAt(v)
+		}
+	case map[string]any:
+		if n["Var"] == "context" {
+			return everything
+		}
+		for k, v := range n {
+			access, ok := v.(map[string]any)
+			if ok && (k == "." || k == "has") && isContext(access["left"]) {
+				set |= attribute(access["attr"])
+				continue
+			}
+			set |= lookedAt(v)
+		}
+	}
+	return set
+}
+
+func isContext(node any) bool {
+	n, ok := node.(map[string]any)
+	return ok && len(n) == 1 && n["Var"] == "context"
+}
+
+// attribute is the set of one. A name that is not known is never present, so
+// nothing needs to be made for it.
+func attribute(name any) attributeSet {
+	for i, a := range attributes {
+		if string(a.name) == name {
+			return 1 << i
+		}
+	}
+	return 0
 }
 
 func stringRecord(m map[string]string) types.Record {

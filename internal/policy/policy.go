@@ -41,7 +41,8 @@ const (
 
 // Set is a parsed, checked and indexed set of policies. It does not change.
 type Set struct {
-	entries []*entry // by id
+	entries []*entry       // by id
+	uses    []attributeSet // of the context, by entry
 	index   index
 }
 
@@ -88,7 +89,14 @@ func newSet(entries []*entry) (*Set, error) {
 			return nil, fmt.Errorf("policy set: @id %q is used twice", entries[i].id)
 		}
 	}
-	return &Set{entries: entries, index: buildIndex(entries)}, nil
+	uses := make([]attributeSet, len(entries))
+	for i, e := range entries {
+		var err error
+		if uses[i], err = attributesOf(e.policy); err != nil {
+			return nil, fmt.Errorf("policy set: %s: %w", e.id, err)
+		}
+	}
+	return &Set{entries: entries, uses: uses, index: buildIndex(entries)}, nil
 }
 
 // IDs lists the policies, sorted.

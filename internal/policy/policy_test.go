@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -330,5 +331,18 @@ func TestExplainNamesEverything(t *testing.T) {
 		if !strings.Contains(got, want) {
 			t.Errorf("got\n%s\nwant %q in it", got, want)
 		}
+	}
+}
+
+// Every attribute that an author may use is made, and none that is not declared.
+func TestContextIsTheSchemas(t *testing.T) {
+	_, body, _ := strings.Cut(policy.Schema(), "type Context = {")
+	body, _, _ = strings.Cut(body, "\n};")
+	var declared []string
+	for _, m := range regexp.MustCompile(`(?m)^  (\w+)\??:`).FindAllStringSubmatch(body, -1) {
+		declared = append(declared, m[1])
+	}
+	if got := policy.TestingOnlyAttributes(); len(declared) == 0 || !slices.Equal(got, declared) {
+		t.Errorf("got %q, want %q", got, declared)
 	}
 }

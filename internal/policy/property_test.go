@@ -29,7 +29,10 @@ func aPolicy(t *rapid.T, id string) string {
 	res := pick("resource", "resource", `resource == App::"iam"`, `resource in Origin::"https://iam"`, `resource is App`, `resource is Boundary`,
 		`resource is App in Origin::"https://pay"`, `resource == Boundary::"self"`, `resource == Origin::"https://evil"`)
 	when := pick("when", "", `when { context.labels.contains("pii") }`, `when { context.count + 9223372036854775806 > 0 }`,
-		`when { context has element && context.element.uninspectable }`, `unless { context.explained }`, `when { context.params has p && context.params.p == "v" }`)
+		`when { context has element && context.element.uninspectable }`, `unless { context.explained }`,
+		`when { context.total > 1 || context.counts has "iam.a.x" }`, `when { context.paramNames.contains("p") && context.source == "browser" }`,
+		`when { context has request && context.request.origin == "https://pay" }`, `when { if context.certified then context.demo else context.pinned }`,
+		`when { {c: context.stage, d: [context.tier]}.c == "production" }`, `when { context.params has p && context.params.p == "v" }`)
 	hold := pick("hold", "", "", `@hold("approver")`, `@hold("owner")`)
 	return fmt.Sprintf("@id(%q) %s forbid (%s, %s, %s) %s;", id, hold, principal, act, res, when)
 }
