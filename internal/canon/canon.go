@@ -51,6 +51,9 @@ func Marshal(v any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s, ok := sorted(b); ok {
+		return s, nil
+	}
 	if err := checkNumbers(b); err != nil {
 		return nil, err
 	}

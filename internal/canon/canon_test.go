@@ -1,11 +1,14 @@
 package canon_test
 
 import (
+	"bytes"
 	"errors"
 	"math"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
@@ -138,4 +141,32 @@ func FuzzRoundTrip(f *testing.F) {
 			t.Fatalf("%s: through values: %s, %v", one, three, err)
 		}
 	})
+}
+
+// FuzzAgainstTheLibrary holds the short way against the library's.
+func FuzzAgainstTheLibrary(f *testing.F) {
+	for _, s := range []string{`{}`, `[]`, `{"b":1,"a":{"d":[],"c":[{"z":null,"y":true},false]},"ab":"é"}`, `{"a":1,"":2}`, `-0`, `-1`, `[123456789012345,1234567890123456]`,
+		`{"b":1.0,"a":2}`, `{"b":"\u0041","a":2}`, `{"\u0062":1,"a":2}`, `{"é":1,"a":2}`, `{"b":1, "a":2}`, `{"b":"\n"}`, `""`, `{"a":1,"a":2}`, `01`, `[1,]`, `{"a":1,}`,
+		strings.Repeat("[", 70) + strings.Repeat("]", 70)} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		if jsontext.Value(in).IsValid() {
+			got, err := canon.Marshal(canon.Value(in))
+			want := jsontext.Value(bytes.Clone(in))
+			if e := want.Canonicalize(); err == nil && (e != nil || string(got) != string(want)) {
+				t.Fatalf("%q: got %s, want %s %v", in, got, want, e)
+			}
+		}
+	})
+}
+
+func BenchmarkMarshal(b *testing.B) {
+	v := map[string]any{"decision": action.Decision{Verdict: action.Allow, Layer: action.LayerGrant, Code: "permitted", Reason: "the task's capability covers it", Policies: []string{"grant/a/1"}},
+		"action": action.Action{ID: "a-1", Tenant: "acme", Task: "t-1", Agent: "helpdesk", Operation: "iam.user.read", Request: &action.Request{Method: "GET", Origin: "https://iam"}}}
+	for b.Loop() {
+		if _, err := canon.Marshal(v); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
