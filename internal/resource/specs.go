@@ -123,7 +123,17 @@ type Prompt struct {
 // Browser is the managed browser.
 type Browser struct {
 	Kind BrowserKind `json:"kind"`
+	// Protocol is how much of the Chrome DevTools Protocol the harness is
+	// served; empty is sealed.
+	Protocol BrowserProtocol `json:"protocol,omitempty"`
 }
+
+// BrowserProtocol is a profile of the DevTools Protocol's surface.
+type BrowserProtocol string
+
+// Values lists what may be written: nothing at all (the screen only), known
+// helper scripts of drivers only, or scripts of the harness's own as well.
+func (BrowserProtocol) Values() []string { return []string{"sealed", "pinned", "open"} }
 
 // BrowserKind is the build of Chromium.
 type BrowserKind string

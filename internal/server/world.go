@@ -62,6 +62,7 @@ type agent struct {
 	connectors    []string
 	apps          map[string]bool
 	browserKind   string
+	protocol      string // profile of the browser protocol's surface
 	model         string
 	endpoint      string
 	roots         *x509.CertPool // of the endpoint; nil means the machine's
@@ -154,9 +155,12 @@ func loadWorld(ctx context.Context, log record.Log) (*world, error) {
 
 func (w *world) agent(name string, spec *resource.AgentSpec, sets map[string]*policy.SetSpec) (*agent, error) {
 	a := &agent{name: name, spec: spec, owner: spec.Owner, deputy: spec.Deputy, connectors: spec.Connectors, apps: map[string]bool{},
-		browserKind: "shell", model: spec.Model.ID, endpoint: spec.Model.Endpoint, betas: spec.Model.Betas}
+		browserKind: "shell", protocol: "sealed", model: spec.Model.ID, endpoint: spec.Model.Endpoint, betas: spec.Model.Betas}
 	if spec.Browser != nil {
 		a.browserKind = string(spec.Browser.Kind)
+		if p := spec.Browser.Protocol; p != "" {
+			a.protocol = string(p)
+		}
 	}
 	for _, c := range spec.Connectors {
 		a.apps[c] = true
@@ -178,6 +182,10 @@ func (w *world) agent(name string, spec *resource.AgentSpec, sets map[string]*po
 		return nil, err
 	}
 	a.tier, a.tierWhy = w.tier(a)
+	if a.tier == "privileged" && a.protocol == "open" {
+		return nil, fmt.Errorf("browser.protocol is open, and the agent is privileged (%s): a script of the harness could do what no input explains; "+
+			"want sealed or pinned", a.tierWhy)
+	}
 	a.declared, err = w.declare(a)
 	return a, err
 }
@@ -241,6 +249,7 @@ func (w *world) declare(a *agent) (boundary.Manifest, error) {
 		add(boundary.Declared, here, "harness.path", h.Path)
 	}
 	add(boundary.Pinned, here, "browser.kind", a.browserKind)
+	add(boundary.Pinned, here, "browser.protocol", a.protocol)
 	pin := func(prefix, kind string, names []string) {
 		for _, n := range names {
 			add(boundary.Pinned, kind+" resource", prefix+"."+n, string(w.resources[kind+"/"+n].Digest))
