@@ -30,6 +30,8 @@ loop internal/gate 'TestBudgetIsExactUnderRaces|TestNothingAfterEnd|TestEndCutsW
 loop internal/approval 'TestConcurrent.*'
 loop internal/browser 'TestRaceHostilePageWinsNoRound|TestFactsChangedInsideThePress|TestPageCannotDisturbTheGuard'
 loop internal/server 'TestStory'
+echo "== internal/browser, 1200 rounds of a page that swaps"
+SALLYPORT_RACE_ROUNDS=25 $go test ./internal/browser -run TestPageThatSwapsWinsNoRound -count 1 -v -timeout 30m || status=1
 echo "== test/crash, $crashes kills"
 SALLYPORT_CRASH_ROUNDS=$crashes $go test ./test/crash -count 1 -v -timeout 120m || status=1
 exit $status

@@ -32,6 +32,7 @@ import (
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
@@ -66,6 +67,8 @@ type Browser struct {
 	clean   func()
 
 	input chan struct{} // capacity 1: the one action in flight
+
+	client atomic.Pointer[Client] // of the protocol, or nil
 
 	mu       sync.Mutex // guards the fields below; never held while waiting
 	sessions map[string]*session

@@ -67,12 +67,13 @@ type conn struct {
 	mu   sync.Mutex // guards the fields below
 	next int64
 	wait map[int64]chan message
+	taps map[int64]func(message) // answers that are wanted in the order of events
 	err  error
 	done chan struct{} // closed when err is set
 }
 
 func newConn(r, w *os.File, on func(message), ended func() error) *conn {
-	c := &conn{w: w, r: r, on: on, ended: ended, wait: map[int64]chan message{}, done: make(chan struct{})}
+	c := &conn{w: w, r: r, on: on, ended: ended, wait: map[int64]chan message{}, taps: map[int64]func(message){}, done: make(chan struct{})}
 	go c.read()
 	return c
 }
@@ -98,9 +99,13 @@ func (c *conn) read() {
 			continue
 		}
 		c.mu.Lock()
-		ch := c.wait[m.id]
+		ch, tap := c.wait[m.id], c.taps[m.id]
 		delete(c.wait, m.id)
+		delete(c.taps, m.id)
 		c.mu.Unlock()
+		if tap != nil {
+			tap(m)
+		}
 		if ch != nil {
 			ch <- m // capacity 1, one answer each
 		}
@@ -220,16 +225,22 @@ func (c *conn) send(session, method string, params any) *call {
 	k.id = c.next
 	c.wait[k.id] = k.ch
 	c.mu.Unlock()
+	if err := c.write(k.id, session, method, params); err != nil {
+		k.drop()
+		k.err = err
+	}
+	return k
+}
+
+func (c *conn) write(id int64, session, method string, params any) error {
 	b, err := json.Marshal(struct {
 		ID      int64  `json:"id"`
 		Session string `json:"sessionId,omitzero"`
 		Method  string `json:"method"`
 		Params  any    `json:"params"`
-	}{k.id, session, method, params}, lax)
+	}{id, session, method, params}, lax)
 	if err != nil {
-		k.drop()
-		k.err = err
-		return k
+		return err
 	}
 	b = append(b, 0)
 	c.wmu.Lock()
@@ -238,9 +249,8 @@ func (c *conn) send(session, method string, params any) *call {
 	c.wmu.Unlock()
 	if err != nil { // a message cut in the middle cannot be mended
 		c.close(fmt.Errorf("write to the browser: %w", err))
-		k.err = err
 	}
-	return k
+	return err
 }
 
 func (k *call) drop() {

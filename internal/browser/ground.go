@@ -47,6 +47,7 @@ type facts struct {
 	Tag      string     `json:"tag"`
 	Role     string     `json:"role"`
 	Name     string     `json:"name"`
+	Says     string     `json:"says"` // Name where a change of it is a change of the target
 	Link     string     `json:"link"`
 	Action   string     `json:"action"`
 	Method   string     `json:"method"`
@@ -195,7 +196,7 @@ func (b *Browser) grounded(g Grounded, p place, raw jsontext.Value) (Grounded, p
 	// would name whatever happens to be drawn on it.
 	d, err := canon.DigestOf(obj{
 		"page": g.Page, "frame": g.Frame, "loader": g.Loader, "node": f.Node, "submit": f.Submit, "origin": origin, "top": p.top.origin(),
-		"topLoader": p.top.Loader, "url": f.URL, "tag": f.Tag, "link": f.Link, "action": f.Action, "method": f.Method, "type": f.Type,
+		"topLoader": p.top.Loader, "url": f.URL, "tag": f.Tag, "link": f.Link, "action": f.Action, "method": f.Method, "type": f.Type, "says": f.Says,
 		"rect": rect, "keyboard": g.Keyboard, "uninspectable": g.Element.Uninspectable})
 	g.Fingerprint = d
 	return g, p, err

@@ -83,7 +83,9 @@
     const how = submit && hasAttr(submit, 'formmethod') ? first(submitMethod, submit) : formMethod(form);
     return { form, action: String(action ?? ''), method: String(how ?? '') };
   };
-  const keyOf = r => JSON.stringify([r.link, r.action, r.method, r.type]);
+  // what a control says: a label that changes is another control to whoever looked
+  const says = r => r.act && matches(r.act, ACTIONABLE) && !editable(r.act) ? nameOf(r.act, r.control) : '';
+  const keyOf = r => JSON.stringify([r.link, r.action, r.method, r.type, says(r)]);
 
   // the default button of a form (HTML, 4.10.21.2 implicit submission)
   const IMPLICIT = ['text', 'search', 'tel', 'url', 'email', 'password', 'date', 'month', 'week', 'time', 'datetime-local',
@@ -135,7 +137,7 @@
   const closedRoots = e => { const out = []; for (let n = e; n;) { const r = rootOf(n); if (!isShadow(r)) break; if (modeOf(r) === 'closed') out.push(r); n = hostOf(r); } return out; };
   const facts = (hit, r, keyboard) => {
     const b = rectOf(r.act) ?? { x: 0, y: 0, width: 0, height: 0 };
-    return { node: idOf(r.act), submit: idOf(r.submit), tag: localName(r.act), role: clip(roleOf(r.act)), name: nameOf(r.act, r.control),
+    return { node: idOf(r.act), submit: idOf(r.submit), tag: localName(r.act), role: clip(roleOf(r.act)), name: nameOf(r.act, r.control), says: says(r),
       link: r.link, action: r.action, method: r.method, type: r.type, url: location.href, origin: self.origin,
       rect: [b.x, b.y, b.width, b.height], blind: keyboard && localName(r.act) === 'select' ? '' : blind(hit, r),
       editable: !!(editable(r.act) || ['input', 'textarea', 'select'].includes(localName(r.act))) };

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 const (
@@ -28,6 +29,8 @@ type session struct {
 	loads     int            // counts main-frame loads that ended
 	crashed   bool
 	gone      chan struct{}
+
+	info jsontext.Value // TargetInfo as it was when it was attached; never changed
 }
 
 func (s *session) page() *session {
@@ -59,6 +62,9 @@ var (
 
 // event is called by the reader for every event, in order. It must not wait.
 func (b *Browser) event(m message) {
+	if c := b.client.Load(); c != nil && c.event(m) {
+		return
+	}
 	var err error
 	switch m.method {
 	case "Target.attachedToTarget":
@@ -102,21 +108,30 @@ func (b *Browser) event(m message) {
 
 func (b *Browser) onAttached(m message) error {
 	var p struct {
-		SessionID string `json:"sessionId"`
-		Info      struct {
-			TargetID string `json:"targetId"`
-			Type     string `json:"type"`
-		} `json:"targetInfo"`
-		Waiting bool `json:"waitingForDebugger"`
+		SessionID string         `json:"sessionId"`
+		Info      jsontext.Value `json:"targetInfo"`
+		Waiting   bool           `json:"waitingForDebugger"`
+	}
+	var info struct {
+		TargetID string `json:"targetId"`
+		Type     string `json:"type"`
 	}
 	if err := json.Unmarshal(m.params, &p, lax); err != nil {
 		return err
 	}
-	s := &session{id: p.SessionID, target: p.Info.TargetID, kind: p.Info.Type, worlds: map[string]int{},
-		ready: make(chan struct{}), gone: make(chan struct{})}
+	if err := json.Unmarshal(p.Info, &info, lax); err != nil {
+		return err
+	}
+	if info.Type == "browser" { // the session of a client, which its owner asked for
+		return nil
+	}
+	s := &session{id: p.SessionID, target: info.TargetID, kind: info.Type, worlds: map[string]int{},
+		ready: make(chan struct{}), gone: make(chan struct{}), info: p.Info}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s.parent = b.sessions[m.session]
+	if s.parent = b.sessions[m.session]; s.parent == nil && m.session != "" {
+		return nil // under a session that is gone, or that was a client's
+	}
 	if len(b.sessions) >= maxSessions {
 		return errors.New("too many targets")
 	}
@@ -159,6 +174,7 @@ func (b *Browser) prepare(s *session) {
 		send("Page.bringToFront", nil)
 	}
 	send("Target.setAutoAttach", autoAttachInner)
+	b.letSee(s)
 	send("Runtime.runIfWaitingForDebugger", nil)
 	for _, k := range calls {
 		if err := k.get(ctx, nil); err != nil && s.guarded() {
