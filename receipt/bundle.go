@@ -42,10 +42,10 @@ type Record struct {
 	Body     json.RawMessage `json:"body"`
 }
 
-// Person lists the SSH keys a person approves with.
+// Person lists the keys a person approves with.
 type Person struct {
 	Name string   `json:"name"`
-	Keys []string `json:"keys"` // authorized_keys form, without options or comment
+	Keys []string `json:"keys"` // as ParseApprovalKey returns them
 }
 
 // Key is a public key that signs statements.
@@ -54,12 +54,12 @@ type Key struct {
 	Public []byte `json:"public"` // PKIX, DER
 }
 
-// Approval is a statement that a person signed (VerifySSHSIG, ApprovalNamespace).
+// Approval is a statement that a person signed (VerifyApproval).
 type Approval struct {
 	Name      string `json:"name"`
 	Person    string `json:"person"`
 	Statement []byte `json:"statement"`
-	Signature string `json:"signature"` // armored
+	Signature string `json:"signature"` // armored SSHSIG, or Assertion.String
 }
 
 // Envelope is a DSSE envelope.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -28,14 +29,14 @@ type SSHPolicy struct {
 	RequireVerification bool // the key checked a PIN or a fingerprint; implies RequireHardware
 }
 
-// SSHSigner is who made a valid signature, and how.
-type SSHSigner struct {
-	Key         string // "type base64", as in an authorized_keys line, without a comment
+// Signer is who made a valid signature, and how.
+type Signer struct {
+	Key         string // the line of the key, as ParseApprovalKey returns it
 	Fingerprint string // SHA256:...
-	Hardware    bool   // a security key (FIDO)
+	Hardware    bool   // by its own word, a FIDO authenticator that gives the key to no other device
 	Present     bool   // it was touched
 	Verified    bool   // it verified its user
-	Counter     uint32 // of the security key; it only rises on an uncloned one
+	Counter     uint32 // of the authenticator, 0 if it has none; it only rises on an uncloned one
 }
 
 // Flags of a security key's signature (WebAuthn level 3, section 6.1).
@@ -71,59 +72,60 @@ const sshsigMagic = "SSHSIG"
 
 // VerifySSHSIG verifies an armored SSH signature (OpenSSH PROTOCOL.sshsig, as
 // made by ssh-keygen -Y sign) over message, made for namespace by one of the
-// allowed keys, which are public keys as in authorized_keys, without options.
-// Ed25519, ECDSA and their security key forms count; RSA, DSA and certificates
-// do not. A security key must have been touched.
-func VerifySSHSIG(message, armored []byte, namespace string, allowed []string, p SSHPolicy) (SSHSigner, error) {
+// allowed keys, which are lines that ParseSSHKey reads. Ed25519, ECDSA and their
+// security key forms count; RSA, DSA and certificates do not. A security key must
+// have been touched, and must have verified its user where its line asks for it.
+func VerifySSHSIG(message, armored []byte, namespace string, allowed []string, p SSHPolicy) (Signer, error) {
 	s, err := verifySSHSIG(message, armored, namespace, allowed, p)
 	if err != nil {
-		return SSHSigner{}, fmt.Errorf("%w: %w", ErrSignature, err)
+		return Signer{}, fmt.Errorf("%w: %w", ErrSignature, err)
 	}
 	return s, nil
 }
 
-func verifySSHSIG(message, armored []byte, namespace string, allowed []string, p SSHPolicy) (SSHSigner, error) {
+func verifySSHSIG(message, armored []byte, namespace string, allowed []string, p SSHPolicy) (Signer, error) {
 	blob, err := unarmor(armored)
 	if err != nil {
-		return SSHSigner{}, err
+		return Signer{}, err
 	}
 	key, err := ssh.ParsePublicKey(blob.PublicKey)
 	if err != nil {
-		return SSHSigner{}, fmt.Errorf("public key: %w", err)
+		return Signer{}, fmt.Errorf("public key: %w", err)
 	}
 	if !slices.Contains(sshKeyTypes, key.Type()) {
-		return SSHSigner{}, fmt.Errorf("key type %s does not count", key.Type())
+		return Signer{}, fmt.Errorf("key type %s does not count", key.Type())
 	}
-	if err := allowKey(key, allowed); err != nil {
-		return SSHSigner{}, err
+	line, err := allowKey(key, allowed)
+	if err != nil {
+		return Signer{}, err
 	}
 	if namespace == "" || blob.Namespace != namespace {
-		return SSHSigner{}, fmt.Errorf("made for %q, want %q", blob.Namespace, namespace)
+		return Signer{}, fmt.Errorf("made for %q, want %q", blob.Namespace, namespace)
 	}
 	digest, err := sshDigest(blob.Hash, message)
 	if err != nil {
-		return SSHSigner{}, err
+		return Signer{}, err
 	}
 	var sig ssh.Signature
 	if err := ssh.Unmarshal(blob.Signature, &sig); err != nil {
-		return SSHSigner{}, fmt.Errorf("signature: %w", err)
+		return Signer{}, fmt.Errorf("signature: %w", err)
 	}
 	if sig.Format != key.Type() {
-		return SSHSigner{}, fmt.Errorf("%s signature by a %s key", sig.Format, key.Type())
+		return Signer{}, fmt.Errorf("%s signature by a %s key", sig.Format, key.Type())
 	}
-	who := SSHSigner{Key: keyLine(key), Fingerprint: ssh.FingerprintSHA256(key)}
+	who := Signer{Key: line, Fingerprint: ssh.FingerprintSHA256(key)}
 	if err := readFlags(&who, key.Type(), sig.Rest); err != nil {
-		return SSHSigner{}, err
+		return Signer{}, err
 	}
 	signed := append([]byte(sshsigMagic), ssh.Marshal(sshsigMessage{blob.Namespace, "", blob.Hash, digest})...)
 	if err := key.Verify(signed, &sig); err != nil {
-		return SSHSigner{}, err
+		return Signer{}, err
 	}
 	switch {
 	case (p.RequireHardware || p.RequireVerification) && !who.Hardware:
-		return SSHSigner{}, errors.New("not made by a security key")
-	case p.RequireVerification && !who.Verified:
-		return SSHSigner{}, errors.New("the security key did not verify its user")
+		return Signer{}, errors.New("not made by a security key")
+	case (p.RequireVerification || strings.HasPrefix(line, verifyRequired)) && !who.Verified:
+		return Signer{}, errors.New("the security key did not verify its user")
 	}
 	return who, nil
 }
@@ -166,7 +168,7 @@ func sshDigest(hash string, message []byte) ([]byte, error) {
 
 // readFlags reads flags and counter of a security key's signature. That the
 // key was touched is checked here, whatever the library does.
-func readFlags(who *SSHSigner, keyType string, rest []byte) error {
+func readFlags(who *Signer, keyType string, rest []byte) error {
 	if keyType != ssh.KeyAlgoSKED25519 && keyType != ssh.KeyAlgoSKECDSA256 {
 		if len(rest) > 0 {
 			return errors.New("data after the signature")
@@ -188,33 +190,43 @@ func readFlags(who *SSHSigner, keyType string, rest []byte) error {
 	return nil
 }
 
-func allowKey(key ssh.PublicKey, allowed []string) error {
+// allowKey returns the line of the key among those allowed.
+func allowKey(key ssh.PublicKey, allowed []string) (string, error) {
 	for _, line := range allowed {
 		k, err := ParseSSHKey(line)
 		if err != nil {
-			return err
+			return "", err
 		}
-		if k == keyLine(key) {
-			return nil
+		if strings.TrimPrefix(k, verifyRequired) == keyLine(key) {
+			return k, nil
 		}
 	}
-	return fmt.Errorf("key %s is not one of the %d allowed", ssh.FingerprintSHA256(key), len(allowed))
+	return "", fmt.Errorf("key %s is not one of the %d allowed", ssh.FingerprintSHA256(key), len(allowed))
 }
 
+// verifyRequired is the one option that a line may have (sshd(8), AUTHORIZED_KEYS
+// FILE FORMAT): this security key counts only when it verified its user.
+const verifyRequired = "verify-required "
+
 // ParseSSHKey reads one authorized_keys line of a type that counts and returns
-// it as "type base64". A line with options is refused: an option such as
+// it as "type base64", after "verify-required " if a security key has that
+// option. A line with any other option is refused: an option such as
 // no-touch-required would be promised and not kept.
 func ParseSSHKey(line string) (string, error) {
 	k, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(line))
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("SSH key: %w", err)
-	case len(options) > 0 || len(bytes.TrimSpace(rest)) > 0:
-		return "", errors.New("SSH key: want one line without options")
+	case len(bytes.TrimSpace(rest)) > 0:
+		return "", errors.New("SSH key: want one line")
 	case !slices.Contains(sshKeyTypes, k.Type()):
 		return "", fmt.Errorf("SSH key: type %s does not count", k.Type())
+	case len(options) == 0:
+		return keyLine(k), nil
+	case len(options) == 1 && options[0]+" " == verifyRequired && strings.HasPrefix(k.Type(), "sk-"):
+		return verifyRequired + keyLine(k), nil
 	}
-	return keyLine(k), nil
+	return "", errors.New("SSH key: want no option but verify-required, of a security key")
 }
 
 func keyLine(k ssh.PublicKey) string {

@@ -57,7 +57,7 @@ type Report struct {
 // SignedApproval is an approval and who signed it.
 type SignedApproval struct {
 	Approval
-	Signer SSHSigner
+	Signer Signer
 }
 
 // SignedStatement is a DSSE statement and the names of the keys that signed.
@@ -159,7 +159,7 @@ func (v *verifier) take(rank int, l *line) error {
 		return v.record(l.Record, l.Proof)
 	case rankPerson:
 		for _, k := range l.Person.Keys {
-			if _, err := ParseSSHKey(k); err != nil {
+			if _, err := ParseApprovalKey(k); err != nil {
 				return err
 			}
 		}
@@ -172,7 +172,7 @@ func (v *verifier) take(rank int, l *line) error {
 		v.keys, v.names = append(v.keys, k), append(v.names, l.Key.Name)
 	case rankApproval:
 		a := *l.Approval
-		who, err := VerifySSHSIG(a.Statement, []byte(a.Signature), ApprovalNamespace, v.people[a.Person], v.o.Approvals)
+		who, err := VerifyApproval(a.Statement, a.Signature, v.people[a.Person], v.o.Approvals)
 		if err != nil {
 			return fmt.Errorf("approval %s by %s: %w", a.Name, a.Person, err)
 		}

@@ -54,7 +54,7 @@ func (e *Engine) Grant(ctx context.Context, id, person string, signature []byte,
 func (e *Engine) grant(ctx context.Context, id, person string, signature []byte, release func(record.Tx, Statement) error) (Approval, error) {
 	now := e.now().UTC()
 	var seen Approval
-	var sig receipt.SSHSigner
+	var sig receipt.Signer
 	var count int
 	err := e.log.View(ctx, func(tx record.Tx) (err error) {
 		if seen, err = get(tx, id); err != nil {
@@ -144,7 +144,7 @@ func (e *Engine) open(tx record.Tx, a Approval, now time.Time) (people, error) {
 
 // judge decides whether the person's signature counts, and returns how many
 // people will have signed with it.
-func (p people) judge(a Approval, person string, sig receipt.SSHSigner) (int, error) {
+func (p people) judge(a Approval, person string, sig receipt.Signer) (int, error) {
 	if err := p.eligible(a.Statement, person, sig); err != nil {
 		return 0, err
 	}

@@ -42,10 +42,10 @@ func (p people) named(name string) (Person, bool) {
 // verify checks an armored signature over the statement by any key that is
 // registered now. Whose key it is, and whether that person may approve, is for
 // eligible to say.
-func (p people) verify(s Statement, armored string) (receipt.SSHSigner, error) {
+func (p people) verify(s Statement, armored string) (receipt.Signer, error) {
 	msg, err := s.Bytes()
 	if err != nil {
-		return receipt.SSHSigner{}, err
+		return receipt.Signer{}, err
 	}
 	var keys []string
 	for _, q := range p {
@@ -92,7 +92,7 @@ func (p people) same(a, b string) bool {
 
 // eligible decides whether a verified signature by the named person counts for
 // the statement now.
-func (p people) eligible(s Statement, name string, sig receipt.SSHSigner) error {
+func (p people) eligible(s Statement, name string, sig receipt.Signer) error {
 	person, ok := p.named(name)
 	if !ok {
 		return refuse("unknown_person", "no such person is known")
