@@ -41,12 +41,20 @@ type Head struct {
 	Time string // of the last record, in the record's own form
 }
 
+// TaskWindow is how many positions of a log one entry in the index of tasks
+// stands for: who looks for a task's records starts at the first of them in
+// each window and looks at the rest of the window.
+const TaskWindow = 1024
+
 // Row is one record as stored. Type, Task and Agent repeat what Raw says, to
 // find records by; Raw is what counts, and Verify compares.
 type Row struct {
 	Seq               int64
 	Type, Task, Agent string
-	Raw               []byte
+	// First is set by the store: the record is in the index of tasks. The first
+	// of its task in its window is; others may be.
+	First bool
+	Raw   []byte
 }
 
 // Sealed is one encrypted payload.
@@ -86,8 +94,8 @@ type WriteTx interface {
 	CreateTenant(tenant string) error
 	PutObject(tenant, kind, id string, body []byte) error
 	DeleteObject(tenant, kind, id string) error
-	// Append writes rows, and hashes from stored index first on, and moves
-	// the head.
+	// Append writes rows, each with the stored hashes that it completes, and
+	// moves the head. hashes start at stored index first.
 	Append(tenant string, to Head, rows []Row, first int64, hashes []tlog.Hash) error
 	PutBlob(tenant string, b Sealed) error
 	// PutCheckpoint keeps an existing checkpoint of that size.

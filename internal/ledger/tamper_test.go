@@ -93,6 +93,11 @@ func verify(t *testing.T, dir string, kept ...[]byte) (ledger.Report, error) {
 	return log.Verify(t.Context(), kept...)
 }
 
+// at is the place of record seq of the first tenant of a store.
+func at(seq int64) int64 { return 1<<40 + seq }
+
+const edit = `UPDATE records SET raw = CAST(replace(CAST(raw AS TEXT), '"person:jo"', '"person:al"') AS BLOB) WHERE place = ?`
+
 // TestTamperingIsNamed changes the database file as somebody with write access
 // to it could, and wants the record named.
 func TestTamperingIsNamed(t *testing.T) {
@@ -105,67 +110,80 @@ func TestTamperingIsNamed(t *testing.T) {
 	// attacker would.
 	rehash := func(t *testing.T, db *sql.DB, n int64) {
 		var raw []byte
-		if err := db.QueryRow(`SELECT raw FROM records WHERE seq = ?`, n).Scan(&raw); err != nil {
+		if err := db.QueryRow(`SELECT raw FROM records WHERE place = ?`, at(n)).Scan(&raw); err != nil {
 			t.Fatal(err)
 		}
-		h := tlog.RecordHash(raw)
-		mustExec(t, db, `UPDATE hashes SET hash = ? WHERE idx = ?`, h[:], tlog.StoredHashIndex(0, n))
+		setHash(t, db, tlog.StoredHashIndex(0, n), tlog.RecordHash(raw))
 	}
-	edit := `UPDATE records SET raw = CAST(replace(CAST(raw AS TEXT), '"person:jo"', '"person:al"') AS BLOB) WHERE seq = 42`
 	for _, c := range []struct {
 		name string
 		seq  int64 // a problem must name it, alone or in a range
 		what string
 		do   func(t *testing.T, db *sql.DB)
 	}{
-		{"edit", 42, "changed", func(t *testing.T, db *sql.DB) { mustExec(t, db, edit) }},
+		{"edit", 42, "changed", func(t *testing.T, db *sql.DB) { mustExec(t, db, edit, at(42)) }},
 		{"edit_and_leaf_hash", 42, "changed", func(t *testing.T, db *sql.DB) {
-			mustExec(t, db, edit)
+			mustExec(t, db, edit, at(42))
 			rehash(t, db, 42)
 		}},
 		{"edit_and_all_hashes", 42, "changed", func(t *testing.T, db *sql.DB) {
-			mustExec(t, db, edit)
+			mustExec(t, db, edit, at(42))
 			rebuild(t, db)
 		}},
-		{"drop", 42, "missing", func(t *testing.T, db *sql.DB) { mustExec(t, db, `DELETE FROM records WHERE seq = 42`) }},
-		{"drop_first", 0, "missing", func(t *testing.T, db *sql.DB) { mustExec(t, db, `DELETE FROM records WHERE seq = 0`) }},
+		{"drop", 42, "missing", func(t *testing.T, db *sql.DB) { mustExec(t, db, `DELETE FROM records WHERE place = ?`, at(42)) }},
+		{"drop_first", 0, "missing", func(t *testing.T, db *sql.DB) { mustExec(t, db, `DELETE FROM records WHERE place = ?`, at(0)) }},
+		{"drop_what_completes_much", 255, "missing", func(t *testing.T, db *sql.DB) { mustExec(t, db, `DELETE FROM records WHERE place = ?`, at(255)) }},
+		{"drop_and_edit_its_neighbour", 43, "hash", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `DELETE FROM records WHERE place = ?`, at(42))
+			mustExec(t, db, edit, at(43))
+			rehash(t, db, 43)
+		}},
 		{"drop_and_renumber", 42, "reordered", func(t *testing.T, db *sql.DB) {
-			mustExec(t, db, `DELETE FROM records WHERE seq = 42`)
-			for i := 43; i < tampered; i++ {
-				mustExec(t, db, `UPDATE records SET seq = ? WHERE seq = ?`, i-1, i)
+			mustExec(t, db, `DELETE FROM records WHERE place = ?`, at(42))
+			for i := int64(43); i < tampered; i++ {
+				mustExec(t, db, `UPDATE records SET place = ? WHERE place = ?`, at(i-1), at(i))
 			}
 			mustExec(t, db, `UPDATE tenants SET size = size - 1`)
 		}},
-		{"reorder", 42, "reordered", func(t *testing.T, db *sql.DB) {
-			mustExec(t, db, `UPDATE records SET seq = -1 WHERE seq = 42`)
-			mustExec(t, db, `UPDATE records SET seq = 42 WHERE seq = 43`)
-			mustExec(t, db, `UPDATE records SET seq = 43 WHERE seq = -1`)
+		{"reorder", 42, "reordered", func(t *testing.T, db *sql.DB) { swap(t, db, 42, 43) }},
+		{"reorder_with_as_many_hashes", 44, "reordered", func(t *testing.T, db *sql.DB) { swap(t, db, 44, 46) }},
+		{"reorder_without_hashes", 42, "reordered", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `UPDATE records SET raw = o.raw FROM records AS o WHERE records.place IN (?, ?) AND o.place = ? - records.place`, at(42), at(43), at(42)+at(43))
 		}},
 		{"duplicate", 42, "duplicate", func(t *testing.T, db *sql.DB) {
-			mustExec(t, db, `UPDATE records SET raw = (SELECT raw FROM records WHERE seq = 41) WHERE seq = 42`)
+			mustExec(t, db, `UPDATE records SET raw = (SELECT raw FROM records WHERE place = ?) WHERE place = ?`, at(41), at(42))
 		}},
-		{"truncate", 299, "missing", func(t *testing.T, db *sql.DB) { mustExec(t, db, `DELETE FROM records WHERE seq = 299`) }},
+		{"duplicate_with_hashes", 44, "duplicate", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `UPDATE records SET (hashes, raw) = (SELECT hashes, raw FROM records WHERE place = ?) WHERE place = ?`, at(42), at(44))
+		}},
+		{"truncate", 299, "missing", func(t *testing.T, db *sql.DB) { mustExec(t, db, `DELETE FROM records WHERE place = ?`, at(299)) }},
 		{"truncate_and_head", 299, "missing", func(t *testing.T, db *sql.DB) {
-			mustExec(t, db, `DELETE FROM records WHERE seq = 299`)
-			mustExec(t, db, `UPDATE tenants SET size = 299, time = (SELECT json_extract(CAST(raw AS TEXT), '$.time') FROM records WHERE seq = 298)`)
+			mustExec(t, db, `DELETE FROM records WHERE place = ?`, at(299))
+			mustExec(t, db, `UPDATE tenants SET size = 299, time = (SELECT json_extract(CAST(raw AS TEXT), '$.time') FROM records WHERE place = ?)`, at(298))
 		}},
 		{"truncate_and_head_and_checkpoint", 299, "missing", func(t *testing.T, db *sql.DB) {
-			mustExec(t, db, `DELETE FROM records WHERE seq = 299`)
+			mustExec(t, db, `DELETE FROM records WHERE place = ?`, at(299))
 			mustExec(t, db, `DELETE FROM checkpoints WHERE size = 300`)
-			mustExec(t, db, `UPDATE tenants SET size = 299, time = (SELECT json_extract(CAST(raw AS TEXT), '$.time') FROM records WHERE seq = 298)`)
+			mustExec(t, db, `UPDATE tenants SET size = 299, time = (SELECT json_extract(CAST(raw AS TEXT), '$.time') FROM records WHERE place = ?)`, at(298))
 		}},
 		{"append_beyond_the_head", 300, "extra", func(t *testing.T, db *sql.DB) {
-			mustExec(t, db, `INSERT INTO records SELECT tenant, 300, type, task, agent, raw FROM records WHERE seq = 299`)
+			mustExec(t, db, `INSERT INTO records SELECT ?, type, task, agent, first, hashes, raw FROM records WHERE place = ?`, at(300), at(299))
 		}},
-		{"index", 42, "index", func(t *testing.T, db *sql.DB) { mustExec(t, db, `UPDATE records SET task = 't2' WHERE seq = 42`) }},
+		{"index", 42, "index", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `UPDATE records SET task = 't2' WHERE place = ?`, at(42))
+		}},
+		{"out_of_the_index", 0, "index", func(t *testing.T, db *sql.DB) { mustExec(t, db, `UPDATE records SET first = 0`) }},
 		{"leaf_hash", 42, "changed", func(t *testing.T, db *sql.DB) {
-			mustExec(t, db, `UPDATE hashes SET hash = zeroblob(32) WHERE idx = ?`, tlog.StoredHashIndex(0, 42))
+			setHash(t, db, tlog.StoredHashIndex(0, 42), tlog.Hash{})
 		}},
 		{"no_leaf_hash", 42, "hash", func(t *testing.T, db *sql.DB) {
-			mustExec(t, db, `DELETE FROM hashes WHERE idx = ?`, tlog.StoredHashIndex(0, 42))
+			mustExec(t, db, `UPDATE records SET hashes = x'' WHERE place = ?`, at(42))
+		}},
+		{"torn_hashes", 43, "hash", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `UPDATE records SET hashes = substr(hashes, 1, 64) WHERE place = ?`, at(43))
 		}},
 		{"inner_hash", 42, "changed", func(t *testing.T, db *sql.DB) {
-			mustExec(t, db, `UPDATE hashes SET hash = zeroblob(32) WHERE idx = ?`, tlog.StoredHashIndex(2, 10))
+			setHash(t, db, tlog.StoredHashIndex(2, 10), tlog.Hash{})
 		}},
 		{"blob", 5, "payload", func(t *testing.T, db *sql.DB) {
 			mustExec(t, db, `UPDATE blobs SET sealed = CAST(sealed || x'00' AS BLOB)`)
@@ -211,6 +229,28 @@ func mustExec(t *testing.T, db *sql.DB, query string, args ...any) {
 	}
 }
 
+// swap puts two rows in each other's place.
+func swap(t *testing.T, db *sql.DB, a, b int64) {
+	t.Helper()
+	const move = `UPDATE records SET place = ? WHERE place = ?`
+	mustExec(t, db, move, -1, at(a))
+	mustExec(t, db, move, at(a), at(b))
+	mustExec(t, db, move, at(b), -1)
+}
+
+// setHash changes one stored hash, which lies with the record that completes it.
+func setHash(t *testing.T, db *sql.DB, index int64, h tlog.Hash) {
+	t.Helper()
+	level, n := tlog.SplitStoredHashIndex(index)
+	seq := (n+1)<<level - 1
+	var b []byte
+	if err := db.QueryRow(`SELECT hashes FROM records WHERE place = ?`, at(seq)).Scan(&b); err != nil {
+		t.Fatal(err)
+	}
+	copy(b[level*tlog.HashSize:], h[:])
+	mustExec(t, db, `UPDATE records SET hashes = ? WHERE place = ?`, b, at(seq))
+}
+
 // rebuild makes all hashes anew from the records, as an attacker who knows the
 // format would.
 func rebuild(t *testing.T, db *sql.DB) {
@@ -225,7 +265,7 @@ func rebuild(t *testing.T, db *sql.DB) {
 	})
 	for seq := range int64(tampered) {
 		var raw []byte
-		if err := db.QueryRow(`SELECT raw FROM records WHERE seq = ?`, seq).Scan(&raw); err != nil {
+		if err := db.QueryRow(`SELECT raw FROM records WHERE place = ?`, at(seq)).Scan(&raw); err != nil {
 			t.Fatal(err)
 		}
 		hs, err := tlog.StoredHashes(seq, raw, r)
@@ -235,7 +275,7 @@ func rebuild(t *testing.T, db *sql.DB) {
 		hashes = append(hashes, hs...)
 	}
 	for i, h := range hashes {
-		mustExec(t, db, `UPDATE hashes SET hash = ? WHERE idx = ?`, h[:], i)
+		setHash(t, db, int64(i), h)
 	}
 }
 
@@ -300,7 +340,7 @@ func TestServerRefusesTamperedLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustExec(t, db, `UPDATE records SET raw = CAST(replace(CAST(raw AS TEXT), '"person:jo"', '"person:al"') AS BLOB) WHERE seq = 42`)
+	mustExec(t, db, edit, at(42))
 	rebuild(t, db)
 	db.Close()
 	s, err := store.OpenSQLite(dir)

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"errors"
 	"fmt"
 	"math/bits"
 
@@ -29,6 +30,9 @@ type edge struct {
 func readEdge(tx ReadTx, tenant string, size int64) (edge, error) {
 	idx := edgeIndexes(size)
 	hs, err := tx.Hashes(tenant, idx)
+	if errors.Is(err, ErrNoHash) {
+		err = fmt.Errorf("%w: %w", err, errTampered)
+	}
 	if err != nil {
 		return edge{}, err
 	}
@@ -61,6 +65,9 @@ func (e edge) extend(leaves []tlog.Hash) ([]tlog.Hash, edge, error) {
 	}
 	return r.hashes, next, nil
 }
+
+// whole reports whether every hash of the edge is known.
+func (e edge) whole() bool { return len(e.hashes) == bits.OnesCount64(uint64(e.size)) }
 
 // root is the root hash of the tree the edge ends.
 func (e edge) root() (tlog.Hash, error) {

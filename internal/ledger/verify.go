@@ -32,7 +32,7 @@ func (p Problem) String() string {
 // Report is what Verify found.
 type Report struct {
 	Size     int64     // records
-	Root     tlog.Hash // of their tree
+	Root     tlog.Hash // of their tree; zero when a record is missing without which it is not known
 	Signed   int64     // records under the newest checkpoint
 	Payloads int       // opened and equal to their commitments
 	Erased   int       // payloads whose key is destroyed
@@ -83,10 +83,11 @@ type verification struct {
 	rep  Report
 	kept map[int64][]tlog.Hash
 
-	edge   edge   // of the records seen, by their stored leaf hashes
-	time   string // of the last record
-	signed int64  // size of the last checkpoint that was right
-	forked bool   // some root was not right: none after it can be
+	edge   edge            // of the records seen, by their stored leaf hashes
+	time   string          // of the last record
+	begun  map[string]bool // tasks that the index finds in the window of TaskWindow
+	signed int64           // size of the last checkpoint that was right
+	forked bool            // some root was not right: none after it can be
 }
 
 func (v *verification) add(seq, to int64, what, format string, args ...any) {
@@ -118,8 +119,14 @@ func (v *verification) page(size int64) error {
 		if !ok {
 			v.add(seq, seq, "missing", "there is no such record")
 		}
-		leaf := v.leaf(s, seq, row, ok)
-		v.climb(s, seq, leaf)
+		if seq%TaskWindow == 0 {
+			v.begun = map[string]bool{}
+		}
+		var leaf tlog.Hash
+		if ok {
+			leaf = v.leaf(s, seq, row)
+		}
+		v.climb(s, seq, leaf, ok)
 		if err := v.checkRoots(s.signed); err != nil {
 			return err
 		}
@@ -178,13 +185,10 @@ func (s *span) readHashes(tx ReadTx, tenant string, idx []int64) error {
 
 // leaf checks one record and returns the hash that the tree should go on with:
 // the stored one, so that one bad record does not spoil all roots after it.
-func (v *verification) leaf(s span, seq int64, row Row, present bool) tlog.Hash {
+func (v *verification) leaf(s span, seq int64, row Row) tlog.Hash {
 	stored, have := s.hashes[tlog.StoredHashIndex(0, seq)]
 	if !have {
 		v.add(seq, seq, "hash", "its leaf hash is missing")
-	}
-	if !present {
-		return stored
 	}
 	got := tlog.RecordHash(row.Raw)
 	if !have {
@@ -192,7 +196,7 @@ func (v *verification) leaf(s span, seq int64, row Row, present bool) tlog.Hash 
 	}
 	r, err := decodeCanonical(row.Raw)
 	if got != stored {
-		v.blame(s, seq, r, got)
+		v.blame(seq, r, got)
 		return stored
 	}
 	if err != nil {
@@ -204,27 +208,41 @@ func (v *verification) leaf(s span, seq int64, row Row, present bool) tlog.Hash 
 }
 
 // blame says what happened to a record that does not have its leaf hash.
-func (v *verification) blame(s span, seq int64, r *raw, got tlog.Hash) {
+func (v *verification) blame(seq int64, r *raw, got tlog.Hash) {
 	if r != nil && r.Seq != seq && r.Tenant == v.g.tenant {
 		if h, err := v.g.hashReader(v.ctx).ReadHashes([]int64{tlog.StoredHashIndex(0, max(r.Seq, 0))}); err == nil && h[0] == got {
-			what := "reordered"
-			rows, err := v.g.page(v.ctx, "", r.Seq, 1)
-			if err == nil && len(rows) == 1 && rows[0].Seq == r.Seq && tlog.RecordHash(rows[0].Raw) == got {
-				what = "duplicate"
-			}
-			v.add(seq, seq, what, "record %d is in its place", r.Seq)
+			v.misplaced(seq, r.Seq, got)
 			return
 		}
 	}
 	v.add(seq, seq, "changed", "its bytes do not give its leaf hash")
 }
 
+// misplaced reports a record, of hash got, that is not in its own place.
+func (v *verification) misplaced(seq, own int64, got tlog.Hash) {
+	what := "reordered"
+	rows, err := v.g.page(v.ctx, "", own, 1)
+	if err == nil && len(rows) == 1 && rows[0].Seq == own && tlog.RecordHash(rows[0].Raw) == got {
+		what = "duplicate"
+	}
+	v.add(seq, seq, what, "record %d is in its place", own)
+}
+
 func (v *verification) checkRecord(seq int64, row Row, r *raw) {
-	if r.Seq != seq || r.Tenant != v.g.tenant {
+	switch {
+	case r.Tenant != v.g.tenant:
 		v.add(seq, seq, "malformed", "it says it is record %d of %s", r.Seq, r.Tenant)
+	case r.Seq != seq: // and its leaf hash came with it
+		v.misplaced(seq, r.Seq, tlog.RecordHash(row.Raw))
 	}
 	if row.Type != r.Type || row.Task != r.Task || row.Agent != r.Agent {
 		v.add(seq, seq, "index", "type, task or agent in the index differ from the record")
+	}
+	if row.First {
+		v.begun[r.Task] = true
+	} else if r.Task != "" && !v.begun[r.Task] {
+		v.begun[r.Task] = true
+		v.add(seq, seq, "index", "the index of tasks does not lead to it")
 	}
 	if _, err := r.entry(row.Raw); err != nil {
 		v.add(seq, seq, "malformed", "%v", err)
@@ -247,24 +265,33 @@ func (v *verification) checkRecord(seq int64, row Row, r *raw) {
 
 // climb adds a leaf to the tree and compares each inner hash that it completes
 // with the stored one. The lowest difference is reported; above it the tree
-// goes on with the stored hash.
-func (v *verification) climb(s span, seq int64, h tlog.Hash) {
-	level := 0
+// goes on with the stored hash. Those that a missing record completes went with
+// it; then nothing is known of the tree until a later record completes more.
+func (v *verification) climb(s span, seq int64, h tlog.Hash, present bool) {
+	level, known := 0, present
 	for ; seq>>level&1 == 1; level++ {
 		left := tlog.StoredHashIndex(level, seq>>level-1)
-		h = tlog.NodeHash(v.edge.hashes[left], h)
+		l, ok := v.edge.hashes[left]
 		delete(v.edge.hashes, left)
-		stored, ok := s.hashes[tlog.StoredHashIndex(level+1, seq>>(level+1))]
+		if known = known && ok; known {
+			h = tlog.NodeHash(l, h)
+		}
+		stored, have := s.hashes[tlog.StoredHashIndex(level+1, seq>>(level+1))]
 		low := seq >> (level + 1) << (level + 1)
 		switch {
-		case !ok:
+		case !have && present:
 			v.add(low, seq, "hash", "an inner hash of level %d is missing", level+1)
-		case stored != h:
+		case have && !known:
+			v.add(low, seq, "hash", "one of them is missing: the others cannot be held against their stored hash of level %d", level+1)
+			h, known = stored, true
+		case have && stored != h:
 			v.add(low, seq, "changed", "they do not give their stored hash of level %d", level+1)
 			h = stored
 		}
 	}
-	v.edge.hashes[tlog.StoredHashIndex(level, seq>>level)] = h
+	if known {
+		v.edge.hashes[tlog.StoredHashIndex(level, seq>>level)] = h
+	}
 	v.edge.size = seq + 1
 }
 
@@ -273,7 +300,7 @@ func (v *verification) checkRoots(signed map[int64][]byte) error {
 	size := v.edge.size
 	note, isSigned := signed[size]
 	kept := v.kept[size]
-	if !isSigned && len(kept) == 0 {
+	if !isSigned && len(kept) == 0 || !v.edge.whole() {
 		return nil
 	}
 	root, err := v.edge.root()
@@ -310,8 +337,10 @@ func (v *verification) checkRoots(signed map[int64][]byte) error {
 func (v *verification) end(head Head) (err error) {
 	n := v.edge.size
 	v.rep.Size = n
-	if v.rep.Root, err = v.edge.root(); err != nil {
-		return err
+	if v.edge.whole() {
+		if v.rep.Root, err = v.edge.root(); err != nil {
+			return err
+		}
 	}
 	if n > 0 && v.rep.OK() && head.Time != v.time {
 		v.add(n-1, n-1, "clock", "the head says %s, the record %s", head.Time, v.time)

@@ -27,7 +27,10 @@ var ErrNotPrimary = errors.New("not a durable primary")
 
 // Postgres is a ledger.Store in a PostgreSQL database that nodes share. The
 // lock on a tenant's head row sequences its log among all nodes.
-type Postgres struct{ pool *pgPool }
+type Postgres struct {
+	pool   *pgPool
+	firsts firsts
+}
 
 // OpenPostgres connects to the database at url and brings its schema up to
 // date.
@@ -116,16 +119,21 @@ func (s *Postgres) Update(ctx context.Context, f func(ledger.WriteTx) error) err
 func (s *Postgres) update(ctx context.Context, f func(ledger.WriteTx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, txTimeout)
 	defer cancel()
-	t, done, err := s.pool.begin(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
+	p, done, err := s.pool.begin(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
 	if err != nil {
 		return err
 	}
 	defer done() // also when f panics
-	if err := f(&tx{c: &pgConn{ctx: ctx, tx: t}, forUpdate: " FOR UPDATE"}); err != nil {
+	t := &tx{c: &pgConn{ctx: ctx, tx: p}, forUpdate: " FOR UPDATE", firsts: &s.firsts}
+	if err := f(t); err != nil {
 		return err
 	}
-	err = t.Commit(ctx)
-	if err == nil || errors.Is(err, pgx.ErrTxCommitRollback) {
+	err = p.Commit(ctx)
+	if err == nil {
+		s.firsts.add(t.added)
+		return nil
+	}
+	if errors.Is(err, pgx.ErrTxCommitRollback) {
 		return err
 	}
 	// The server said no: it is undone. Anything else, a dying server's last

@@ -46,6 +46,7 @@ type SQLite struct {
 	writeDB *sql.DB
 	writer  *sqliteConn
 	fatal   error // set by a failed fsync; nothing is written after it
+	firsts  firsts
 
 	readers *sql.DB
 }
@@ -235,7 +236,8 @@ func (s *SQLite) Update(ctx context.Context, f func(ledger.WriteTx) error) error
 			s.rollback()
 		}
 	}()
-	err := f(&tx{c: s.writer})
+	t := &tx{c: s.writer, firsts: &s.firsts}
+	err := f(t)
 	if err != nil {
 		done = true
 		return s.judge(errors.Join(err, s.rollback()))
@@ -247,6 +249,7 @@ func (s *SQLite) Update(ctx context.Context, f func(ledger.WriteTx) error) error
 		// frames. It is as if it had not been, unless fsync failed.
 		return s.judge(errors.Join(err, s.rollback()))
 	}
+	s.firsts.add(t.added)
 	return nil
 }
 

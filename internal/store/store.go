@@ -15,13 +15,16 @@
 //
 // Not trusted: other processes. A SQLite folder is locked while open; a
 // PostgreSQL server must be the primary.
+//
+// A commit touches few pages: records lie in one tree, by place, which is the
+// tenant's number and the record's position; the Merkle hashes that a record
+// completes lie in its row; and of each task only the first record in a window
+// of ledger.TaskWindow is in an index. All of it is written in one transaction,
+// so a crash leaves all or nothing.
 package store
 
 import (
 	"fmt"
-	"strings"
-
-	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/record"
@@ -41,6 +44,9 @@ type tx struct {
 	// forUpdate is the clause that locks a row, where the database has one.
 	forUpdate string
 	nested    int
+	numbers   map[string]int64 // of tenants, as read in this transaction
+	firsts    *firsts
+	added     map[first]bool // to firsts, once committed
 }
 
 var _ ledger.WriteTx = (*tx)(nil)
@@ -72,11 +78,24 @@ func (t *tx) Head(tenant string) (ledger.Head, error) { return t.head(tenant, ""
 func (t *tx) Lock(tenant string) (ledger.Head, error) { return t.head(tenant, t.forUpdate) }
 
 func (t *tx) head(tenant, lock string) (ledger.Head, error) {
-	c, err := t.one(`SELECT size, time FROM tenants WHERE tenant = ?`+lock, 2, tenant)
+	c, err := t.one(`SELECT number, size, time FROM tenants WHERE tenant = ?`+lock, 3, tenant)
 	if err != nil {
 		return ledger.Head{}, err
 	}
-	return ledger.Head{Size: integer(c[0]), Time: text(c[1])}, nil
+	if t.numbers == nil {
+		t.numbers = map[string]int64{}
+	}
+	t.numbers[tenant] = integer(c[0])
+	return ledger.Head{Size: integer(c[1]), Time: text(c[2])}, nil
+}
+
+// number of a tenant, by which its records are found.
+func (t *tx) number(tenant string) (int64, error) {
+	if n, ok := t.numbers[tenant]; ok {
+		return n, nil
+	}
+	_, err := t.Head(tenant)
+	return t.numbers[tenant], err
 }
 
 func (t *tx) CreateTenant(tenant string) error {
@@ -123,101 +142,6 @@ func (t *tx) PutObject(tenant, kind, id string, body []byte) error {
 
 func (t *tx) DeleteObject(tenant, kind, id string) error {
 	return t.c.exec(`DELETE FROM objects WHERE tenant = ? AND kind = ? AND id = ?`, tenant, kind, id)
-}
-
-func (t *tx) Records(tenant, task string, from int64, limit int, f func(ledger.Row) error) error {
-	row := func(c []any) error {
-		return f(ledger.Row{Seq: integer(c[0]), Type: text(c[1]), Task: text(c[2]), Agent: text(c[3]), Raw: bytesOf(c[4])})
-	}
-	if task != "" {
-		return t.c.rows(`SELECT seq, type, task, agent, raw FROM records
-			WHERE tenant = ? AND task = ? AND task <> '' AND seq >= ? ORDER BY seq LIMIT ?`, 5, row, tenant, task, from, limit)
-	}
-	return t.c.rows(`SELECT seq, type, task, agent, raw FROM records
-		WHERE tenant = ? AND seq >= ? ORDER BY seq LIMIT ?`, 5, row, tenant, from, limit)
-}
-
-// maxRows bounds the rows of one statement.
-const maxRows = 64
-
-// values is "(?, ?), (?, ?)" for n rows of m columns.
-func values(n, m int) string {
-	row := "(" + strings.TrimSuffix(strings.Repeat("?, ", m), ", ") + ")"
-	return strings.TrimSuffix(strings.Repeat(row+", ", n), ", ")
-}
-
-func (t *tx) Append(tenant string, to ledger.Head, rows []ledger.Row, first int64, hashes []tlog.Hash) error {
-	for len(rows) > 0 {
-		n := chunk(len(rows))
-		args := make([]any, 0, 6*n)
-		for _, r := range rows[:n] {
-			args = append(args, tenant, r.Seq, r.Type, r.Task, r.Agent, r.Raw)
-		}
-		if err := t.c.exec(insertRecords[n], args...); err != nil {
-			return err
-		}
-		rows = rows[n:]
-	}
-	for i := int64(0); len(hashes) > 0; {
-		n := chunk(len(hashes))
-		args := make([]any, 0, 3*n)
-		for j := range hashes[:n] {
-			args = append(args, tenant, first+i+int64(j), hashes[j][:])
-		}
-		if err := t.c.exec(insertHashes[n], args...); err != nil {
-			return err
-		}
-		hashes, i = hashes[n:], i+int64(n)
-	}
-	return t.c.exec(`UPDATE tenants SET size = ?, time = ? WHERE tenant = ?`, to.Size, to.Time, tenant)
-}
-
-// chunk is how many of n rows go into one statement: few sizes, so that few
-// statements are prepared.
-func chunk(n int) int {
-	switch {
-	case n >= maxRows:
-		return maxRows
-	case n >= 8:
-		return 8
-	}
-	return 1
-}
-
-var insertRecords, insertHashes = map[int]string{}, map[int]string{}
-
-func init() {
-	for _, n := range []int{1, 8, maxRows} {
-		insertRecords[n] = `INSERT INTO records (tenant, seq, type, task, agent, raw) VALUES ` + values(n, 6)
-		insertHashes[n] = `INSERT INTO hashes (tenant, idx, hash) VALUES ` + values(n, 3)
-	}
-}
-
-func (t *tx) Hashes(tenant string, indexes []int64) ([]tlog.Hash, error) {
-	out := make([]tlog.Hash, len(indexes))
-	for i := 0; i < len(indexes); {
-		n := chunk(len(indexes) - i)
-		found := map[int64][]byte{}
-		args := []any{tenant}
-		for _, x := range indexes[i : i+n] {
-			args = append(args, x)
-		}
-		err := t.c.rows(`SELECT idx, hash FROM hashes WHERE tenant = ? AND idx IN `+values(1, n), 2, func(c []any) error {
-			found[integer(c[0])] = bytesOf(c[1])
-			return nil
-		}, args...)
-		if err != nil {
-			return nil, err
-		}
-		for ; n > 0; n, i = n-1, i+1 {
-			h := found[indexes[i]]
-			if len(h) != tlog.HashSize {
-				return nil, fmt.Errorf("%w: %d of tenant %s", ledger.ErrNoHash, indexes[i], tenant)
-			}
-			out[i] = tlog.Hash(h)
-		}
-	}
-	return out, nil
 }
 
 func (t *tx) Blob(tenant, id string) (ledger.Sealed, error) {

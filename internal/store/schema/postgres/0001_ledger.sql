@@ -1,5 +1,6 @@
 CREATE TABLE tenants (
-  tenant TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+  number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY CHECK (number < 4194304),
+  tenant TEXT COLLATE "C" NOT NULL UNIQUE,
   size   BIGINT NOT NULL,
   time   TEXT COLLATE "C" NOT NULL
 );
@@ -13,23 +14,16 @@ CREATE TABLE objects (
 );
 
 CREATE TABLE records (
-  tenant TEXT COLLATE "C" NOT NULL,
-  seq    BIGINT NOT NULL,
+  place  BIGINT NOT NULL PRIMARY KEY,
   type   TEXT COLLATE "C" NOT NULL,
   task   TEXT COLLATE "C" NOT NULL,
   agent  TEXT COLLATE "C" NOT NULL,
-  raw    BYTEA NOT NULL,
-  PRIMARY KEY (tenant, seq)
+  first  BIGINT NOT NULL,
+  hashes BYTEA NOT NULL,
+  raw    BYTEA NOT NULL
 );
 
-CREATE INDEX records_task ON records (tenant, task, seq) WHERE task <> '';
-
-CREATE TABLE hashes (
-  tenant TEXT COLLATE "C" NOT NULL,
-  idx    BIGINT NOT NULL,
-  hash   BYTEA NOT NULL,
-  PRIMARY KEY (tenant, idx)
-);
+CREATE INDEX records_first ON records (task, place) WHERE first = 1;
 
 CREATE TABLE checkpoints (
   tenant TEXT COLLATE "C" NOT NULL,

@@ -1,8 +1,9 @@
 CREATE TABLE tenants (
-  tenant TEXT NOT NULL PRIMARY KEY,
+  number INTEGER NOT NULL PRIMARY KEY CHECK (number < 4194304),
+  tenant TEXT NOT NULL UNIQUE,
   size   INTEGER NOT NULL,
   time   TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE TABLE objects (
   tenant TEXT NOT NULL,
@@ -13,23 +14,16 @@ CREATE TABLE objects (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE records (
-  tenant TEXT NOT NULL,
-  seq    INTEGER NOT NULL,
+  place  INTEGER NOT NULL PRIMARY KEY,
   type   TEXT NOT NULL,
   task   TEXT NOT NULL,
   agent  TEXT NOT NULL,
-  raw    BLOB NOT NULL,
-  PRIMARY KEY (tenant, seq)
+  first  INTEGER NOT NULL,
+  hashes BLOB NOT NULL,
+  raw    BLOB NOT NULL
 ) STRICT;
 
-CREATE INDEX records_task ON records (tenant, task, seq) WHERE task <> '';
-
-CREATE TABLE hashes (
-  tenant TEXT NOT NULL,
-  idx    INTEGER NOT NULL,
-  hash   BLOB NOT NULL,
-  PRIMARY KEY (tenant, idx)
-) STRICT, WITHOUT ROWID;
+CREATE INDEX records_first ON records (task, place) WHERE first = 1;
 
 CREATE TABLE checkpoints (
   tenant TEXT NOT NULL,
