@@ -3,9 +3,9 @@ package connector
 import (
 	"bytes"
 	"encoding/json"
-	"mime"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/sallyport-dev/sallyport/internal/canon"
@@ -26,14 +26,25 @@ func refuse(code, why string) *refusal { return &refusal{code, why} }
 // value is one field as sent.
 type value struct {
 	text string
-	typ  FieldType
+	typ  FieldType // "" for what no field can accept
+	file *part     // of TypeFile; text is the digest of its bytes
+}
+
+// similar is the name under which servers that forgive could find a field: PHP
+// and Rails read "user[]" as user and turn blanks and dots into underscores;
+// others do not mind case.
+func similar(name string) string {
+	name, _, _ = strings.Cut(strings.ToLower(strings.TrimSpace(name)), "[")
+	return strings.NewReplacer(" ", "_", ".", "_", "-", "_").Replace(name)
 }
 
 // overrides are names that some frameworks read as another method.
 func overrides(name string) bool {
-	switch strings.ToLower(strings.Trim(name, "_")) {
-	case "method", "http_method", "httpmethod", "x-http-method", "x-http-method-override", "x-method-override", "method_override":
-		return strings.HasPrefix(name, "_") || strings.Contains(strings.ToLower(name), "http") || strings.Contains(strings.ToLower(name), "override")
+	switch strings.Trim(similar(name), "_") {
+	case "http_method", "httpmethod", "x_http_method", "x_http_method_override", "x_method_override", "method_override":
+		return true
+	case "method":
+		return strings.HasPrefix(similar(name), "_")
 	}
 	return false
 }
@@ -62,7 +73,7 @@ func readPairs(s string) (map[string]value, *refusal) {
 		if _, dup := out[name]; dup {
 			return nil, refuse("duplicate_field", "a form field is given twice")
 		}
-		out[name] = value{text, TypeString}
+		out[name] = value{text: text, typ: TypeString}
 	}
 	return out, nil
 }
@@ -93,39 +104,69 @@ func decodeForm(s string) (string, bool) {
 }
 
 // readBody reads a body of the given type.
-func readBody(t BodyType, contentType string, body []byte) (map[string]value, *refusal) {
-	if t == BodyNone {
+func readBody(b Body, contentType string, body []byte) (map[string]value, *refusal) {
+	if b.Type == BodyNone {
 		if len(body) > 0 {
 			return nil, refuse("unexpected_body", "the operation has no body")
 		}
 		return map[string]value{}, nil
 	}
+	media, params, ok := mediaType(contentType)
+	if !ok {
+		return nil, refuse("content_type", "the content type cannot be read")
+	}
+	wantJSON := b.Media
+	if wantJSON == "" {
+		wantJSON = "application/json"
+	}
+	switch {
+	case b.Type == BodyForm && media == "application/x-www-form-urlencoded":
+	case b.Type == BodyJSON && media == wantJSON:
+	case b.Type == BodyMultipart && media == "multipart/form-data" && len(params) == 1 && params["boundary"] != "":
+		return readMultipart(params["boundary"], body)
+	default:
+		return nil, refuse("content_type", "the body is of another type than the operation's")
+	}
+	if !inUTF8(params) {
+		return nil, refuse("charset", "the content type has a parameter other than charset=utf-8")
+	}
 	if len(body) > maxBody {
 		return nil, refuse("body_too_large", "the body is larger than is read")
 	}
-	media, params, err := mime.ParseMediaType(contentType)
-	if err != nil {
-		return nil, refuse("content_type", "the content type cannot be read")
-	}
-	for k, v := range params {
-		if k != "charset" || !strings.EqualFold(v, "utf-8") {
-			return nil, refuse("charset", "the content type has a parameter other than charset=utf-8")
-		}
-	}
-	switch {
-	case strings.HasPrefix(media, "multipart/"):
-		return nil, refuse("multipart", "multipart bodies are not supported")
-	case t == BodyForm && media == "application/x-www-form-urlencoded":
+	if b.Type == BodyForm {
 		return readPairs(string(body))
-	case t == BodyJSON && media == "application/json":
-		return readObject(body)
 	}
-	return nil, refuse("content_type", "the body is of another type than the operation's")
+	members, ref := decodeObject(body)
+	if ref != nil {
+		return nil, ref
+	}
+	out := map[string]value{}
+	for k, m := range members {
+		out[k] = scalar(m)
+	}
+	return out, nil
 }
 
-// readObject reads one JSON object. Members that are not scalars have no type,
-// so that no field can accept them.
-func readObject(body []byte) (map[string]value, *refusal) {
+func readMultipart(boundary string, body []byte) (map[string]value, *refusal) {
+	parts, ref := readParts(boundary, body)
+	if ref != nil {
+		return nil, ref
+	}
+	out := map[string]value{}
+	for i, p := range parts {
+		if _, dup := out[p.name]; dup {
+			return nil, refuse("duplicate_field", "a form field is given twice")
+		}
+		out[p.name] = value{text: string(p.data), typ: TypeString}
+		if p.file {
+			out[p.name] = value{text: string(canon.Digest(p.data)), typ: TypeFile, file: &parts[i]}
+		}
+	}
+	return out, nil
+}
+
+// decodeObject reads one strict JSON object.
+func decodeObject(body []byte) (map[string]any, *refusal) {
 	if err := canon.Check(body, maxBody); err != nil {
 		return nil, refuse("json", "the body is not one strict JSON document")
 	}
@@ -138,67 +179,99 @@ func readObject(body []byte) (map[string]value, *refusal) {
 	if len(members) > maxFields {
 		return nil, refuse("too_many_fields", "the body has too many members")
 	}
-	out := map[string]value{}
-	for k, m := range members {
-		switch m := m.(type) {
-		case string:
-			out[k] = value{m, TypeString}
-		case bool:
-			out[k] = value{strconv.FormatBool(m), TypeBoolean}
-		case json.Number:
-			out[k] = number(m)
-		default:
-			out[k] = value{}
+	return members, nil
+}
+
+// scalar gives a JSON value its type. What is not a scalar has none, and
+// neither has an integer in other than its one plain spelling.
+func scalar(m any) value {
+	switch m := m.(type) {
+	case string:
+		return value{text: m, typ: TypeString}
+	case bool:
+		return value{text: strconv.FormatBool(m), typ: TypeBoolean}
+	case json.Number:
+		i, err := strconv.ParseInt(m.String(), 10, 64)
+		if err == nil && i <= 1<<53 && i >= -(1<<53) && strconv.FormatInt(i, 10) == m.String() {
+			return value{text: m.String(), typ: TypeInteger}
 		}
 	}
-	return out, nil
+	return value{}
 }
 
-// number accepts integers in their one plain spelling.
-func number(n json.Number) value {
-	i, err := strconv.ParseInt(n.String(), 10, 64)
-	if err != nil || i > 1<<53 || i < -(1<<53) || strconv.FormatInt(i, 10) != n.String() {
-		return value{}
-	}
-	return value{n.String(), TypeInteger}
+// taken is what the fields of a request say.
+type taken struct {
+	params   map[string]string
+	secrets  map[string]string // field to secret
+	override string            // the method that a declared field asks for
 }
 
-// take matches the fields that are there against those that may be, and adds
-// the parameters.
-func take(want map[string]Field, extra bool, got map[string]value, params map[string]string, secrets map[string]string) *refusal {
+// take matches the fields that are there against those that may be.
+func (t *taken) take(want Fields, got map[string]value) *refusal {
 	for name, v := range got {
-		f, known := want[name]
-		if overrides(name) && (!known || f.Const == nil) {
-			return refuse("method_override", "a field would change the method")
-		}
-		if !known {
-			if extra {
-				continue
-			}
-			return refuse("unknown_field", "a field is not part of the operation")
-		}
-		t := f.Type
-		if t == "" {
-			t = TypeString
-		}
+		f, known := want.Fields[name]
 		switch {
-		case f.Ignored:
-		case v.typ != t:
-			return refuse("field_type", "a field has another type than the operation's")
-		case f.Const != nil && v.text != *f.Const:
-			return refuse("field_value", "a field has another value than the operation's")
-		case f.Secret != "" && v.text != Placeholder(f.Secret):
-			return refuse("field_value", "a field does not carry the placeholder of its secret")
-		case f.Secret != "":
-			secrets[name] = f.Secret
-		case f.Param != "":
-			params[f.Param] = v.text
+		case overrides(name) && (!known || f.Const == nil):
+			return refuse("method_override", "a field would change the method")
+		case similar(name) == "_charset_" && !strings.EqualFold(v.text, "utf-8"):
+			return refuse("charset", "a field would change the encoding of the others")
+		case known:
+		case !want.AllowExtra:
+			return refuse("unknown_field", "a field is not part of the operation")
+		case looksDeclared(name, want.Fields):
+			return refuse("similar_field", "a field has nearly the name of one of the operation")
+		default:
+			continue
+		}
+		if ref := t.one(name, f, v); ref != nil {
+			return ref
 		}
 	}
-	for name, f := range want {
+	for name, f := range want.Fields {
 		if _, ok := got[name]; !ok && !f.Optional {
 			return refuse("missing_field", "a field of the operation is missing")
 		}
+	}
+	return nil
+}
+
+// looksDeclared reports an extra field that a server could take for a declared one.
+func looksDeclared(name string, fields map[string]Field) bool {
+	if strings.IndexFunc(name, unicode.IsControl) >= 0 {
+		return true // some readers end a name at NUL
+	}
+	for declared := range fields {
+		if similar(declared) == similar(name) {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *taken) one(name string, f Field, v value) *refusal {
+	typ := f.Type
+	if typ == "" {
+		typ = TypeString
+	}
+	switch {
+	case (typ == TypeFile) != (v.typ == TypeFile), v.typ != typ && !f.Ignored:
+		return refuse("field_type", "a field has another type than the operation's")
+	case f.Ignored:
+	case f.Const != nil && v.text != *f.Const:
+		return refuse("field_value", "a field has another value than the operation's")
+	case f.Secret != "" && v.text != Placeholder(f.Secret):
+		return refuse("field_value", "a field does not carry the placeholder of its secret")
+	case f.Secret != "":
+		t.secrets[name] = f.Secret
+	case f.Param != "":
+		t.params[f.Param] = v.text
+		if v.file != nil {
+			t.params[f.Param+"Name"] = v.file.filename
+			t.params[f.Param+"Size"] = strconv.Itoa(len(v.file.data))
+			t.params[f.Param+"Type"] = v.file.media
+		}
+	case overrides(name):
+		t.override = v.text
 	}
 	return nil
 }

@@ -30,6 +30,7 @@ type Match struct {
 	Code, Why string
 	ReadBack  *Plan             // nil when the operation has none
 	Secrets   map[string]string // field to the secret that door 2 puts in
+	Override  string            // the method that a field declared for it asks for, as "_method" does
 	Local     bool              // the origin may resolve to a loopback or private address
 	CA        string            // PEM of the only trusted roots, or ""
 }
@@ -181,7 +182,8 @@ func (t *target) recognize(m *Match, r action.Request, body []byte) {
 	m.Code, m.Why = "no_operation", "no operation has this method and path"
 	for _, op := range near {
 		// What comes close to a write is not a harmless read.
-		if op.Effect.Changes() && (op.Method == r.Method || r.Method == "HEAD") {
+		// A GraphQL endpoint may execute what it is sent by any method.
+		if op.Effect.Changes() && (op.Method == r.Method || r.Method == "HEAD") || op.Body != nil && op.Body.Type == BodyGraphQL {
 			m.Effect = action.Write
 		}
 		try, ref := op.match(*m, kind, r, parts, body)
@@ -232,37 +234,46 @@ func (c *compiled) match(m Match, kind Kind, r action.Request, parts []string, b
 	if !sameMethod || opKind != kind {
 		return m, refuse("no_operation", "no operation has this method and path")
 	}
-	params, _ := matchPath(c.path, parts)
-	secrets := map[string]string{}
-	query, ref := readPairs(r.Query)
-	if ref != nil {
+	t := taken{secrets: map[string]string{}}
+	t.params, _ = matchPath(c.path, parts)
+	if ref := c.fields(&t, r, body); ref != nil {
 		return m, ref
 	}
-	want := Fields{}
-	if c.Query != nil {
-		want = *c.Query
+	m.Matched, m.Operation, m.Effect, m.Params, m.Override = true, c.Name, c.Effect, t.params, t.override
+	m.Labels = slices.Compact(slices.Sorted(slices.Values(c.Labels)))
+	m.Code, m.Why = "", ""
+	if len(t.secrets) > 0 {
+		m.Secrets = t.secrets
 	}
-	if ref := take(want.Fields, want.AllowExtra, query, params, secrets); ref != nil {
-		return m, ref
-	}
+	return m, nil
+}
+
+// fields reads query and body as the operation says.
+func (c *compiled) fields(t *taken, r action.Request, body []byte) *refusal {
 	b := Body{Type: BodyNone}
 	if c.Body != nil {
 		b = *c.Body
 	}
-	fields, ref := readBody(b.Type, r.BodyType, body)
+	if b.Type != BodyGraphQL || r.Method != "GET" {
+		query, ref := readPairs(r.Query)
+		if ref != nil {
+			return ref
+		}
+		if ref := t.take(queryOf(&c.Operation), query); ref != nil {
+			return ref
+		}
+	}
+	var fields map[string]value
+	var ref *refusal
+	if b.Type == BodyGraphQL {
+		fields, ref = readGraphQL(*b.GraphQL, r, body)
+	} else {
+		fields, ref = readBody(b, r.BodyType, body)
+	}
 	if ref != nil {
-		return m, ref
+		return ref
 	}
-	if ref := take(b.Fields, b.AllowExtra, fields, params, secrets); ref != nil {
-		return m, ref
-	}
-	m.Matched, m.Operation, m.Effect, m.Params = true, c.Name, c.Effect, params
-	m.Labels = slices.Compact(slices.Sorted(slices.Values(c.Labels)))
-	m.Code, m.Why = "", ""
-	if len(secrets) > 0 {
-		m.Secrets = secrets
-	}
-	return m, nil
+	return t.take(Fields{b.Fields, b.AllowExtra}, fields)
 }
 
 // plan fills in the read-back. A parameter that no path can carry leaves the

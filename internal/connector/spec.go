@@ -144,23 +144,56 @@ type Operation struct {
 // BodyType is how a body is read.
 type BodyType string
 
-// The body types. Multipart is not read: such a request is unmatched.
+// The body types.
 const (
-	BodyForm BodyType = "form" // application/x-www-form-urlencoded
-	BodyJSON BodyType = "json" // one object
-	BodyNone BodyType = "none"
+	BodyForm      BodyType = "form"      // application/x-www-form-urlencoded
+	BodyMultipart BodyType = "multipart" // multipart/form-data (RFC 7578)
+	BodyJSON      BodyType = "json"      // one object
+	BodyGraphQL   BodyType = "graphql"   // one GraphQL request; that of a GET is its query
+	BodyNone      BodyType = "none"
 )
 
 // Values lists what may be written.
 func (BodyType) Values() []string {
-	return []string{string(BodyForm), string(BodyJSON), string(BodyNone)}
+	return []string{string(BodyForm), string(BodyMultipart), string(BodyJSON), string(BodyGraphQL), string(BodyNone)}
 }
 
 // Body is what a request must carry.
 type Body struct {
-	Type       BodyType         `json:"type"`
+	Type BodyType `json:"type"`
+	// Media is the one media type of a json body, ending in "+json"; it is
+	// application/json when left out.
+	Media   string   `json:"media,omitempty"`
+	GraphQL *GraphQL `json:"graphql,omitempty"` // of a graphql body, and of no other
+	// Fields of a graphql body are the arguments of its root field, with the
+	// variables put in: "id", and "input.id" for a member of an input object.
+	// When there are several root fields each name begins with "field.".
 	Fields     map[string]Field `json:"fields,omitempty"`
 	AllowExtra bool             `json:"allowExtra,omitempty"` // other fields may be present
+}
+
+// GraphQL says which GraphQL operation a request executes. What the document
+// calls things by aliases and fragments does not count.
+type GraphQL struct {
+	Type GraphQLType `json:"type"`
+	Name string      `json:"name,omitempty"` // the operation's name in the document; any when left out
+	// Root are the fields of the root type: a request selects one or more of
+	// them, each once, and no others. A mutation has one.
+	Root []string `json:"root"`
+}
+
+// GraphQLType is the kind of a GraphQL operation. Subscriptions are not read.
+type GraphQLType string
+
+// The types.
+const (
+	GraphQLQuery    GraphQLType = "query"
+	GraphQLMutation GraphQLType = "mutation"
+)
+
+// Values lists what may be written.
+func (GraphQLType) Values() []string {
+	return []string{string(GraphQLQuery), string(GraphQLMutation)}
 }
 
 // Fields are query parameters.
@@ -177,11 +210,11 @@ type Field struct {
 	Secret  string  `json:"secret,omitempty"`  // must be Placeholder of this name
 	// Optional lets the field be absent. A parameter is then absent as well.
 	Optional bool `json:"optional,omitempty"`
-	// Type of a JSON value; the zero value is string.
+	// Type of the value; the zero value is string. A form has strings only.
 	Type FieldType `json:"type,omitempty"`
 }
 
-// FieldType is the JSON type of a field's value.
+// FieldType is the type of a field's value.
 type FieldType string
 
 // The field types.
@@ -189,11 +222,26 @@ const (
 	TypeString  FieldType = "string"
 	TypeInteger FieldType = "integer" // within ±2^53
 	TypeBoolean FieldType = "boolean"
+	// TypeFile is a file of a multipart body. Its value is the digest of its
+	// bytes; a Param p comes with pName, pSize in bytes, and pType, the media
+	// type that the sender says.
+	TypeFile FieldType = "file"
 )
 
 // Values lists what may be written.
 func (FieldType) Values() []string {
-	return []string{string(TypeString), string(TypeInteger), string(TypeBoolean)}
+	return []string{string(TypeString), string(TypeInteger), string(TypeBoolean), string(TypeFile)}
+}
+
+// params are the parameters that the field gives.
+func (f Field) params() []string {
+	switch {
+	case f.Param == "":
+		return nil
+	case f.Type == TypeFile:
+		return []string{f.Param, f.Param + "Name", f.Param + "Size", f.Param + "Type"}
+	}
+	return []string{f.Param}
 }
 
 // Placeholder is the text that stands for a secret in a request until door 2

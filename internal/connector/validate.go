@@ -239,51 +239,10 @@ func (c *checker) operation(op *Operation, at string) {
 		c.bad(at+".kind", "a websocket handshake is a GET without a body")
 	}
 	if op.Query != nil {
-		c.fields(op.Query.Fields, false, at+".query.fields", params)
+		c.fields(op.Query.Fields, BodyForm, at+".query.fields", params)
 	}
 	c.body(op, at+".body", params)
 	c.readBack(op, at+".readBack", params)
-}
-
-func (c *checker) body(op *Operation, at string, params map[string]bool) {
-	b := op.Body
-	if b == nil {
-		return
-	}
-	if b.Type == BodyNone && (len(b.Fields) > 0 || b.AllowExtra) {
-		c.bad(at, "a body of type none has no fields")
-	}
-	if b.Type != BodyNone && op.Method == "GET" {
-		c.bad(at+".type", "a GET has no body")
-	}
-	c.fields(b.Fields, b.Type == BodyJSON, at+".fields", params)
-}
-
-func (c *checker) fields(fs map[string]Field, json bool, at string, params map[string]bool) {
-	for _, name := range slices.Sorted(maps.Keys(fs)) {
-		f, at := fs[name], at+"."+name
-		kinds := 0
-		for _, set := range []bool{f.Param != "", f.Const != nil, f.Ignored, f.Secret != ""} {
-			if set {
-				kinds++
-			}
-		}
-		if kinds != 1 {
-			c.bad(at, "want exactly one of param, const, ignored, secret")
-		}
-		if f.Param != "" {
-			if !paramName.MatchString(f.Param) {
-				c.bad(at+".param", "want a name of letters and digits")
-			}
-			if params[f.Param] {
-				c.bad(at+".param", "parameter %q is taken from two places", f.Param)
-			}
-			params[f.Param] = true
-		}
-		if f.Type != "" && f.Type != TypeString && !json {
-			c.bad(at+".type", "only JSON values have a type")
-		}
-	}
 }
 
 func (c *checker) readBack(op *Operation, at string, params map[string]bool) {
@@ -353,7 +312,20 @@ func bodiesApart(a, b *Body) bool {
 	if b == nil {
 		b = &Body{Type: BodyNone}
 	}
-	return a.Type != b.Type || fieldsApart(Fields{a.Fields, a.AllowExtra}, Fields{b.Fields, b.AllowExtra})
+	if g, h := a.GraphQL, b.GraphQL; g != nil && h != nil {
+		shared := slices.ContainsFunc(g.Root, func(f string) bool { return slices.Contains(h.Root, f) })
+		if g.Type != h.Type || !shared || g.Name != "" && h.Name != "" && g.Name != h.Name {
+			return true
+		}
+		if len(g.Root) != len(h.Root) {
+			return false // the arguments have other names
+		}
+	}
+	types := []BodyType{a.Type, b.Type}
+	if slices.Contains(types, BodyGraphQL) && slices.Contains(types, BodyJSON) {
+		return false // a GraphQL request is a JSON object too
+	}
+	return a.Type != b.Type || a.Media != b.Media || fieldsApart(Fields{a.Fields, a.AllowExtra}, Fields{b.Fields, b.AllowExtra})
 }
 
 // fieldsApart: one needs what the other refuses.
@@ -392,9 +364,9 @@ func (o *Operation) Params() (all, required []string) {
 			if f.Param == "" {
 				continue
 			}
-			all = append(all, f.Param)
+			all = append(all, f.params()...)
 			if !f.Optional {
-				required = append(required, f.Param)
+				required = append(required, f.params()...)
 			}
 		}
 	}
