@@ -115,6 +115,10 @@ func (s *Server) open(ctx context.Context) error {
 	if s.lock, err = lockFolder(s.cfg.Data); err != nil {
 		return err
 	}
+	// What a crash left of programs that ran.
+	if err := errors.Join(os.RemoveAll(s.programs()), os.Mkdir(s.programs(), 0o700)); err != nil {
+		return err
+	}
 	if err = s.openStore(ctx); err != nil {
 		return err
 	}
@@ -140,6 +144,11 @@ func (s *Server) open(ctx context.Context) error {
 	}
 	return nil
 }
+
+// programs is the folder of the harnesses' programs while they run. It is beside
+// the state and not in the system's temporary folder, from where nothing may be
+// executed on a hardened machine.
+func (s *Server) programs() string { return filepath.Join(s.cfg.Data, "programs") }
 
 type dataStore interface {
 	ledger.Store

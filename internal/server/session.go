@@ -72,8 +72,9 @@ type session struct {
 	instance *capability.Instance
 	world    *world
 	agent    *agent
-	seen     *measured // what was measured of the boundary
-	dir      string    // sockets; gone with the session
+	seen     *measured     // what was measured of the boundary
+	dir      string        // sockets; gone with the session
+	program  contain.Mount // the copy that runs; empty if it runs from its own place
 
 	jar     *jar
 	journal *computer.Journal
@@ -251,7 +252,7 @@ func checkHarness(h Harness) error {
 
 // measure fills in what is seen of the boundary before the agent runs.
 func (s *session) measure(h Harness) error {
-	bin, err := fileDigest(h.Path)
+	bin, err := s.takeProgram(h)
 	if err != nil {
 		return fmt.Errorf("harness: %w", err)
 	}
@@ -276,19 +277,58 @@ func (s *session) measure(h Harness) error {
 	return nil
 }
 
-// unexchanged measures the harness's program and files again. Exchanged and put
-// back in between is not seen: who can write them is trusted that far, as the
+// takeProgram gives the digest of the harness's program. It measures a copy of
+// its own, which is what runs: whoever writes to the file meanwhile changes
+// nothing. A program of the system or below a bound path is measured in its
+// place, since what it belongs with stays there.
+func (s *session) takeProgram(h Harness) (action.Digest, error) {
+	around := contain.SystemMounts()
+	for _, b := range h.Bind {
+		around = append(around, contain.Mount{Target: b})
+	}
+	for _, m := range around {
+		if h.Path == m.Target || strings.HasPrefix(h.Path, strings.TrimSuffix(m.Target, "/")+"/") {
+			return fileDigest(h.Path)
+		}
+	}
+	in, err := os.Open(h.Path)
+	if err != nil {
+		return "", err
+	}
+	defer in.Close()
+	name := filepath.Join(s.t.srv.programs(), s.task.ID)
+	out, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o555)
+	if err != nil {
+		return "", err
+	}
+	s.onStop(func() { os.Remove(name) })
+	sum := sha256.New()
+	_, err = io.Copy(out, io.TeeReader(in, sum))
+	// Closed before it is started: a file that is open for writing cannot be.
+	if err := errors.Join(err, out.Chmod(0o555), out.Close()); err != nil {
+		return "", err
+	}
+	s.program = contain.Mount{Source: name, Target: h.Path}
+	return action.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil))), nil
+}
+
+// unexchanged measures again what runs from its own place. Exchanged and put
+// back in between is not seen: who can write there is trusted that far, as the
 // threat model says.
 func (s *session) unexchanged(h Harness) error {
-	bin, err := fileDigest(h.Path)
-	if err != nil {
-		return err
+	bin := s.seen.get("harness.binary")
+	if s.program.Source == "" {
+		again, err := fileDigest(h.Path)
+		if err != nil {
+			return err
+		}
+		bin = string(again)
 	}
 	files, err := treeDigest(h.Bind)
 	if err != nil {
 		return err
 	}
-	if string(bin) != s.seen.get("harness.binary") || string(files) != s.seen.get("harness.files") {
+	if bin != s.seen.get("harness.binary") || string(files) != s.seen.get("harness.files") {
 		return problem(Refused, "harness_exchanged", "the harness's program or files changed while it was started", "open a new task")
 	}
 	return nil
@@ -389,6 +429,9 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	for _, b := range h.Bind {
 		mounts = append(mounts, contain.Mount{Source: b, Target: b})
 	}
+	if s.program.Source != "" {
+		mounts = append(mounts, s.program)
+	}
 	p, err := contain.Start(s.t.srv.ctx, contain.Spec{Path: h.Path, Args: h.Args, Env: s.environment(h), Dir: h.Dir,
 		Listen: []string{computerAddr, inferenceAddr, proxyAddr}, Mounts: mounts,
 		Stdin: h.Stdin, Stdout: h.Stdout, Stderr: h.Stderr})
@@ -397,8 +440,8 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	}
 	s.proc = p
 	s.onStop(p.Kill)
-	// What runs now was opened after it was measured. The doors are not served
-	// yet, so nothing has passed if it was exchanged in between.
+	// What runs from its own place was opened after it was measured. The doors
+	// are not served yet, so nothing has passed if it was exchanged in between.
 	if err := s.unexchanged(h); err != nil {
 		return err
 	}
