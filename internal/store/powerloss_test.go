@@ -23,9 +23,9 @@ import (
 const (
 	childDir    = "SALLYPORT_TEST_APPEND_IN"
 	childParams = "SALLYPORT_TEST_PARAMS"
-	// A small log makes SQLite copy it into the database often, so that the
-	// power goes off in the middle of that too.
-	smallLog = "&_pragma=wal_autocheckpoint(20)"
+	// A small log is copied into the database often, so that the power goes off
+	// in the middle of that too.
+	smallLog = 20
 )
 
 func TestMain(m *testing.M) {
@@ -64,7 +64,7 @@ func openLog(ctx context.Context, s ledger.Store) (*ledger.Ledger, *ledger.Log, 
 // each that was refused, and returns when the ledger has stopped.
 func appendForEver(dir, params string) error {
 	ctx := context.Background()
-	s, err := openSQLite(dir, params)
+	s, err := openSQLite(dir, params, smallLog)
 	if err != nil {
 		return err
 	}
@@ -238,7 +238,7 @@ func TestPowerLossLosesNothingAcknowledged(t *testing.T) {
 	}
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	if err := powerLoss(t, writerParams+smallLog, 50, seed); err != nil {
+	if err := powerLoss(t, writerParams, 50, seed); err != nil {
 		t.Error(err)
 	}
 }
@@ -253,7 +253,7 @@ func TestPowerLossSeesMissingSync(t *testing.T) {
 		if params == writerParams {
 			t.Fatal("synchronous(FULL) is not in the parameters")
 		}
-		if err := powerLoss(t, params+smallLog, 15, 1); err == nil {
+		if err := powerLoss(t, params, 15, 1); err == nil {
 			t.Errorf("synchronous=%s: nothing was lost: the test above proves nothing", level)
 		} else {
 			t.Logf("synchronous=%s, as it should be: %v", level, err)
@@ -268,7 +268,7 @@ func TestFullDisk(t *testing.T) {
 		t.Skip("mounts a file system")
 	}
 	r, dir, unmount := mount(t, nil)
-	a := startAppender(t, dir, writerParams+smallLog)
+	a := startAppender(t, dir, writerParams)
 	acked, refused, after := int64(-1), 0, 0
 	for after < 50 {
 		verb, rest, ok := a.next()
@@ -306,11 +306,18 @@ func TestFullDisk(t *testing.T) {
 
 // TestFailedSyncPoisons: after a failed sync the kernel may hold pages for
 // clean that are not on the disk. Nothing is written any more, and the folder
-// is refused until it is cleared.
+// is refused until it is cleared. So after that of a commit, and after that of
+// copying the log into the database, which no caller waits for.
 func TestFailedSyncPoisons(t *testing.T) {
 	if testing.Short() {
 		t.Skip("mounts a file system")
 	}
+	for _, file := range []string{DatabaseName + "-wal", DatabaseName} {
+		t.Run(file, func(t *testing.T) { failedSyncPoisons(t, file) })
+	}
+}
+
+func failedSyncPoisons(t *testing.T, file string) {
 	r, dir, unmount := mount(t, nil)
 	a := startAppender(t, dir, writerParams)
 	acked := int64(-1)
@@ -332,7 +339,7 @@ func TestFailedSyncPoisons(t *testing.T) {
 		once.Do(func() {
 			failed := false // and then it succeeds
 			r.setFault(func(op, name string) syscall.Errno {
-				if op == "fsync" && name == DatabaseName+"-wal" && !failed {
+				if op == "fsync" && name == file && !failed {
 					failed = true
 					return syscall.EIO
 				}

@@ -47,6 +47,7 @@ type SQLite struct {
 	writer  *sqliteConn
 	fatal   error // set by a failed fsync; nothing is written after it
 	firsts  firsts
+	log     writeAhead
 
 	readers *sql.DB
 }
@@ -55,15 +56,15 @@ type SQLite struct {
 // overwrites what is deleted: a destroyed key must not stay in a free page.
 const writerParams = "_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)" +
 	"&_pragma=synchronous(FULL)&_pragma=secure_delete(ON)&_pragma=cell_size_check(ON)&_pragma=trusted_schema(OFF)" +
-	"&_pragma=wal_autocheckpoint(1000)&_pragma=cache_size(-32768)"
+	"&_pragma=wal_autocheckpoint(0)&_pragma=cache_size(-32768)"
 
 // OpenSQLite opens the store in dir, an existing folder, and makes it if it is
 // not there.
 func OpenSQLite(dir string) (*SQLite, error) {
-	return openSQLite(dir, writerParams)
+	return openSQLite(dir, writerParams, logPages)
 }
 
-func openSQLite(dir, params string) (_ *SQLite, err error) {
+func openSQLite(dir, params string, logPages int) (_ *SQLite, err error) {
 	s := &SQLite{dir: dir}
 	defer func() {
 		if err != nil {
@@ -90,7 +91,6 @@ func openSQLite(dir, params string) (_ *SQLite, err error) {
 	if s.writeDB, err = sql.Open("sqlite", dsn(dir, params)); err != nil {
 		return nil, err
 	}
-	s.writeDB.SetMaxOpenConns(1)
 	c, err := s.writeDB.Conn(context.Background())
 	if err != nil {
 		return nil, err
@@ -103,7 +103,10 @@ func openSQLite(dir, params string) (_ *SQLite, err error) {
 	if err := syncFolder(dir); err != nil {
 		return nil, err
 	}
-	return s, s.openReaders("mode=ro&_pragma=query_only(1)&_pragma=busy_timeout(10000)&_pragma=trusted_schema(OFF)")
+	if err := s.openReaders("mode=ro&_pragma=query_only(1)&_pragma=busy_timeout(10000)&_pragma=trusted_schema(OFF)"); err != nil {
+		return nil, err
+	}
+	return s, s.startCopying(logPages)
 }
 
 // OpenSQLiteReadOnly opens the store of a stopped server. Update is refused. A
@@ -189,7 +192,7 @@ func ClearPoison(dir string) error {
 
 // Close implements ledger.Store.
 func (s *SQLite) Close() error {
-	var errs []error
+	errs := []error{s.stopCopying()}
 	if s.readers != nil {
 		errs = append(errs, s.readers.Close())
 	}
@@ -250,6 +253,7 @@ func (s *SQLite) Update(ctx context.Context, f func(ledger.WriteTx) error) error
 		return s.judge(errors.Join(err, s.rollback()))
 	}
 	s.firsts.add(t.added)
+	s.countPages()
 	return nil
 }
 
@@ -276,10 +280,7 @@ func (s *SQLite) truncateLog() (busy bool, err error) {
 	if s.fatal != nil {
 		return false, s.fatal
 	}
-	err = s.writer.rows(`PRAGMA wal_checkpoint(TRUNCATE)`, 3, func(c []any) error {
-		busy = integer(c[0]) != 0
-		return nil
-	})
+	busy, err = s.writer.checkpoint("TRUNCATE")
 	return busy, s.judge(err)
 }
 
@@ -324,86 +325,4 @@ func (s *SQLite) poison(cause error) error {
 		return fmt.Errorf("leave poison marker: %w", err)
 	}
 	return nil
-}
-
-// sqliteConn is a conn. With stmts it keeps its statements.
-type sqliteConn struct {
-	ctx context.Context
-	q   interface {
-		PrepareContext(context.Context, string) (*sql.Stmt, error)
-		ExecContext(context.Context, string, ...any) (sql.Result, error)
-		QueryContext(context.Context, string, ...any) (*sql.Rows, error)
-	}
-	stmts map[string]*sql.Stmt
-}
-
-func (c *sqliteConn) stmt(query string) (*sql.Stmt, error) {
-	st := c.stmts[query]
-	if st == nil {
-		var err error
-		if st, err = c.q.PrepareContext(c.ctx, query); err != nil {
-			return nil, err
-		}
-		c.stmts[query] = st
-	}
-	return st, nil
-}
-
-func (c *sqliteConn) exec(query string, args ...any) error {
-	if c.stmts == nil {
-		_, err := c.q.ExecContext(c.ctx, query, args...)
-		return err
-	}
-	st, err := c.stmt(query)
-	if err == nil {
-		_, err = st.ExecContext(c.ctx, args...)
-	}
-	return err
-}
-
-func (c *sqliteConn) rows(query string, n int, f func([]any) error, args ...any) error {
-	rs, err := c.query(query, args...)
-	if err != nil {
-		return err
-	}
-	defer rs.Close()
-	var all [][]any
-	for rs.Next() {
-		cols, into := make([]any, n), make([]any, n)
-		for i := range cols {
-			into[i] = &cols[i]
-		}
-		if err := rs.Scan(into...); err != nil {
-			return err
-		}
-		all = append(all, cols)
-	}
-	if err := errors.Join(rs.Err(), rs.Close()); err != nil {
-		return err
-	}
-	for _, cols := range all {
-		if err := f(cols); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (c *sqliteConn) query(query string, args ...any) (*sql.Rows, error) {
-	if c.stmts == nil {
-		return c.q.QueryContext(c.ctx, query, args...)
-	}
-	st, err := c.stmt(query)
-	if err != nil {
-		return nil, err
-	}
-	return st.QueryContext(c.ctx, args...)
-}
-
-func (c *sqliteConn) close() error {
-	var errs []error
-	for _, st := range c.stmts {
-		errs = append(errs, st.Close())
-	}
-	return errors.Join(append(errs, c.q.(*sql.Conn).Close())...)
 }
