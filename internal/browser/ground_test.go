@@ -176,3 +176,56 @@ func TestGroundFocus(t *testing.T) {
 		w.waitHit(t, "POST other.example/inframe q=%C3%BCber")
 	})
 }
+
+// What lies over, around or turned: the element that the browser would press is
+// named, and the press arrives there.
+func TestGroundLayers(t *testing.T) {
+	w := open(t, Config{})
+	w.set("/mid", `<!doctype html><body style="margin:0"><iframe src="http://third.example/leaf" style="position:absolute;left:50px;top:50px;width:200px;height:150px;border:0"></iframe>`)
+	w.set("/leaf", `<!doctype html><body style="margin:0"><button style="position:absolute;left:20px;top:20px;width:100px;height:40px" onclick="parent.parent.postMessage('pressed','*')">Leaf</button>`)
+	const button = `<button id=under style="position:absolute;left:20px;top:20px;width:400px;height:300px" onclick="window.pressed='under'">Under</button>`
+	for name, c := range map[string]struct {
+		html string
+		x, y float64
+		want string
+	}{
+		"modal_dialog":   {button + `<dialog id=d style="margin:0;position:fixed;left:50px;top:50px;width:200px;height:100px;padding:0;border:0"><button style="width:200px;height:100px" onclick="window.pressed='dialog'">In dialog</button></dialog><script>d.showModal()</script>`, 100, 100, "In dialog"},
+		"popover":        {button + `<div popover=manual id=p style="margin:0;position:fixed;left:50px;top:50px;width:200px;height:100px;padding:0;border:0"><button style="width:200px;height:100px" onclick="window.pressed='popover'">In popover</button></div><script>p.showPopover()</script>`, 100, 100, "In popover"},
+		"css_zoom":       {`<div style="zoom:2">` + button + `</div>`, 700, 500, "Under"},
+		"transform":      {`<div style="transform:translate(300px,200px) rotate(30deg);width:0;height:0">` + button + `</div>`, 360, 330, "Under"},
+		"perspective":    {`<div style="perspective:500px;width:600px"><div style="transform:rotateY(40deg);transform-style:preserve-3d">` + button + `</div></div>`, 200, 150, "Under"},
+		"clip_path":      {`<button style="position:absolute;left:0;top:0;width:600px;height:600px;clip-path:circle(40px at 500px 500px)" onclick="window.pressed='over'">Over</button>` + button, 100, 100, "Under"},
+		"pointer_events": {button + `<div style="position:absolute;inset:0;pointer-events:none;background:#f008">Veil</div>`, 100, 100, "Under"},
+		"nested_shadow":  {`<div id=a style="position:absolute;left:20px;top:20px"></div><script>const r=a.attachShadow({mode:'closed'});r.innerHTML='<div></div>';const s=r.firstChild.attachShadow({mode:'closed'});s.innerHTML='<button style="width:300px;height:200px">Twice closed</button>';s.firstChild.onclick=()=>pressed='twice'</script>`, 100, 100, "Twice closed"},
+		"nested_frames":  {`<iframe src="http://other.example/mid" style="position:absolute;left:100px;top:100px;width:400px;height:300px;border:0"></iframe><script>onmessage=e=>pressed=e.data</script>`, 100 + 50 + 60, 100 + 50 + 40, "Leaf"},
+		"smooth_scroll":  {`<style>html{scroll-behavior:smooth}</style><div style="height:3000px"></div><button style="position:fixed;left:20px;top:20px;width:400px;height:300px" onclick="window.pressed='fixed'">Fixed</button><script>scrollTo(0,500)</script>`, 100, 100, "Fixed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.t = t
+			w.load("layers", `<body style="margin:0">`+c.html)
+			g := w.ground(c.x, c.y)
+			if g.Element.Name != c.want || g.Element.Uninspectable != "" {
+				t.Fatalf("got %+v, want %q", g.Element, c.want)
+			}
+			w.must(g, Click{})
+			w.until("window.pressed")
+		})
+	}
+}
+
+// A chord that the page gives to a control of its own presses nothing.
+func TestAccessKeyPressesNothing(t *testing.T) {
+	w := open(t, Config{})
+	w.load("accesskey", `<input id=field><button accesskey=s onclick="window.pressed=true">Delete</button><a accesskey=l href="/evil">x</a>`)
+	for _, chord := range []string{"alt+s", "alt+l", "alt+shift+s"} {
+		w.eval("field.focus();1")
+		err := w.do(w.focus(), Key{chord})
+		if got := w.eval("String(!!window.pressed)"); got != "false" {
+			t.Errorf("%s: pressed (%v)", chord, err)
+		}
+	}
+	w.leave()
+	if w.hit("GET site.test/evil") {
+		t.Error("the link was followed")
+	}
+}
