@@ -65,7 +65,8 @@ var (
 		"Http2-Settings", "Content-Length", "Host", "Expect", "Accept-Encoding"}
 	intermediary = []string{"Forwarded", "X-Real-Ip", "Via", "X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip"}
 	overrides    = []string{"X-Http-Method-Override", "X-Method-Override", "X-Http-Method",
-		"X-Original-Url", "X-Rewrite-Url", "X-Override-Url", "X-Original-Method", "X-Original-Host"}
+		"X-Original-Url", "X-Rewrite-Url", "X-Override-Url", "X-Original-Uri", "X-Original-Method", "X-Original-Host", "X-Host",
+		"X-Http-Host-Override", "X-Http-Path-Override", "X-Envoy-Original-Path", "X-Sendfile-Type", "X-Accel-Mapping"}
 	brokered = []string{"Cookie", "Cookie2", "Authorization", "Range", "If-Range"}
 )
 
@@ -86,7 +87,7 @@ func checkHeader(h http.Header) string {
 			}
 		}
 		switch name {
-		case "Content-Length", "Content-Type", "Content-Encoding", "Host", "Authorization":
+		case "Content-Length", "Content-Type", "Content-Encoding", "Host", "Authorization", "User-Agent": // net/http sends one User-Agent
 			if len(values) > 1 {
 				return "field_twice"
 			}
@@ -102,9 +103,6 @@ func checkHeader(h http.Header) string {
 				return "connection_names_field"
 			}
 		}
-	}
-	if e := h.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
-		return "body_encoded"
 	}
 	return ""
 }
@@ -132,8 +130,8 @@ func clean(in http.Header, rec Recognized) (out http.Header, stripped []string) 
 	}
 	// gzip is undone here, so that secrets can be found in responses.
 	out.Set("Accept-Encoding", "gzip")
-	if _, ok := out["User-Agent"]; !ok {
-		out["User-Agent"] = nil // else net/http adds its own
+	if out.Get("User-Agent") == "" {
+		out["User-Agent"] = nil // net/http sends no empty one, and adds its own where there is none
 	}
 	slices.Sort(stripped)
 	return out, stripped

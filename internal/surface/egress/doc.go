@@ -5,7 +5,8 @@
 //
 // The order for one request:
 //
-//  1. strict reading: what two parsers could read differently is refused
+//  1. strict reading: what two parsers could read differently is refused, and
+//     a compressed body is decided on and sent as what it decompresses to
 //  2. recognition: a connector says which operation of which application it is
 //  3. outgoing request: built once from the canonical form; its digest is the
 //     action's digest
@@ -35,7 +36,8 @@
 // and is part of the digest.
 //
 // What is not sent as it came: an empty query loses its "?", a host its trailing
-// dot and default port, a fragment is refused.
+// dot and default port, a body its Content-Encoding and its chunks and trailers;
+// a fragment is refused.
 //
 // Not trusted: everything the client sends, Sec-Fetch-* included, and everything
 // an origin answers. A crash cuts the connections and leaves nothing on disk:

@@ -61,7 +61,7 @@ type Recognized struct {
 	OwnCredentials bool
 	// WebSocket: the operation is declared for a WebSocket handshake.
 	WebSocket bool
-	// Override is the value of a "_method" field that the operation was
+	// Override is the value of a method field ("_method") that the operation was
 	// recognised with. Any other such field is refused.
 	Override string
 	// ReadBack, if any, is asked after the request was answered.

@@ -142,6 +142,10 @@ func readFraming(lines []string) (framing, string) {
 			f.chunked = true
 		case "upgrade":
 			f.upgrade = true
+		case "expect": // RFC 9110 section 10.1.1; net/http would answer others by itself
+			if !strings.EqualFold(value, "100-continue") {
+				return f, "expect"
+			}
 		}
 	}
 	if f.chunked && f.length >= 0 {

@@ -111,6 +111,9 @@ func (p *Proxy) read(w http.ResponseWriter, r *http.Request, conn net.Conn, insi
 		}
 		in.body = body
 	}
+	if in.body, code = plainBody(r.Header, in.body, p.cfg.MaxBody); code != "" {
+		return in, code
+	}
 	if len(in.body) > 0 && !writes(r.Method) {
 		return in, "body_on_read" // no agreed meaning, RFC 9110 section 9.3.1
 	}

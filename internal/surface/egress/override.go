@@ -10,11 +10,19 @@ import (
 	"strings"
 )
 
-// methodField is the field by which frameworks (Rails, Laravel, Symfony) let a
-// POST be another method.
-const methodField = "_method"
+// methodField reports the fields by which frameworks (Rails, Laravel, Symfony,
+// Express, ASP.NET) let a POST be another method. "_method[]" and "_method[x]"
+// are the same field for some servers.
+func methodField(name string) bool {
+	name, _, _ = strings.Cut(strings.ToLower(strings.TrimSpace(name)), "[")
+	switch strings.NewReplacer("-", "_", ".", "_", " ", "_").Replace(name) {
+	case "_method", "_http_method", "http_method_override", "x_http_method", "x_http_method_override", "x_method_override":
+		return true
+	}
+	return false
+}
 
-// checkOverride refuses a "_method" field that the connector did not read.
+// checkOverride refuses a field of that kind that the connector did not read.
 func checkOverride(query, bodyType string, body []byte, want string) string {
 	for _, v := range overrideValues(query, bodyType, body) {
 		if want == "" || !strings.EqualFold(v, want) {
@@ -24,7 +32,7 @@ func checkOverride(query, bodyType string, body []byte, want string) string {
 	return ""
 }
 
-// overrideValues finds the values of all "_method" fields. What cannot be read
+// overrideValues finds the values of all such fields. What cannot be read
 // counts as a field with no value, which matches nothing.
 func overrideValues(query, bodyType string, body []byte) []string {
 	found := formValues(query)
@@ -42,7 +50,7 @@ func overrideValues(query, bodyType string, body []byte) []string {
 		var top map[string]json.RawMessage
 		if json.Unmarshal(body, &top) == nil {
 			for k, v := range top {
-				if strings.EqualFold(k, methodField) {
+				if methodField(k) {
 					var s string
 					json.Unmarshal(v, &s)
 					found = append(found, s)
@@ -62,9 +70,7 @@ func formValues(s string) []string {
 		if err != nil {
 			name = k
 		}
-		// "_method[]" and "_method[x]" are the same field for some servers.
-		name, _, _ = strings.Cut(name, "[")
-		if strings.EqualFold(strings.TrimSpace(name), methodField) {
+		if methodField(name) {
 			value, err := url.QueryUnescape(v)
 			if err != nil {
 				value = ""
@@ -76,8 +82,11 @@ func formValues(s string) []string {
 }
 
 func multipartValues(body []byte, boundary string) []string {
-	if boundary == "" || !bytes.Contains(bytes.ToLower(body), []byte(methodField)) {
+	if !bytes.Contains(bytes.ToLower(body), []byte("method")) {
 		return nil
+	}
+	if boundary == "" {
+		return []string{""}
 	}
 	var found []string
 	m := multipart.NewReader(bytes.NewReader(body), boundary)
@@ -89,8 +98,7 @@ func multipartValues(body []byte, boundary string) []string {
 		if err != nil {
 			return append(found, "")
 		}
-		name, _, _ := strings.Cut(part.FormName(), "[")
-		if strings.EqualFold(strings.TrimSpace(name), methodField) {
+		if methodField(part.FormName()) {
 			v, err := io.ReadAll(io.LimitReader(part, 64))
 			if err != nil {
 				v = nil
