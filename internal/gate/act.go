@@ -190,6 +190,20 @@ func wellFormed(a action.Action) *action.Decision {
 	return nil
 }
 
+// CodeHeld is the code of a denial that is none: a person has not answered yet,
+// and the same attempt may be made again.
+const CodeHeld = "held"
+
+type patienceKey struct{}
+
+// WithPatience bounds how long attempts under the context wait for people, for
+// callers that cannot wait as long as the task's HoldLimit. What is not answered
+// by then is denied with CodeHeld; the question stays open. It is never so short
+// that an answer which is there already is not read.
+func WithPatience(ctx context.Context, d time.Duration) context.Context {
+	return context.WithValue(ctx, patienceKey{}, max(d, 100*time.Millisecond))
+}
+
 // ask opens a hold and waits. It returns a Hold only when people approved, and
 // otherwise the denial.
 func (g *Gate) ask(ctx context.Context, r *running, a action.Action, d action.Decision) (action.Decision, Hold) {
@@ -206,11 +220,18 @@ func (g *Gate) ask(ctx context.Context, r *running, a action.Action, d action.De
 	if left := r.Deadline.Sub(g.now()); left < limit {
 		limit = left
 	}
+	patience, short := ctx.Value(patienceKey{}).(time.Duration)
+	if short = short && patience < limit; short {
+		limit = patience
+	}
 	wctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if err := h.Wait(wctx); err != nil {
 		if why := r.why(); why != nil {
 			return *why, nil
+		}
+		if short && wctx.Err() != nil && ctx.Err() == nil {
+			return deny(CodeHeld, "held for "+d.Approvers+"; the question is "+h.ID(), "send the same again: it passes once it is approved"), nil
 		}
 		return deny("not_approved", "held for "+d.Approvers+": "+public(err), "ask the approver, then try again"), nil
 	}

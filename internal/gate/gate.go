@@ -67,7 +67,9 @@ type Policy interface {
 	Decide(f Facts) action.Decision
 }
 
-// Holds asks people. Open records the question durably before it returns.
+// Holds asks people. Open records the question durably before it returns. While
+// a question is open or granted, the same one (same task, same digest) is that
+// one, so that a caller who comes back finds the answer.
 type Holds interface {
 	Open(ctx context.Context, a action.Action, d action.Decision) (Hold, error)
 }

@@ -288,6 +288,22 @@ func TestHold(t *testing.T) {
 			t.Error("an effect after a rejection")
 		}
 	})
+	t.Run("caller_who_cannot_wait", func(t *testing.T) {
+		s := start(t, holding)
+		var n atomic.Int64
+		hasty := gate.WithPatience(t.Context(), 0)
+		want(t, s.k.Act(hasty, attempt(), nil, sent(&n)), action.Deny, action.LayerHold, gate.CodeHeld)
+		s.h.answer <- errors.New("rejected by ines")
+		want(t, s.k.Act(hasty, attempt(), nil, sent(&n)), action.Deny, action.LayerHold, "not_approved")
+		if n.Load() != 0 || s.h.used.Load() != 0 {
+			t.Error("an effect that nobody approved")
+		}
+		s.h.answer <- nil
+		want(t, s.k.Act(hasty, attempt(), nil, sent(&n)), action.Allow, action.LayerGrant, "approved")
+		ended, cancel := context.WithCancel(hasty)
+		cancel()
+		want(t, s.k.Act(ended, attempt(), nil, sent(&n)), action.Deny, action.LayerHold, "not_approved")
+	})
 	t.Run("policy_changed_while_people_thought", func(t *testing.T) {
 		var asked atomic.Int64
 		s := start(t, func(f gate.Facts) action.Decision {
