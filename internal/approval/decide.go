@@ -17,9 +17,9 @@ type grantedBody struct {
 	V           int       `json:"v"`
 	ID          string    `json:"id"`
 	Statement   Statement `json:"statement"`
-	Signature   string    `json:"signature"` // armored SSHSIG
+	Signature   string    `json:"signature"` // as receipt.VerifyApproval reads it
 	Person      string    `json:"person"`
-	Key         string    `json:"key"` // authorized_keys form
+	Key         string    `json:"key"` // as receipt.ParseApprovalKey returns it
 	Fingerprint string    `json:"fingerprint"`
 	Hardware    bool      `json:"hardware,omitempty"`
 	Verified    bool      `json:"userVerified,omitempty"`
@@ -38,7 +38,9 @@ type refusedBody struct {
 	Code   string `json:"code"`
 }
 
-// Grant takes one person's signature. When the quorum is reached the approval
+// Grant takes one person's signature: an armored SSHSIG (Sign), or what a browser
+// gives for a passkey (AuthenticationResponseJSON) over Statement.Challenge. When
+// the quorum is reached the approval
 // is granted; if release is not nil it is used up at once, and release is the
 // caller's change in the same transaction. A refusal is a *Refusal and is
 // recorded; the approval stays as it was.
@@ -53,10 +55,14 @@ func (e *Engine) Grant(ctx context.Context, id, person string, signature []byte,
 
 func (e *Engine) grant(ctx context.Context, id, person string, signature []byte, release func(record.Tx, Statement) error) (Approval, error) {
 	now := e.now().UTC()
+	text, err := stored(signature)
+	if err != nil {
+		return Approval{}, refuse("signature_invalid", err.Error())
+	}
 	var seen Approval
 	var sig receipt.Signer
 	var count int
-	err := e.log.View(ctx, func(tx record.Tx) (err error) {
+	err = e.log.View(ctx, func(tx record.Tx) (err error) {
 		if seen, err = get(tx, id); err != nil {
 			return err
 		}
@@ -64,7 +70,7 @@ func (e *Engine) grant(ctx context.Context, id, person string, signature []byte,
 		if err != nil {
 			return err
 		}
-		if sig, err = p.verify(seen.Statement, string(signature)); err != nil {
+		if sig, err = p.verify(seen.Statement, text); err != nil {
 			return err
 		}
 		count, err = p.judge(seen, person, sig)
@@ -76,10 +82,10 @@ func (e *Engine) grant(ctx context.Context, id, person string, signature []byte,
 	next := seen
 	next.Version++
 	next.Signatures = append(next.Signatures[:len(next.Signatures):len(next.Signatures)],
-		Signed{Person: person, Fingerprint: sig.Fingerprint, Signature: string(signature), At: now})
+		Signed{Person: person, Fingerprint: sig.Fingerprint, Signature: text, At: now})
 	complete := count >= seen.Statement.Quorum
 	if complete {
-		next.State, next.Closed = Granted, now
+		next.State, next.Closed, next.TookMillis = Granted, now, took(seen, now)
 		if release != nil {
 			next.State = Used
 		}
@@ -87,9 +93,9 @@ func (e *Engine) grant(ctx context.Context, id, person string, signature []byte,
 	_, err = e.log.Append(ctx, record.Draft{
 		Type: seen.recordType("granted"), Task: seen.Statement.Task, Agent: seen.Statement.Agent, Actor: actor(person),
 		Body: grantedBody{
-			V: 1, ID: id, Statement: seen.Statement, Signature: string(signature), Person: person,
+			V: 1, ID: id, Statement: seen.Statement, Signature: text, Person: person,
 			Key: sig.Key, Fingerprint: sig.Fingerprint, Hardware: sig.Hardware, Verified: sig.Verified, Counter: sig.Counter,
-			Count: count, Complete: complete, TookMillis: max(0, now.Sub(seen.Requested).Milliseconds()),
+			Count: count, Complete: complete, TookMillis: took(seen, now),
 		},
 		Change: func(tx record.Tx) error {
 			a, err := get(tx, id)
@@ -111,6 +117,9 @@ func (e *Engine) grant(ctx context.Context, id, person string, signature []byte,
 			}
 			if n != count {
 				return errMoved
+			}
+			if err := advance(tx, sig, now); err != nil {
+				return err
 			}
 			if err := put(tx, next); err != nil {
 				return err
@@ -139,8 +148,14 @@ func (e *Engine) open(tx record.Tx, a Approval, now time.Time) (people, error) {
 	if err := inTime(a.Statement, now); err != nil {
 		return nil, err
 	}
-	return e.people.People(tx)
+	if err := e.current(tx, a.Statement); err != nil {
+		return nil, err
+	}
+	return e.read(tx)
 }
+
+// took is how long people had the question.
+func took(a Approval, now time.Time) int64 { return max(0, now.Sub(a.Requested).Milliseconds()) }
 
 // judge decides whether the person's signature counts, and returns how many
 // people will have signed with it.
@@ -249,14 +264,18 @@ func (e *Engine) end(ctx context.Context, id string, to State, person, reason st
 	}
 	now := e.now().UTC()
 	next := seen
-	next.State, next.Version, next.Closed, next.By, next.Reason = to, seen.Version+1, now, person, reason
+	next.State, next.Version, next.By, next.Reason = to, seen.Version+1, person, reason
+	if next.Closed.IsZero() { // granted and unused is closed: the answer took what it took
+		next.TookMillis = took(seen, now)
+	}
+	next.Closed = now
 	verb := "rejected"
 	if to == Expired {
 		verb = "expired"
 	}
 	_, err = e.log.Append(ctx, record.Draft{
 		Type: seen.recordType(verb), Task: seen.Statement.Task, Agent: seen.Statement.Agent, Actor: actor(person),
-		Body: closedBody{V: 1, ID: id, Person: person, Reason: reason, TookMillis: max(0, now.Sub(seen.Requested).Milliseconds())},
+		Body: closedBody{V: 1, ID: id, Person: person, Reason: reason, TookMillis: took(seen, now)},
 		Change: func(tx record.Tx) error {
 			a, err := get(tx, id)
 			if err != nil {

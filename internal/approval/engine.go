@@ -46,8 +46,10 @@ type Approval struct {
 	Requested  time.Time `json:"requested"`
 	Signatures []Signed  `json:"signatures,omitempty"`
 	Closed     time.Time `json:"closed,omitzero"` // when it left pending
-	By         string    `json:"by,omitempty"`    // who rejected it
-	Reason     string    `json:"reason,omitempty"`
+	// TookMillis is how long people had the question before it left pending.
+	TookMillis int64  `json:"tookMillis,omitempty"`
+	By         string `json:"by,omitempty"` // who rejected it
+	Reason     string `json:"reason,omitempty"`
 }
 
 // ID is the statement's nonce.
@@ -57,7 +59,7 @@ func (a Approval) ID() string { return a.Statement.Nonce }
 type Signed struct {
 	Person      string    `json:"person"`
 	Fingerprint string    `json:"fingerprint"`
-	Signature   string    `json:"signature"` // armored SSHSIG
+	Signature   string    `json:"signature"` // as receipt.VerifyApproval reads it
 	At          time.Time `json:"at"`
 }
 
@@ -83,7 +85,8 @@ type Engine struct {
 	now    func() time.Time
 
 	mu      sync.Mutex
-	changed chan struct{} // closed and replaced when something was decided here
+	changed chan struct{}   // closed and replaced when something was decided here
+	claimed map[string]bool // open questions for whose answer somebody here waits
 }
 
 // New makes an engine. now is the clock; time.Now when nil.
@@ -91,7 +94,7 @@ func New(log record.Log, people Directory, now func() time.Time) *Engine {
 	if now == nil {
 		now = time.Now
 	}
-	return &Engine{log: log, people: people, now: now, changed: make(chan struct{})}
+	return &Engine{log: log, people: people, now: now, changed: make(chan struct{}), claimed: map[string]bool{}}
 }
 
 // Draft is a statement to be asked for. The engine fills V, Tenant, Nonce,
@@ -106,6 +109,12 @@ type Draft struct {
 	// hold.approved, hold.rejected and hold.expired instead of
 	// approval.requested, .granted, .rejected and .expired.
 	Hold bool
+	// Adopt takes up an open question of the same task that asks for the same and
+	// for whose answer nobody waits any more, instead of asking again: nothing is
+	// written then, and Change is not called. Whoever waits no more calls Abandon.
+	Adopt bool
+	// Fill, if not nil, completes the statement with what the state says.
+	Fill func(record.Tx, *Statement) error
 	// Change, if not nil, is the caller's own change in the same transaction.
 	Change func(record.Tx, Statement) error
 }
@@ -121,19 +130,23 @@ type requestedBody struct {
 // Request stores a statement as pending, in the transaction of its record.
 func (e *Engine) Request(ctx context.Context, d Draft) (Statement, error) {
 	now := e.now().UTC()
-	excluded, err := e.excluded(ctx, append([]string{d.Requester}, d.Statement.Excluded...))
+	s, known, err := e.draw(ctx, d, now)
 	if err != nil {
 		return Statement{}, fmt.Errorf("request approval: %w", err)
 	}
-	s := d.Statement.complete(e.log.Tenant(), excluded, now, d.Valid)
-	if err := s.check(); err != nil {
-		return Statement{}, err
+	for _, a := range known {
+		if e.claim(a.ID()) {
+			return a.Statement, nil
+		}
 	}
 	a := Approval{V: 1, Statement: s, Hold: d.Hold, State: Pending, Version: 1, Requester: d.Requester, Requested: now}
 	_, err = e.log.Append(ctx, record.Draft{
 		Type: a.recordType("requested"), Task: s.Task, Agent: s.Agent, Actor: actor(d.Requester),
 		Body: requestedBody{V: 1, ID: s.Nonce, Statement: s, Requester: d.Requester},
 		Change: func(tx record.Tx) error {
+			if err := drip(tx, a); err != nil {
+				return err
+			}
 			if err := put(tx, a); err != nil {
 				return err
 			}
@@ -146,31 +159,52 @@ func (e *Engine) Request(ctx context.Context, d Draft) (Statement, error) {
 	if err != nil {
 		return Statement{}, fmt.Errorf("request approval: %w", err)
 	}
+	if d.Adopt {
+		e.claim(s.Nonce)
+	}
 	return s, nil
 }
 
-// excluded adds to the names the accounts that these people have now, so that
-// they stay excluded when they come back under another name.
-func (e *Engine) excluded(ctx context.Context, names []string) ([]string, error) {
-	var out []string
-	err := e.log.View(ctx, func(tx record.Tx) error {
+// draw completes the statement of a draft from the state, and returns what is
+// open already and could be adopted.
+func (e *Engine) draw(ctx context.Context, d Draft, now time.Time) (s Statement, known []Approval, err error) {
+	err = e.log.View(ctx, func(tx record.Tx) error {
 		all, err := e.people.People(tx)
 		if err != nil {
 			return err
 		}
-		out = nil
-		for _, name := range names {
-			if name == "" {
-				continue
+		draft := d.Statement
+		if d.Fill != nil {
+			if err := d.Fill(tx, &draft); err != nil {
+				return err
 			}
-			p, _ := people(all).named(name)
-			out = append(append(out, name), p.Accounts...)
 		}
-		slices.Sort(out)
-		out = slices.Compact(out)
-		return nil
+		names := append([]string{d.Requester}, draft.Excluded...)
+		s = draft.complete(e.log.Tenant(), people(all).excluded(names), now, d.Valid)
+		if err := s.check(); err != nil {
+			return err
+		}
+		if known = nil; d.Adopt {
+			known, err = alike(tx, s, now)
+		}
+		return err
 	})
-	return out, err
+	return s, known, err
+}
+
+// excluded adds to the names the accounts that these people have now, so that
+// they stay excluded when they come back under another name.
+func (p people) excluded(names []string) []string {
+	var out []string
+	for _, name := range names {
+		if name == "" {
+			continue
+		}
+		q, _ := p.named(name)
+		out = append(append(out, name), q.Accounts...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // Get returns an approval.
@@ -227,11 +261,14 @@ func (e *Engine) usable(tx record.Tx, a Approval, want action.Digest) error {
 	if err := inTime(a.Statement, e.now()); err != nil {
 		return err
 	}
-	all, err := e.people.People(tx)
+	if err := e.current(tx, a.Statement); err != nil {
+		return err
+	}
+	all, err := e.read(tx)
 	if err != nil {
 		return err
 	}
-	if len(people(all).counted(a)) < a.Statement.Quorum {
+	if len(all.counted(a)) < a.Statement.Quorum {
 		return refuse("quorum_lost", "someone who approved can no longer approve")
 	}
 	return nil

@@ -12,8 +12,8 @@ import (
 type Person struct {
 	Name  string
 	Roles []string
-	// Keys are lines in the form of authorized_keys, without options. A line
-	// that receipt.ParseSSHKey refuses is no key.
+	// Keys are lines that receipt.ParseApprovalKey reads: SSH keys as in
+	// authorized_keys, and passkeys. A line that it refuses is no key.
 	Keys []string
 	// Accounts are the other names by which this person signs in (local user,
 	// OIDC subject). Two people who share one are taken for the same person.
@@ -25,6 +25,47 @@ type Person struct {
 // removed for the commit.
 type Directory interface {
 	People(record.Tx) ([]Person, error)
+}
+
+// Keyring is what a Directory may be as well: it knows more keys of the people,
+// by name, as lines of Person.Keys.
+type Keyring interface {
+	Keys(record.Tx) (map[string][]string, error)
+}
+
+// Currency is what a Directory may be as well: it refuses a statement that names
+// a policy, a boundary or resources that are not in force in the transaction any
+// more. Its error is best a *Refusal.
+type Currency interface {
+	Current(record.Tx, Statement) error
+}
+
+// read returns the people with all their keys.
+func (e *Engine) read(tx record.Tx) (people, error) {
+	all, err := e.people.People(tx)
+	if err != nil {
+		return nil, err
+	}
+	ring, ok := e.people.(Keyring)
+	if !ok {
+		return all, nil
+	}
+	more, err := ring.Keys(tx)
+	if err != nil {
+		return nil, err
+	}
+	for i, p := range all {
+		all[i].Keys = append(slices.Clone(p.Keys), more[p.Name]...)
+	}
+	return all, nil
+}
+
+// current asks the directory whether the statement still says what is in force.
+func (e *Engine) current(tx record.Tx, s Statement) error {
+	if c, ok := e.people.(Currency); ok {
+		return c.Current(tx, s)
+	}
+	return nil
 }
 
 // people answers questions about one reading of the directory.
@@ -39,10 +80,10 @@ func (p people) named(name string) (Person, bool) {
 	return Person{}, false
 }
 
-// verify checks an armored signature over the statement by any key that is
+// verify checks a stored signature over the statement by any key that is
 // registered now. Whose key it is, and whether that person may approve, is for
 // eligible to say.
-func (p people) verify(s Statement, armored string) (receipt.Signer, error) {
+func (p people) verify(s Statement, signature string) (receipt.Signer, error) {
 	msg, err := s.Bytes()
 	if err != nil {
 		return receipt.Signer{}, err
@@ -50,23 +91,28 @@ func (p people) verify(s Statement, armored string) (receipt.Signer, error) {
 	var keys []string
 	for _, q := range p {
 		for _, line := range q.Keys {
-			if k, err := receipt.ParseSSHKey(line); err == nil {
+			if k, err := receipt.ParseApprovalKey(line); err == nil {
 				keys = append(keys, k)
 			}
 		}
 	}
-	sig, err := receipt.VerifySSHSIG(msg, []byte(armored), Namespace, keys, receipt.SSHPolicy{})
+	sig, err := receipt.VerifyApproval(msg, signature, keys, receipt.SSHPolicy{})
 	if err != nil {
-		return sig, refuse("signature_invalid", "this is not an approval of this statement by a key that is registered now")
+		return sig, refuse("signature_invalid", "this is not an approval of this statement by a key that is registered now: "+err.Error())
 	}
 	return sig, nil
 }
 
-// holders returns the names of the people to whom the key is registered.
+// holders returns the names of the people to whom the key is registered, in
+// whatever form.
 func (p people) holders(key string) (names []string) {
+	want, err := receipt.KeyDigest(key)
+	if err != nil {
+		return nil
+	}
 	for _, q := range p {
 		for _, line := range q.Keys {
-			if k, err := receipt.ParseSSHKey(line); err == nil && k == key && !slices.Contains(names, q.Name) {
+			if k, err := receipt.KeyDigest(line); err == nil && k == want && !slices.Contains(names, q.Name) {
 				names = append(names, q.Name)
 			}
 		}
@@ -112,7 +158,7 @@ func (p people) eligible(s Statement, name string, sig receipt.Signer) error {
 		return refuse("role_missing", "this person does not have the role that must approve")
 	}
 	if s.UserVerification && !sig.Verified {
-		return refuse("user_verification", "a security key that verifies its user is required")
+		return refuse("user_verification", "a key that verifies its user is required")
 	}
 	return nil
 }

@@ -56,12 +56,16 @@ func Render(s Statement) string {
 	line("request", string(s.RequestDigest))
 	line("boundary", string(s.BoundaryDigest))
 	line("policy", string(s.PolicyDigest))
+	line("declared", string(s.ResourcesDigest))
+	line("screenshot", string(s.Screenshot))
 	b.WriteString("Conditions:\n")
 	line("role", s.Role)
 	line("people needed", strconv.Itoa(s.Quorum))
-	line("must not sign", strings.Join(s.Excluded, ", "))
+	for i, x := range s.Excluded {
+		line(fmt.Sprintf("must not sign %d", i+1), x)
+	}
 	if s.UserVerification {
-		line("key", "hardware key that verifies its user")
+		line("key", "one that verifies its user")
 	}
 	line("valid from", s.NotBefore.Format(time.RFC3339))
 	line("expires", s.Expires.Format(time.RFC3339))
@@ -76,16 +80,33 @@ func Render(s Statement) string {
 // letters that could be mistaken for others.
 func visible(v string) string {
 	n := utf8.RuneCountInString(v)
-	note := ""
-	if strings.ContainsFunc(v, func(r rune) bool { return r > unicode.MaxASCII }) {
-		note = " (not only ASCII)"
-	}
+	note := foreign(v)
 	if n <= foldAt {
 		return `"` + escape(v) + `"` + note
 	}
 	r := []rune(v)
 	return fmt.Sprintf(`"%s" ... "%s" (folded: %d characters, %d bytes, %s)%s`,
 		escape(string(r[:foldHead])), escape(string(r[n-foldTail:])), n, len(v), canon.Digest([]byte(v)), note)
+}
+
+// foreign names the first letters of a value that are not ASCII: a Cyrillic
+// letter looks like a Latin one and is another.
+func foreign(v string) string {
+	var found []string
+	for _, r := range v {
+		if r <= unicode.MaxASCII || slices.Contains(found, fmt.Sprintf("%U", r)) {
+			continue
+		}
+		if len(found) == 4 {
+			found = append(found, "more")
+			break
+		}
+		found = append(found, fmt.Sprintf("%U", r))
+	}
+	if found == nil {
+		return ""
+	}
+	return " (not only ASCII: " + strings.Join(found, ", ") + ")"
 }
 
 // blanks are letters and symbols that show as nothing.

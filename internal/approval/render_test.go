@@ -1,6 +1,7 @@
 package approval_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -36,7 +37,7 @@ Exactly:
 Conditions:
   role               "approver"
   people needed      "1"
-  must not sign      "rob"
+  must not sign 1    "rob"
   valid from         "2026-11-23T12:00:00Z"
   expires            "2026-11-23T13:00:00Z"
   nonce              "aaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -52,7 +53,7 @@ func TestRender(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := strings.NewReplacer("DIGEST", string(s.Digest), "SIGNED", string(canon.Digest(msg)),
-		`\u{2014} safe"`, "\u2014 safe\" (not only ASCII)").Replace(golden)
+		`\u{2014} safe"`, "\u2014 safe\" (not only ASCII: U+2014)").Replace(golden)
 	if got := approval.Render(s); got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
@@ -88,6 +89,17 @@ func TestDisplayTricks(t *testing.T) {
 		"nul":                "mira\x00",
 		"private_use":        "mira\ue000",
 		"tab":                "mira\t",
+		"right_to_left_text": "mira\u05d0",
+		"fullwidth":          "\uff4dira",
+		"mathematical":       "\U0001d426ira",
+		"osc_hyperlink":      "\x1b]8;;https://evil.example\x1b\\mira\x1b]8;;\x1b\\",
+		"clears_the_screen":  "\x1b[2J\x1b[H" + "You are asked to approve:",
+		"sets_the_title":     "\x1b]0;mira\a",
+		"annotation":         "mira\ufff9x\ufffb",
+		"looks_quoted":       "mira\"\n  | text",
+		"a_quotation_mark":   "mira\u201d",
+		"replacement_char":   "mir\ufffd",
+		"many_newlines":      strings.Repeat("\n", 500),
 	} {
 		s := shown()
 		s.Params["user"] = v
@@ -180,4 +192,30 @@ func FuzzRender(f *testing.F) {
 			t.Error("two statements look the same")
 		}
 	})
+}
+
+// Who must not sign is a list that no name can lengthen or shorten.
+func TestExcludedAreToldApart(t *testing.T) {
+	one, two := shown(), shown()
+	one.Excluded, two.Excluded = []string{"rob, sam"}, []string{"rob", "sam"}
+	if a, b := approval.Render(one), approval.Render(two); strings.Count(a, "must not sign") != 1 || strings.Count(b, "must not sign") != 2 {
+		t.Errorf("got:\n%s\n%s", a, b)
+	}
+}
+
+// As many fields as a statement may have, each as long as it may be, stay within
+// what a person can scroll, and what is signed stands at the end.
+func TestManyLongFields(t *testing.T) {
+	s := shown()
+	s.Quoted = map[string]string{}
+	for i := range 128 {
+		s.Quoted[fmt.Sprintf("f%d", i)] = strings.Repeat("\u202e", 300)
+	}
+	out := approval.Render(s)
+	if n := strings.Count(out, "\n"); n > 160 {
+		t.Errorf("got %d lines", n)
+	}
+	if !strings.Contains(out[strings.LastIndex(strings.TrimSpace(out), "\n"):], "signed bytes") {
+		t.Error("the digest of what is signed is not the last line")
+	}
 }

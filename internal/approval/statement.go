@@ -1,10 +1,11 @@
 // Package approval is what a person signs, and what a signature is worth.
 //
 // A Statement says exactly what will happen. Its canonical bytes (RFC 8785)
-// are signed as OpenSSH SSHSIG in Namespace, with a key that the directory
-// holds for that person alone, so that the signature is checkable offline with
-// ssh-keygen. The engine keeps statements, checks who may approve, and makes an
-// approval good for one use.
+// are signed as OpenSSH SSHSIG in Namespace, or by a passkey whose challenge is
+// their SHA-256 (WebAuthn), with a key that the directory holds for that person
+// alone, so that the signature is checkable offline: with ssh-keygen, or with
+// package receipt. The engine keeps statements, checks who may approve, and makes
+// an approval good for one use.
 //
 // Invariants:
 //   - An approval releases the digest that was signed, once: consuming it is a
@@ -12,6 +13,9 @@
 //   - Nobody in Excluded counts: not by a second account, not by a second key.
 //   - Eligibility (key, role, person) is read from the directory in the
 //     transaction that grants, and again in the one that uses.
+//   - What the statement names (policy, boundary, resources) is what is in force
+//     when it is signed, and when it is used, if the directory can tell.
+//   - The signature counter of a FIDO key only rises.
 //   - Every grant and every refusal is in the ledger; what is not recorded is
 //     not granted.
 //
@@ -74,6 +78,11 @@ type Statement struct {
 	RequestDigest  action.Digest     `json:"requestDigest,omitempty"`
 	BoundaryDigest action.Digest     `json:"boundaryDigest,omitempty"`
 	PolicyDigest   action.Digest     `json:"policyDigest,omitempty"`
+	// ResourcesDigest is over what was declared of the agent when it was asked:
+	// after a change of it, nothing is released.
+	ResourcesDigest action.Digest `json:"resourcesDigest,omitempty"`
+	// Screenshot is the salted commitment of the picture that the agent last saw.
+	Screenshot action.Digest `json:"screenshot,omitempty"`
 	// Role is the role that an approver must have; Quorum is how many people
 	// must sign; Excluded are people and accounts that must not, sorted.
 	Role     string   `json:"role"`
@@ -139,7 +148,7 @@ func (s Statement) check() error {
 	if !digestForm.MatchString(string(s.Digest)) {
 		return errors.New("statement: digest of the subject is required")
 	}
-	for _, d := range []action.Digest{s.RequestDigest, s.BoundaryDigest, s.PolicyDigest} {
+	for _, d := range []action.Digest{s.RequestDigest, s.BoundaryDigest, s.PolicyDigest, s.ResourcesDigest, s.Screenshot} {
 		if d != "" && !digestForm.MatchString(string(d)) {
 			return errors.New("statement: malformed digest")
 		}
