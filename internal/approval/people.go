@@ -27,8 +27,8 @@ type Directory interface {
 	People(record.Tx) ([]Person, error)
 }
 
-// Keyring is what a Directory may be as well: it knows more keys of the people,
-// by name, as lines of Person.Keys.
+// Keyring is what a Directory may be as well: it knows all keys of the people, by
+// name, in the form of Person.Keys and in place of it.
 type Keyring interface {
 	Keys(record.Tx) (map[string][]string, error)
 }
@@ -50,12 +50,12 @@ func (e *Engine) read(tx record.Tx) (people, error) {
 	if !ok {
 		return all, nil
 	}
-	more, err := ring.Keys(tx)
+	keys, err := ring.Keys(tx)
 	if err != nil {
 		return nil, err
 	}
 	for i, p := range all {
-		all[i].Keys = append(slices.Clone(p.Keys), more[p.Name]...)
+		all[i].Keys = keys[p.Name]
 	}
 	return all, nil
 }

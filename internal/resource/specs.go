@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/mod/sumdb/note"
+
+	"github.com/sallyport-dev/sallyport/receipt"
 )
 
 // TenantSpec is the body of a Tenant: one policy domain, one trust domain, one
@@ -63,9 +65,11 @@ type PersonSpec struct {
 	// UnixUser is who the person is on the local machine.
 	UnixUser string `json:"unixUser,omitempty"`
 	// SSHKeys are public keys in authorized_keys form: approvals are signed
-	// with them. SSHKeyFiles are paths that the client resolves into SSHKeys.
+	// with them. A security key may have the option verify-required. SSHKeyFiles are paths that the client resolves into SSHKeys.
 	SSHKeys     []string `json:"sshKeys,omitempty"`
 	SSHKeyFiles []string `json:"sshKeyFiles,omitempty"`
+	// Passkeys are WebAuthn credentials: approvals are signed with them as well.
+	Passkeys []Passkey `json:"passkeys,omitempty"`
 }
 
 // AgentSpec is the body of an Agent.
@@ -235,11 +239,21 @@ func (s *PersonSpec) Validate(_ string, report func(path, problem string)) {
 	for i, k := range s.SSHKeys {
 		at := fmt.Sprintf("sshKeys[%d]", i)
 		_, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(k))
+		if len(options) > 0 {
+			if _, err := receipt.ParseSSHKey(k); err == nil {
+				options = nil // verify-required, of a security key
+			}
+		}
 		switch {
 		case strings.Contains(k, "PRIVATE KEY"):
 			report(at, "is a private key; give the public one, and replace this key")
 		case err != nil || len(options) > 0 || len(rest) > 0:
 			report(at, "want one public key: type, base64, comment")
+		}
+	}
+	for i, k := range s.Passkeys {
+		if _, err := k.Line(); err != nil {
+			report(fmt.Sprintf("passkeys[%d]", i), err.Error())
 		}
 	}
 }
@@ -349,6 +363,9 @@ func (s *WitnessSpec) Validate(_ string, report func(path, problem string)) {
 
 // keyMaterial is a public key without its comment.
 func keyMaterial(text string) string {
+	if d, err := receipt.KeyDigest(text); err == nil {
+		return d
+	}
 	k, _, _, _, err := ssh.ParseAuthorizedKey([]byte(text))
 	if err != nil {
 		return text

@@ -71,6 +71,13 @@ func (v *validator) unique() {
 			}
 			keys[k] = r.Metadata.Name
 		}
+		for j, text := range p.passkeyLines() {
+			k := key{r.Metadata.Tenant, "key", keyMaterial(text)}
+			if other, dup := keys[k]; dup && other != r.Metadata.Name {
+				v.bad(r, fmt.Sprintf("spec.passkeys[%d]", j), "is the key of %s already", other)
+			}
+			keys[k] = r.Metadata.Name
+		}
 	}
 }
 
