@@ -93,6 +93,10 @@ func checkHeader(h http.Header) string {
 			}
 		}
 	}
+	// In HTTP/2, net/http reads a length that is no number as 0.
+	if l, ok := h["Content-Length"]; ok && (l[0] == "" || strings.Trim(l[0], "0123456789") != "") {
+		return "content_length"
+	}
 	// RFC 9110 section 7.6.1 lets a client have fields removed on the way. Only
 	// those that are removed anyway may be named.
 	for _, v := range h["Connection"] {

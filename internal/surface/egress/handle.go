@@ -98,7 +98,8 @@ func (p *Proxy) read(w http.ResponseWriter, r *http.Request, conn net.Conn, insi
 	if r.ContentLength > p.cfg.MaxBody {
 		return in, "body_too_large"
 	}
-	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
+	// An HTTP/2 stream can carry data although its length says 0.
+	if r.Body != nil && r.Body != http.NoBody {
 		rc := http.NewResponseController(w)
 		rc.SetReadDeadline(time.Now().Add(bodyTimeout))
 		body, err := io.ReadAll(io.LimitReader(r.Body, p.cfg.MaxBody+1))
