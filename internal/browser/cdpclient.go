@@ -420,7 +420,7 @@ func (c *Client) attached(real, target string) {
 	h, asked := c.shown[target], c.asked[target]
 	if h == nil || len(asked) == 0 {
 		c.mu.Unlock()
-		c.b.conn.sendTap(c.root, "Target.detachFromTarget", jsontext.Value(`{"sessionId":`+quote(real)+`}`), func(message) {})
+		go c.b.conn.send(c.root, "Target.detachFromTarget", obj{"sessionId": real})
 		return
 	}
 	if c.asked[target] = asked[1:]; len(asked) == 1 {

@@ -1,0 +1,353 @@
+package cdp
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+const (
+	maxInFlight = 2048     // requests of the client without an answer
+	maxQueued   = 64 << 20 // bytes that wait for the client, or for us
+	maxStrikes  = 32       // malformed messages
+	maxSessions = 128
+	maxInputs   = 1024 // inputs that wait for their turn
+)
+
+// client is one connection. One goroutine, loop, owns all of its fields; what
+// comes from elsewhere comes through its queue, in order.
+type client struct {
+	s      *Server
+	ctx    context.Context
+	cancel context.CancelFunc
+	sock   *socket
+	up     Upstream
+	over   chan struct{} // closed when run has returned
+
+	todo *queue[func()] // for loop
+	out  *queue[[]byte] // for the socket
+
+	inFlight int
+	strikes  int
+	targets  map[string]*target
+	order    []string // ids of targets, as they were told of
+	sessions map[string]*session
+	byNumber map[int]*session
+	root     autoAttach
+	discover *filter             // nil: the client does not want to hear of targets
+	contexts map[string]string   // the browser's id of a context by ours
+	alias    map[string]string   // the reverse
+	made     map[string]bool     // contexts that the client made, by our id
+	expect   map[string][]func() // what waits for a target to be told of
+	dialogs  map[*session]string // the kind of the last dialog
+	refused  map[string]bool     // what was recorded already
+	hands    *hands
+}
+
+// session is a session of the client on one target. A session on a tab has no
+// session of the browser behind it (number 0): the tab is ours.
+type session struct {
+	id      string
+	number  int
+	target  *target
+	parent  *session // that it was attached from; nil for the connection
+	auto    autoAttach
+	scripts map[string]bool
+}
+
+func newClient(s *Server, ctx context.Context, cancel context.CancelFunc, sock *socket) *client {
+	c := &client{s: s, ctx: ctx, cancel: cancel, sock: sock, over: make(chan struct{}),
+		targets: map[string]*target{}, sessions: map[string]*session{}, byNumber: map[int]*session{}, contexts: map[string]string{},
+		alias: map[string]string{}, made: map[string]bool{}, expect: map[string][]func(){}, dialogs: map[*session]string{}, refused: map[string]bool{}}
+	c.todo = newQueue[func()](1 << 16)
+	c.out = newQueue[[]byte](maxQueued)
+	c.hands = newHands(c)
+	return c
+}
+
+// run serves the connection until it ends. Order at the end: nothing more is
+// read, the context ends (an input that waits for a person is given up), the
+// view is closed.
+func (c *client) run() error {
+	defer close(c.over)
+	defer c.cancel()
+	up, err := c.s.c.Open(Events{
+		Target: func(state, target, parent string, info []byte, waiting bool) {
+			c.post(func() { c.onTarget(state, target, parent, info, waiting) })
+		},
+		Event:    func(n int, method string, params []byte) { c.post(func() { c.onEvent(n, method, params) }) },
+		Detached: func(n int) { c.post(func() { c.onDetached(n) }) },
+		Closed:   func(error) { c.end(closeNormal, "the browser has ended") },
+	})
+	if err != nil {
+		c.sock.close(closePolicy, "the browser takes no client now")
+		return err
+	}
+	c.up = up
+	defer up.Close()
+	var wait sync.WaitGroup
+	wait.Go(c.write)
+	wait.Go(c.hands.work)
+	wait.Go(c.ping)
+	wait.Go(c.loop)
+	err = c.read()
+	code, why := closeNormal, ""
+	if bad := (*closeError)(nil); errors.As(err, &bad) {
+		code, why = bad.code, bad.why
+	}
+	c.end(code, why)
+	wait.Wait()
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// end closes the connection from whatever side.
+func (c *client) end(code int, why string) {
+	if c.ctx.Err() == nil {
+		c.cancel()
+		c.todo.shut()
+		c.out.shut()
+		go c.sock.close(code, why)
+	}
+}
+
+// post gives f to loop. A client that makes more than can be kept is ended.
+func (c *client) post(f func()) {
+	if !c.todo.put(f, 1) {
+		c.end(closePolicy, "too much waits for this client")
+	}
+}
+
+func (c *client) loop() {
+	for f, ok := c.todo.take(); ok; f, ok = c.todo.take() {
+		f()
+	}
+}
+
+// read takes messages as fast as loop handles them: one that is not handled
+// yet keeps the next one in the client's own buffers.
+func (c *client) read() error {
+	for c.ctx.Err() == nil {
+		b, err := c.sock.read()
+		if err != nil {
+			return err
+		}
+		done := make(chan struct{})
+		c.post(func() { defer close(done); c.onMessage(b) })
+		select {
+		case <-done:
+		case <-c.ctx.Done():
+		}
+	}
+	return nil
+}
+
+func (c *client) write() {
+	for b, ok := c.out.take(); ok; b, ok = c.out.take() {
+		if c.sock.text(b) != nil {
+			c.end(closePolicy, "the client does not read")
+			return
+		}
+	}
+	c.end(closeNormal, "closed")
+}
+
+func (c *client) ping() {
+	t := time.NewTicker(pingEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			c.sock.write(9, nil)
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+func (c *client) send(b []byte) {
+	if !c.out.put(b, len(b)) {
+		c.end(closePolicy, "the client does not read")
+	}
+}
+
+// onMessage handles one message of the client.
+func (c *client) onMessage(b []byte) {
+	r, why := parseRequest(b)
+	if why != nil {
+		c.strikes++
+		c.record(why, "", b)
+		c.send(failure(r.id, "", why.asRPC()))
+		if c.strikes >= maxStrikes {
+			c.end(closePolicy, "too many malformed messages")
+		}
+		return
+	}
+	if c.inFlight++; c.inFlight > maxInFlight {
+		c.end(closePolicy, "too many requests without an answer")
+		return
+	}
+	var s *session
+	if r.session != "" {
+		if s = c.sessions[r.session]; s == nil {
+			c.fail(r, plain(-32001, "Session with given id not found."))
+			return
+		}
+	}
+	line, why := lookup(r.method, c.s.c.Profile)
+	if why == nil {
+		why = checkParams(line, r.params)
+	}
+	if why != nil {
+		c.record(why, r.method, b)
+		c.fail(r, why)
+		return
+	}
+	switch {
+	case line.verdict == input:
+		c.hands.take(r, s)
+	case line.verdict == rewrite:
+		c.rewrite(r, s)
+	case s == nil && r.method != "Browser.getVersion":
+		c.fail(r, plain(codeMethod, "'"+r.method+"' wasn't found"))
+	default:
+		c.forward(r, s, r.params, nil)
+	}
+}
+
+// forward passes a request on with params. change may replace the result.
+func (c *client) forward(r request, s *session, params jsontext.Value, change func(jsontext.Value) jsontext.Value) {
+	n := 0
+	if s != nil {
+		if n = s.number; n == 0 {
+			c.fail(r, plain(codeMethod, "'"+r.method+"' wasn't found"))
+			return
+		}
+	}
+	c.up.Send(n, r.method, params, func(result, fault []byte) {
+		c.post(func() {
+			if fault != nil {
+				c.inFlight--
+				c.send(failure(r.id, r.session, fault))
+				return
+			}
+			if change != nil {
+				result = change(result)
+			}
+			c.done(r, result)
+		})
+	})
+}
+
+func (c *client) done(r request, result []byte) {
+	c.inFlight--
+	if result == nil {
+		result = []byte("{}")
+	}
+	c.send(answer(r.id, r.session, result))
+}
+
+func (c *client) fail(r request, why *problem) {
+	c.inFlight--
+	c.send(failure(r.id, r.session, why.asRPC()))
+}
+
+// emit sends an event to the client on one of its sessions; nil is the
+// connection itself.
+func (c *client) emit(s *session, method string, params []byte) {
+	id := ""
+	if s != nil {
+		id = s.id
+	}
+	c.send(event(method, id, params))
+}
+
+// record writes an attempt that no rule lets through to the ledger, through the
+// gate, each kind of it once in a connection.
+func (c *client) record(why *problem, method string, raw []byte) {
+	key := why.Code + " " + method
+	if c.refused[key] || len(c.refused) > len(table()) {
+		return
+	}
+	c.refused[key] = true
+	c.hands.note(why.Code, method, raw)
+}
+
+// queue is first in, first out, with a bound on the weight of what it holds.
+type queue[T any] struct {
+	mu     sync.Mutex
+	ready  *sync.Cond
+	items  []item[T]
+	weight int
+	limit  int
+	closed bool
+	last   bool // nothing more is put in
+}
+
+type item[T any] struct {
+	v      T
+	weight int
+}
+
+func newQueue[T any](limit int) *queue[T] {
+	q := &queue[T]{limit: limit}
+	q.ready = sync.NewCond(&q.mu)
+	return q
+}
+
+// put reports false if the queue is full. What is put into a closed queue is lost.
+func (q *queue[T]) put(v T, weight int) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return true
+	}
+	if q.weight+weight > q.limit {
+		return false
+	}
+	q.items = append(q.items, item[T]{v, weight})
+	q.weight += weight
+	q.ready.Signal()
+	return true
+}
+
+func (q *queue[T]) take() (v T, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.items) == 0 && !q.closed && !q.last {
+		q.ready.Wait()
+	}
+	if len(q.items) == 0 || q.closed {
+		return v, false
+	}
+	i := q.items[0]
+	q.items[0] = item[T]{}
+	q.items = q.items[1:]
+	q.weight -= i.weight
+	return i.v, true
+}
+
+// finish lets what is in the queue go out, and then ends it.
+func (q *queue[T]) finish() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.last = true
+	q.ready.Broadcast()
+}
+
+func (q *queue[T]) shut() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	q.ready.Broadcast()
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

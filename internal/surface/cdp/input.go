@@ -1,0 +1,435 @@
+package cdp
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"log/slog"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/record"
+)
+
+// groundLimit bounds how long the browser may take to say what is under the pointer.
+const groundLimit = 15 * time.Second
+
+// hands do the client's inputs one after the other, in the order in which
+// they came, each through the gate. Only work owns the fields below todo.
+type hands struct {
+	c    *client
+	todo *queue[func()]
+
+	pressed string // button that is down
+	where   action.Digest
+}
+
+func newHands(c *client) *hands { return &hands{c: c, todo: newQueue[func()](maxInputs)} }
+
+func (h *hands) work() {
+	go func() {
+		<-h.c.ctx.Done()
+		h.todo.shut()
+	}()
+	for f, ok := h.todo.take(); ok; f, ok = h.todo.take() {
+		f()
+	}
+}
+
+// take queues an input of the client. Called by loop.
+func (h *hands) take(r request, s *session) {
+	c := h.c
+	page := c.pageOf(s)
+	if page == nil || s.target != page {
+		c.fail(r, refuse("cdp_input_target", "inputs are given to pages", "send the input to the session of the page"))
+		return
+	}
+	id := page.id
+	if !h.todo.put(func() {
+		why := h.input(id, r)
+		c.post(func() {
+			if why != nil {
+				c.fail(r, why)
+				return
+			}
+			c.done(r, nil)
+		})
+	}, 1) {
+		c.end(closePolicy, "too many inputs wait")
+	}
+}
+
+// note records an attempt that has no canonical form, through the gate.
+func (h *hands) note(code, method string, raw []byte) {
+	h.todo.put(func() {
+		a := h.action("malformed", action.Irreversible)
+		a.Params["why"] = code
+		if method != "" {
+			a.Params["method"] = method
+		}
+		a.Digest = canon.Digest(raw)
+		h.c.s.c.Gate.Act(h.c.ctx, a, nil, func(context.Context, gate.Permit) action.Outcome {
+			return action.Outcome{State: action.Failed, Detail: "malformed"}
+		})
+	}, 1)
+}
+
+func (h *hands) action(op string, e action.Effect) action.Action {
+	c := h.c.s.c
+	return action.Action{Tenant: c.Tenant, Task: c.Task, Agent: c.Agent, Surface: action.Computer, Source: "harness",
+		Operation: "computer." + op, Effect: e, Params: map[string]string{"via": "cdp"}}
+}
+
+// stroke is one input as it is decided.
+type stroke struct {
+	page      string
+	op        string // operation of the computer surface
+	kind      string // move, down, up, wheel, key, type
+	x, y      float64
+	button    string
+	count     int
+	modifiers int
+	dx, dy    float64
+	chord     string
+	key       string // of the chord, without modifiers
+	text      string
+}
+
+// input reads one request of the client as strokes and does them.
+func (h *hands) input(page string, r request) *problem {
+	var todo []stroke
+	var why *problem
+	switch r.method {
+	case "Input.dispatchMouseEvent":
+		todo, why = h.mouse(r)
+	case "Input.dispatchKeyEvent":
+		todo, why = keyboard(r)
+	case "Input.insertText":
+		todo, why = insert(r)
+	default:
+		why = refuse("cdp_denied_method", r.method+" has no answer", "")
+	}
+	for _, s := range todo {
+		if why != nil {
+			break
+		}
+		s.page = page
+		why = h.do(s)
+	}
+	return why
+}
+
+func bad(what string) *problem {
+	p := refuse("cdp_input", what, "send the input in the form that drivers send it")
+	p.rpc = codeParams
+	return p
+}
+
+// mouse reads Input.dispatchMouseEvent.
+func (h *hands) mouse(r request) ([]stroke, *problem) {
+	var p struct {
+		Type      string  `json:"type"`
+		X         float64 `json:"x"`
+		Y         float64 `json:"y"`
+		Modifiers int     `json:"modifiers"`
+		Button    string  `json:"button"`
+		Count     int     `json:"clickCount"`
+		DX        float64 `json:"deltaX"`
+		DY        float64 `json:"deltaY"`
+		Pointer   string  `json:"pointerType"`
+	}
+	if !into(r.params, &p) || p.Modifiers&^15 != 0 || p.Modifiers < 0 || p.Pointer != "" && p.Pointer != "mouse" {
+		return nil, bad("the event is malformed, or of another pointer than the mouse")
+	}
+	s := stroke{x: p.X, y: p.Y, modifiers: p.Modifiers, button: p.Button, count: p.Count, dx: p.DX, dy: p.DY}
+	if s.button == "none" {
+		s.button = ""
+	}
+	if s.button != "" && s.button != "left" && s.button != "middle" && s.button != "right" {
+		return nil, bad("the button is not known to the screen")
+	}
+	w, hgt := float64(h.c.s.c.Width), float64(h.c.s.c.Height)
+	if !(p.X >= 0 && p.Y >= 0 && p.X < w && p.Y < hgt) {
+		if p.Type == "mouseMoved" { // leaving the screen is nothing that a page could be asked about
+			return nil, nil
+		}
+		return nil, bad("the point is outside the screen")
+	}
+	switch p.Type {
+	case "mouseMoved":
+		s.op, s.kind, s.button, s.count = "move", "move", h.pressed, 0
+	case "mousePressed":
+		if s.button == "" || p.Count < 1 {
+			return nil, bad("a press has a button and a count")
+		}
+		if h.pressed != "" {
+			return nil, bad("a button is down already")
+		}
+		s.kind = "down"
+		s.count = (p.Count-1)%3 + 1 // after the third click Chromium starts again
+		s.op = s.button + "_click"
+		if s.button == "left" {
+			s.op = []string{"left_click", "double_click", "triple_click"}[s.count-1]
+		}
+	case "mouseReleased":
+		if h.pressed == "" || s.button != h.pressed {
+			return nil, bad("that button is not down")
+		}
+		s.kind, s.op = "up", "left_mouse_up"
+		s.count = max(0, (p.Count-1)%3+1)
+	case "mouseWheel":
+		s.op, s.kind, s.button, s.count = "scroll", "wheel", "", 0
+	default:
+		return nil, bad("the type is not known")
+	}
+	return []stroke{s}, nil
+}
+
+// held are the bits of the protocol's modifiers, in the order of a chord.
+var held = []struct {
+	bit  int
+	name string
+}{{2, "Control"}, {1, "Alt"}, {8, "Shift"}, {4, "Meta"}}
+
+// keyboard reads Input.dispatchKeyEvent. A key is pressed and released when it
+// goes down, so that nothing stays down while somebody decides; a modifier is
+// held around the keys that come with it.
+func keyboard(r request) ([]stroke, *problem) {
+	var p struct {
+		Type      string   `json:"type"`
+		Modifiers int      `json:"modifiers"`
+		Text      string   `json:"text"`
+		Key       string   `json:"key"`
+		Commands  []string `json:"commands"`
+	}
+	if !into(r.params, &p) || p.Modifiers&^15 != 0 || p.Modifiers < 0 || len(p.Commands) > 0 {
+		return nil, bad("the event is malformed, or brings editing commands")
+	}
+	switch p.Type {
+	case "keyUp":
+		return nil, nil
+	case "char":
+		if p.Text == "\r" || p.Text == "\n" {
+			return []stroke{{op: "key", kind: "key", chord: "Enter", key: "Enter"}}, nil
+		}
+		return []stroke{{op: "type", kind: "type", text: p.Text}}, nil
+	case "keyDown", "rawKeyDown":
+	default:
+		return nil, bad("the type is not known")
+	}
+	switch p.Key {
+	case "Control", "Shift", "Alt", "Meta", "AltGraph", "CapsLock":
+		return nil, nil
+	case "", "Unidentified", "Dead", "Process":
+		return nil, bad("the key has no name")
+	}
+	s := stroke{op: "key", kind: "key", key: p.Key, modifiers: p.Modifiers}
+	var parts []string
+	for _, m := range held {
+		if p.Modifiers&m.bit != 0 {
+			parts = append(parts, m.name)
+		}
+	}
+	s.chord = strings.Join(append(parts, p.Key), "+")
+	return []stroke{s}, nil
+}
+
+// insert reads Input.insertText. A line break or a tab is a key with an effect
+// of its own.
+func insert(r request) ([]stroke, *problem) {
+	var p struct {
+		Text string `json:"text"`
+	}
+	if !into(r.params, &p) || p.Text == "" || len(p.Text) > 64<<10 {
+		return nil, bad("the text is empty or too long")
+	}
+	var out []stroke
+	text := strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(p.Text)
+	for i, line := range strings.Split(text, "\n") {
+		if i > 0 {
+			out = append(out, stroke{op: "key", kind: "key", chord: "Enter", key: "Enter"})
+		}
+		for j, run := range strings.Split(line, "\t") {
+			if j > 0 {
+				out = append(out, stroke{op: "key", kind: "key", chord: "Tab", key: "Tab"})
+			}
+			if run != "" {
+				out = append(out, stroke{op: "type", kind: "type", text: run})
+			}
+		}
+	}
+	if len(out) > 200 {
+		return nil, bad("the text has too many lines")
+	}
+	return out, nil
+}
+
+// form is the exact form of an input: what is decided and what is dispatched.
+type form struct {
+	Task, Operation, Page, Kind, X, Y, Button, DX, DY string
+	Count, Modifiers                                  int
+	Keyed                                             string // keyed digest of chord and text
+	Target                                            action.Element
+	Print                                             action.Digest
+}
+
+func (h *hands) digest(s stroke, e action.Element, print action.Digest) action.Digest {
+	m := hmac.New(sha256.New, h.c.s.key)
+	m.Write([]byte(s.chord + "\x00" + s.text))
+	d, err := canon.DigestOf(form{Task: h.c.s.c.Task, Operation: s.op, Page: s.page, Kind: s.kind, X: num(s.x), Y: num(s.y), Button: s.button,
+		DX: num(s.dx), DY: num(s.dy), Count: s.count, Modifiers: s.modifiers, Keyed: hex.EncodeToString(m.Sum(nil)), Target: e, Print: print})
+	if err != nil {
+		return "" // matches nothing
+	}
+	return d
+}
+
+func num(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
+
+// do grounds, asks the gate, and gives the input to what was grounded.
+func (h *hands) do(s stroke) *problem {
+	c := h.c
+	keys := s.kind == "key" || s.kind == "type"
+	ctx, cancel := context.WithTimeout(c.ctx, groundLimit)
+	var (
+		e     action.Element
+		print action.Digest
+		ref   any
+		err   error
+	)
+	if keys {
+		e, print, ref, err = c.up.GroundFocus(ctx, s.page)
+	} else {
+		e, print, ref, err = c.up.Ground(ctx, s.page, s.x, s.y)
+	}
+	cancel()
+	if err != nil {
+		slog.Debug("cdp: ground an input", "task", c.s.c.Task, "error", err)
+		return &problem{Layer: layerDispatch, Code: "screen_unavailable", Message: "what the input would hit could not be found out", Next: "try again; look whether the page is open"}
+	}
+	a, blobs := h.describe(s, e)
+	a.Digest = h.digest(s, e, print)
+	res := c.s.c.Gate.Act(c.ctx, a, blobs, func(ctx context.Context, p gate.Permit) action.Outcome {
+		return h.deliver(ctx, p, s, e, print, ref)
+	})
+	why := outcome(res)
+	h.follow(s, print, why)
+	return why
+}
+
+// follow keeps account of the button. A release that was not done is over all
+// the same for the client; the next press starts from a clean state.
+func (h *hands) follow(s stroke, print action.Digest, why *problem) {
+	switch {
+	case s.kind == "down" && (why == nil || why.Code == "unknown_outcome"):
+		h.pressed, h.where = s.button, print
+	case s.kind == "up":
+		h.pressed, h.where = "", ""
+	}
+}
+
+func outcome(res gate.Result) *problem {
+	switch {
+	case res.Outcome == nil || res.Decision.Verdict != action.Allow:
+		return &problem{Layer: res.Decision.Layer, Code: res.Decision.Code, Message: res.Decision.Reason, Next: res.Decision.Next}
+	case res.Outcome.State == action.Done:
+		return nil
+	case res.Outcome.State == action.Failed:
+		return &problem{Layer: layerDispatch, Code: "not_delivered", Message: res.Outcome.Detail, Next: "look at the page and try again"}
+	}
+	return &problem{Layer: layerDispatch, Code: "unknown_outcome", Message: res.Outcome.Detail, Next: "look at the page before anything else"}
+}
+
+// deliver tells the journal first, so that no request that the input causes
+// can come before it, and takes that back if the page did not get it.
+func (h *hands) deliver(ctx context.Context, p gate.Permit, s stroke, e action.Element, print action.Digest, ref any) action.Outcome {
+	up, journal, id := h.c.up, h.c.s.c.Journal, p.Action().ID
+	noted := true
+	switch {
+	case s.kind == "down":
+		journal.Note(id, "click", "", e)
+	case s.kind == "up" && print != h.where: // what was pressed explains the rest
+		journal.Note(id, "up", "", e)
+	case s.kind == "key":
+		journal.Note(id, "key", s.key, e)
+	default:
+		noted = false
+	}
+	var state string
+	var err error
+	d := h.digest(s, e, print)
+	switch s.kind {
+	case "key":
+		state, err = up.Key(ctx, ref, p, d, s.chord)
+	case "type":
+		state, err = up.Type(ctx, ref, p, d, s.text)
+	default:
+		state, err = up.Mouse(ctx, ref, p, d, s.kind, s.button, s.count, s.modifiers, s.dx, s.dy)
+	}
+	if err == nil && state == action.Done {
+		return action.Outcome{State: action.Done}
+	}
+	slog.Debug("cdp: give an input", "task", h.c.s.c.Task, "kind", s.kind, "state", state, "error", err)
+	if state == action.Failed {
+		if noted {
+			journal.Forget(id)
+		}
+		return action.Outcome{State: action.Failed, Detail: "the input was not delivered"}
+	}
+	return action.Outcome{State: action.Unknown, Detail: "the browser did not confirm the input"}
+}
+
+// describe fills the action for policy, people and the ledger, as the computer
+// surface does.
+func (h *hands) describe(s stroke, e action.Element) (action.Action, []record.Blob) {
+	effect := action.Read
+	if s.kind == "move" || s.kind == "wheel" {
+		effect = action.Observe
+	}
+	a := h.action(s.op, effect)
+	a.Element = &e
+	a.App = h.c.s.c.AppOf(e.FrameOrigin)
+	p := a.Params
+	if s.modifiers != 0 {
+		var names []string
+		for _, m := range held {
+			if s.modifiers&m.bit != 0 {
+				names = append(names, m.name)
+			}
+		}
+		p["modifiers"] = strings.Join(names, "+")
+	}
+	// What could not be inspected may be a password field.
+	secret := strings.EqualFold(e.InputType, "password") || e.Uninspectable != ""
+	switch s.kind {
+	case "type":
+		p["textLength"] = strconv.Itoa(utf8.RuneCountInString(s.text))
+		if !secret {
+			return a, []record.Blob{{Name: "typed-text", Type: "text/plain; charset=utf-8", Data: []byte(s.text)}}
+		}
+	case "key":
+		p["key"] = s.chord
+		if secret && utf8.RuneCountInString(s.key) == 1 && s.modifiers&^8 == 0 {
+			p["key"] = "(a character)"
+		}
+	case "wheel":
+		p["dx"], p["dy"] = num(math.Round(s.dx)), num(math.Round(s.dy))
+		fallthrough
+	default:
+		p["x"], p["y"] = num(s.x), num(s.y)
+		if s.button != "" {
+			p["button"] = s.button
+		}
+		if s.kind == "down" {
+			p["part"] = "press"
+		}
+	}
+	return a, nil
+}

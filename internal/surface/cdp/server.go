@@ -1,0 +1,184 @@
+package cdp
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config is what one endpoint needs. Every field but Profile must be set.
+type Config struct {
+	Tenant, Task, Agent string
+	Profile             Profile // zero: Sealed
+	Version             string  // of the browser, as Browser.getVersion reports it
+	Width, Height       int     // of the screen, CSS pixels
+	Gate                Gate
+	Journal             Journal
+	// Open makes the one view on the browser. An error refuses the client.
+	Open func(Events) (Upstream, error)
+	// AppOf names the connector that owns an origin, or "".
+	AppOf func(origin string) string
+}
+
+// Server is the endpoint of one task.
+type Server struct {
+	c    Config
+	http *http.Server
+	path string // of the socket; not a secret, only a name as Chromium has them
+	key  []byte // of digests over typed text; dies with the server
+	busy atomic.Bool
+
+	mu     sync.Mutex
+	live   *client
+	closed bool
+}
+
+// New makes the endpoint.
+func New(c Config) (*Server, error) {
+	switch c.Profile {
+	case "":
+		c.Profile = Sealed
+	case Sealed, Pinned, Open:
+	default:
+		return nil, fmt.Errorf("cdp: profile %q: want sealed, pinned or open", c.Profile)
+	}
+	if c.Tenant == "" || c.Task == "" || c.Agent == "" || c.Version == "" || c.Gate == nil || c.Journal == nil || c.Open == nil || c.AppOf == nil || c.Width < 1 || c.Height < 1 {
+		return nil, errors.New("cdp: incomplete configuration")
+	}
+	s := &Server{c: c, key: make([]byte, 32), path: "/devtools/browser/" + strings.ToLower(hexID())}
+	rand.Read(s.key)
+	s.http = &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second,
+		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug)}
+	return s, nil
+}
+
+// hexID is a fresh name in the form of Chromium's own.
+func hexID() string {
+	var b [16]byte
+	rand.Read(b[:])
+	return strings.ToUpper(hex.EncodeToString(b[:]))
+}
+
+// Serve answers on l until Close. It closes l.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("cdp: serve: %w", err)
+	}
+	return nil
+}
+
+// Close cuts every connection; what is in flight sees its context end.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	live := s.live
+	s.mu.Unlock()
+	err := s.http.Close()
+	if live != nil {
+		live.end(closeNormal, "the task is over")
+		<-live.over
+	}
+	return err
+}
+
+// ServeHTTP answers one request. Nothing of the browser's own HTTP endpoints
+// is behind it: the ones that act (/json/new, /json/close, /json/activate and
+// the pages' own sockets) do not exist.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if why := s.foreign(r); why != nil {
+		writeProblem(w, http.StatusForbidden, *why)
+		return
+	}
+	if s.c.Profile == Sealed {
+		writeProblem(w, http.StatusForbidden, problem{Layer: layerForm, Code: "cdp_sealed",
+			Message: "this task has no DevTools protocol", Next: "use the computer surface, SALLYPORT_COMPUTER_URL"})
+		return
+	}
+	path := strings.TrimSuffix(r.URL.Path, "/")
+	if path == s.path {
+		s.socket(w, r)
+		return
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		writeProblem(w, http.StatusMethodNotAllowed, problem{Layer: layerForm, Code: "wrong_method", Message: "the method is not allowed here", Next: "use GET"})
+		return
+	}
+	switch path {
+	case "/json/version":
+		writeJSON(w, http.StatusOK, map[string]string{"Browser": s.c.Version, "Protocol-Version": "1.3",
+			"webSocketDebuggerUrl": "ws://" + r.Host + s.path})
+	case "/json", "/json/list":
+		// Pages have no sockets of their own here, so there is nothing to list.
+		writeJSON(w, http.StatusOK, []any{})
+	case "/json/protocol":
+		writeJSON(w, http.StatusOK, offered(s.c.Profile))
+	default:
+		writeProblem(w, http.StatusNotFound, problem{Layer: layerForm, Code: "unknown_path", Message: "the path is not known",
+			Next: "use /json/version, /json/list or /json/protocol"})
+	}
+}
+
+// foreign refuses requests of web pages, and those that came by another name
+// than an address of this machine (DNS rebinding).
+func (s *Server) foreign(r *http.Request) *problem {
+	if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
+		return &problem{Layer: layerForm, Code: "from_a_page", Message: "requests of web pages are refused", Next: "call from the harness"}
+	}
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); host != "localhost" && (err != nil || !a.IsLoopback()) {
+		return &problem{Layer: layerForm, Code: "wrong_host", Message: "the request names another host", Next: "use the address in SALLYPORT_CDP_URL"}
+	}
+	return nil
+}
+
+// socket serves the one client. Order: its place, the handshake, its view.
+func (s *Server) socket(w http.ResponseWriter, r *http.Request) {
+	if !s.busy.CompareAndSwap(false, true) {
+		writeProblem(w, http.StatusConflict, problem{Layer: layerForm, Code: "cdp_busy", Message: "a client is connected already", Next: "disconnect it first"})
+		return
+	}
+	defer s.busy.Store(false)
+	sock, err := accept(w, r)
+	if err != nil {
+		writeProblem(w, http.StatusBadRequest, problem{Layer: layerForm, Code: "bad_handshake", Message: err.Error(), Next: "connect by WebSocket"})
+		return
+	}
+	defer sock.cut()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	c := newClient(s, ctx, cancel, sock)
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	s.live = c
+	s.mu.Unlock()
+	if err := c.run(); err != nil {
+		slog.Debug("cdp: client ended", "task", s.c.Task, "error", err)
+	}
+}
+
+func writeProblem(w http.ResponseWriter, status int, p problem) { writeJSON(w, status, p) }
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json; charset=UTF-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the only error left is a client that went away
+}

@@ -1,0 +1,198 @@
+// Package clients runs unmodified clients of the DevTools protocol against the
+// CDP door and a real browser: Playwright, Puppeteer and Playwright's MCP server,
+// in the versions of package-lock.json. Each scenario is something ordinary that
+// somebody does with them; what is refused on purpose is a scenario too.
+package clients
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/browser"
+	"github.com/sallyport-dev/sallyport/internal/contain"
+	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/gate/gatetest"
+	"github.com/sallyport-dev/sallyport/internal/surface/cdp"
+)
+
+func TestMain(m *testing.M) {
+	contain.Main()
+	os.Exit(m.Run())
+}
+
+// site answers for every host that the browser asks its proxy for.
+type site struct {
+	mu   sync.Mutex
+	hits []string
+}
+
+func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(io.LimitReader(r.Body, 1<<16))
+	s.mu.Lock()
+	s.hits = append(s.hits, fmt.Sprintf("%s %s%s %s", r.Method, r.Host, r.URL.Path, body))
+	s.mu.Unlock()
+	w.Header().Set("Origin-Agent-Cluster", "?1")
+	w.Header().Set("Set-Cookie", "session=topsecretcookie; Path=/")
+	switch r.URL.Path {
+	case "/redirect":
+		http.Redirect(w, r, "/form", http.StatusFound)
+		return
+	case "/data.json":
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, `{"answer":42}`)
+		return
+	case "/worker.js":
+		w.Header().Set("Content-Type", "text/javascript")
+		io.WriteString(w, "onmessage=e=>postMessage(e.data*2)")
+		return
+	case "/seen":
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		json.NewEncoder(w).Encode(s.hits)
+		return
+	}
+	page, err := os.ReadFile(filepath.Join("pages", filepath.Base(r.URL.Path)+".html"))
+	if err != nil {
+		w.WriteHeader(http.StatusNotFound)
+		page = []byte("<title>not found</title>")
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Write(page)
+}
+
+// journal stands for door 2's, which has its own tests.
+type journal struct {
+	mu    sync.Mutex
+	notes []string
+}
+
+func (j *journal) Note(id, kind, key string, e action.Element) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.notes = append(j.notes, kind+" "+key+" "+e.Tag+" "+e.Name)
+}
+func (j *journal) Forget(string) {}
+
+type world struct {
+	*site
+	*journal
+	url  string
+	kit  *gatetest.Kit
+	b    *browser.Browser
+	door *cdp.Server
+}
+
+func open(t testing.TB, profile cdp.Profile, policy gatetest.Policy) *world {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts a browser")
+	}
+	b, err := browser.Launch(t.Context(), browser.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, j := &site{}, &journal{}
+	srv := &http.Server{Handler: s}
+	go srv.Serve(b.ProxyListener())
+	kit := gatetest.New(t, policy)
+	version, _, _ := b.Facts()
+	door, err := cdp.New(cdp.Config{Tenant: gatetest.Tenant, Task: gatetest.Task, Agent: gatetest.Agent, Profile: profile, Version: version,
+		Width: 1280, Height: 800, Gate: kit.Gate, Journal: j,
+		Open:  func(e cdp.Events) (cdp.Upstream, error) { return b.OpenClient(browser.ClientEvents(e)) },
+		AppOf: func(string) string { return "site" }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go door.Serve(l)
+	t.Cleanup(func() { door.Close(); b.Close(); srv.Close() })
+	return &world{s, j, "http://" + l.Addr().String(), kit, b, door}
+}
+
+var _ gate.Policy = gatetest.Policy(nil)
+
+// install runs npm ci where the modules are missing or are not those of the
+// lock file.
+var install = sync.OnceValue(func() error {
+	lock, err := os.ReadFile("package-lock.json")
+	if err != nil {
+		return err
+	}
+	mark := filepath.Join("node_modules", ".sallyport-lock")
+	if have, err := os.ReadFile(mark); err == nil && string(have) == string(lock) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--omit=optional").CombinedOutput(); err != nil {
+		return fmt.Errorf("npm ci: %w\n%s", err, out)
+	}
+	return os.WriteFile(mark, lock, 0o644)
+})
+
+// script runs a file of scenarios with node. It prints one line for each: a
+// JSON object with name and, if it failed, error.
+func (w *world) script(t *testing.T, file string, args ...string) {
+	t.Helper()
+	if err := install(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "node", append([]string{file, w.url}, args...)...)
+	cmd.Env = append(os.Environ(), "PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1")
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	n, passed := 0, 0
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var r struct{ Name, Error string }
+		if json.Unmarshal(lines.Bytes(), &r) != nil || r.Name == "" {
+			t.Logf("%s", lines.Text())
+			continue
+		}
+		n++
+		t.Run(r.Name, func(t *testing.T) {
+			if r.Error != "" {
+				t.Error(r.Error)
+			} else {
+				passed++
+			}
+		})
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%s: %v\n%s", file, err, stderr.String())
+	}
+	if n == 0 {
+		t.Errorf("%s ran no scenario", file)
+	}
+	t.Logf("%s: %d of %d scenarios pass", file, passed, n)
+}
+
+func TestPlaywright(t *testing.T) { open(t, cdp.Open, nil).script(t, "playwright.mjs") }
+
+func TestPuppeteer(t *testing.T) { open(t, cdp.Open, nil).script(t, "puppeteer.mjs") }

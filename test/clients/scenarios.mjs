@@ -1,0 +1,34 @@
+// Runs scenarios one after the other; each is given a fresh page, gets a time
+// limit, and is reported as one line of JSON.
+export const site = 'http://site.test';
+
+export function is(got, want, what = 'value') {
+  if (JSON.stringify(got) !== JSON.stringify(want)) throw new Error(`${what}: got ${JSON.stringify(got)}, want ${JSON.stringify(want)}`);
+}
+export function has(got, part, what = 'text') {
+  if (!String(got).includes(part)) throw new Error(`${what}: got ${JSON.stringify(String(got).slice(0, 400))}, want it to have ${JSON.stringify(part)}`);
+}
+export async function refused(promise, code) {
+  let error;
+  try { await promise; } catch (e) { error = e; }
+  if (!error) throw new Error(`passed, want it refused as ${code}`);
+  has(error.message, code, 'refusal');
+}
+export async function run(scenarios, fresh, only) {
+  for (const [name, f] of Object.entries(scenarios)) {
+    if (only && !name.includes(only)) continue;
+    let page, timer;
+    const started = Date.now();
+    const line = { name };
+    try {
+      const limit = new Promise((_, no) => { timer = setTimeout(() => no(new Error('over 15 seconds')), 15000); });
+      await Promise.race([limit, (async () => { page = await fresh(); await f(page); })()]);
+    } catch (e) {
+      line.error = String(e && e.stack || e).slice(0, 1500);
+    }
+    clearTimeout(timer);
+    if (process.env.TIMES) line.ms = Date.now() - started;
+    try { await page?.close(); } catch { /* some scenarios close it */ }
+    console.log(JSON.stringify(line));
+  }
+}
