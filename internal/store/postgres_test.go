@@ -422,7 +422,7 @@ func TestPragmas(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "secure_delete": "1"} {
+	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "secure_delete": "1", "wal_autocheckpoint": "0"} {
 		err := s.writer.rows("PRAGMA "+pragma, 1, func(c []any) error {
 			if got := fmt.Sprint(c[0]); got != want {
 				t.Errorf("%s: got %s, want %s", pragma, got, want)
