@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -217,6 +218,9 @@ func (e *Engine) Reject(ctx context.Context, id, person, reason string) (Approva
 // CancelTask closes what is pending or granted and unused for a task, when
 // the task ends.
 func (e *Engine) CancelTask(ctx context.Context, task, reason string) error {
+	e.mu.Lock()
+	maps.DeleteFunc(e.claimed, func(_, of string) bool { return of == task })
+	e.mu.Unlock()
 	return e.sweep(ctx, Rejected, reason, func(a Approval) bool { return task != "" && a.Statement.Task == task })
 }
 

@@ -99,13 +99,13 @@ func same(a, b Statement) (bool, error) {
 
 // claim notes that somebody here waits for the answer; false if somebody does.
 // A task lives in one process, so that this need not be shared.
-func (e *Engine) claim(id string) bool {
+func (e *Engine) claim(a Approval) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.claimed[id] {
+	if _, taken := e.claimed[a.ID()]; taken {
 		return false
 	}
-	e.claimed[id] = true
+	e.claimed[a.ID()] = a.Statement.Task
 	return true
 }
 

@@ -85,8 +85,8 @@ type Engine struct {
 	now    func() time.Time
 
 	mu      sync.Mutex
-	changed chan struct{}   // closed and replaced when something was decided here
-	claimed map[string]bool // open questions for whose answer somebody here waits
+	changed chan struct{}     // closed and replaced when something was decided here
+	claimed map[string]string // task, by open question for whose answer somebody here waits
 }
 
 // New makes an engine. now is the clock; time.Now when nil.
@@ -94,7 +94,7 @@ func New(log record.Log, people Directory, now func() time.Time) *Engine {
 	if now == nil {
 		now = time.Now
 	}
-	return &Engine{log: log, people: people, now: now, changed: make(chan struct{}), claimed: map[string]bool{}}
+	return &Engine{log: log, people: people, now: now, changed: make(chan struct{}), claimed: map[string]string{}}
 }
 
 // Draft is a statement to be asked for. The engine fills V, Tenant, Nonce,
@@ -135,7 +135,7 @@ func (e *Engine) Request(ctx context.Context, d Draft) (Statement, error) {
 		return Statement{}, fmt.Errorf("request approval: %w", err)
 	}
 	for _, a := range known {
-		if e.claim(a.ID()) {
+		if e.claim(a) {
 			return a.Statement, nil
 		}
 	}
@@ -160,7 +160,7 @@ func (e *Engine) Request(ctx context.Context, d Draft) (Statement, error) {
 		return Statement{}, fmt.Errorf("request approval: %w", err)
 	}
 	if d.Adopt {
-		e.claim(s.Nonce)
+		e.claim(a)
 	}
 	return s, nil
 }
