@@ -15,7 +15,7 @@ const (
 	RuleForm     = "form"     // the pressed control submits the form that the request carries
 	RuleLink     = "link"     // the request is what the pressed link leads to
 	RuleRedirect = "redirect" // a GET that an explained request of the same window led to
-	RuleScript   = "script"   // the page's script, soon after a press on a control without a form
+	RuleScript   = "script"   // the page's script, soon after a press that by itself leads nowhere
 )
 
 const (
@@ -36,9 +36,10 @@ const (
 //   - link: GET of the origin and path that the pressed link has; at most 10 s later.
 //   - redirect: GET or HEAD, marked by the egress as led to by a response, at
 //     most 10 s after a request that was explained; takes over its explanation.
-//   - script: any method, to the origin of the frame whose control without form
-//     or link was clicked, or got Enter or Space; at most 3 s later. Weaker: the
-//     page's author chose the request.
+//   - script: any method, to the origin of the frame whose control was clicked, or
+//     got Enter or Space, if that by itself leads nowhere (no link, no form, or such
+//     as lead to the document itself); at most 3 s later. Weaker: the page's author
+//     chose the request.
 //
 // An input explains at most one request that is not GET or HEAD, so one click
 // cannot cover two writes.
@@ -143,10 +144,36 @@ func (p *pressed) explains(r action.Request, age time.Duration) string {
 		return RuleForm
 	case e.Link != "" && r.Method == "GET" && p.key != " " && sameTarget(e.Link, r):
 		return RuleLink
-	case age <= scriptWindow && e.FormAction == "" && e.Link == "" && control(e) && e.FrameOrigin == r.Origin:
+	case age <= scriptWindow && p.leftToScript() && control(e) && e.FrameOrigin == r.Origin:
 		return RuleScript
 	}
 	return ""
+}
+
+// leftToScript reports whether the press by itself leads nowhere else, so that
+// what it is for is up to the page's script: no link and no form but such as
+// lead to the document itself, which is how pages that are one program write
+// them. A press in a field for text only puts the cursor there.
+func (p *pressed) leftToScript() bool {
+	e := p.element
+	if e.Link != "" && !sameDocument(e.Link, e.URL) || p.submits() && !sameDocument(e.FormAction, e.URL) {
+		return false
+	}
+	if e.Tag != "input" || p.key == "Enter" {
+		return true
+	}
+	switch e.InputType {
+	case "submit", "image", "button", "reset", "checkbox", "radio":
+		return true
+	}
+	return false
+}
+
+// sameDocument compares addresses up to the fragment.
+func sameDocument(a, b string) bool {
+	a, _, _ = strings.Cut(a, "#")
+	b, _, _ = strings.Cut(b, "#")
+	return a == b
 }
 
 // submits reports whether the input activates the form: a press on its submit

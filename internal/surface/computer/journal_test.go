@@ -16,6 +16,12 @@ func TestJournalRules(t *testing.T) {
 	link := action.Element{Tag: "a", FrameOrigin: iam, Link: iam + "/users?page=2"}
 	bare := action.Element{Tag: "button", InputType: "button", FrameOrigin: iam}
 	blind := action.Element{Tag: "canvas", FrameOrigin: iam, Uninspectable: "canvas"}
+	const app = iam + "/app?view=users#/jo"
+	save := action.Element{Tag: "button", InputType: "submit", FrameOrigin: iam, URL: app, FormAction: iam + "/app?view=users", FormMethod: "GET"}
+	name := action.Element{Tag: "input", InputType: "text", FrameOrigin: iam, URL: app, FormAction: iam + "/app?view=users", FormMethod: "GET"}
+	inside := action.Element{Tag: "button", InputType: "button", FrameOrigin: iam, URL: app, FormAction: iam + "/elsewhere", FormMethod: "POST"}
+	tick := action.Element{Tag: "input", InputType: "checkbox", FrameOrigin: iam, URL: app, FormAction: iam + "/elsewhere", FormMethod: "POST"}
+	hash := action.Element{Tag: "a", FrameOrigin: iam, URL: app, Link: iam + "/app?view=users#"}
 	click, enter, space := Input{Kind: Click}, Input{Kind: Key, Key: "Enter"}, Input{Kind: Key, Key: " "}
 	post := func(origin, path string) action.Request {
 		return action.Request{Method: "POST", Origin: origin, Path: path}
@@ -52,6 +58,15 @@ func TestJournalRules(t *testing.T) {
 		{"script_too_late", click, bare, post(iam, "/api/x"), 4 * time.Second, ""},
 		{"script_to_other_origin", click, bare, post("https://evil.example", "/collect"), time.Second, ""},
 		{"script_of_a_form_button", click, button, post(iam, "/api/x"), time.Second, ""},
+		{"script_by_save", click, save, post(iam, "/api/x"), time.Second, RuleScript},
+		{"script_by_enter_in_a_name", enter, name, post(iam, "/api/x"), time.Second, RuleScript},
+		{"script_by_click_in_a_name", click, name, post(iam, "/api/x"), time.Second, ""},
+		{"script_by_space_in_a_name", space, name, post(iam, "/api/x"), time.Second, ""},
+		{"script_by_a_button_in_a_form", click, inside, post(iam, "/api/x"), time.Second, RuleScript},
+		{"script_by_a_checkbox_in_a_form", click, tick, post(iam, "/api/x"), time.Second, RuleScript},
+		{"script_by_a_link_to_nowhere", click, hash, post(iam, "/api/x"), time.Second, RuleScript},
+		{"script_of_a_real_link", click, link, post(iam, "/api/x"), time.Second, ""},
+		{"script_by_save_to_other_origin", click, save, post("https://evil.example", "/api/x"), time.Second, ""},
 		{"uninspectable", click, blind, post(iam, "/api/x"), time.Second, ""},
 		{"nothing_there", click, action.Element{Tag: "div", FrameOrigin: iam}, post(iam, "/api/x"), time.Second, ""},
 		{"moving_explains_nothing", Input{Kind: Move}, bare, post(iam, "/api/x"), time.Second, ""},
