@@ -196,3 +196,5 @@ func (w *world) script(t *testing.T, file string, args ...string) {
 func TestPlaywright(t *testing.T) { open(t, cdp.Open, nil).script(t, "playwright.mjs") }
 
 func TestPuppeteer(t *testing.T) { open(t, cdp.Open, nil).script(t, "puppeteer.mjs") }
+
+func TestPlaywrightMCP(t *testing.T) { open(t, cdp.Open, nil).script(t, "mcp.mjs") }

@@ -45,10 +45,23 @@ var answers = map[string]func(*client, request, *session){
 		}
 		c.done(r, nil)
 	},
-	"Target.attachToTarget":        attachTo,
-	"Target.detachFromTarget":      detachFrom,
-	"Target.createBrowserContext":  createContext,
-	"Target.disposeBrowserContext": disposeContext,
+	"Target.attachToTarget": attachTo,
+	"Target.attachToBrowserTarget": func(c *client, r request, s *session) {
+		// The same view once more, by another name: Playwright's own sessions
+		// are made from one.
+		c.attach(c.self, s, false, func(n *session) {
+			if n == nil {
+				c.fail(r, refuse("cdp_limit", "there are too many sessions", "detach one"))
+				return
+			}
+			c.done(r, toJSON(map[string]string{"sessionId": n.id}))
+		})
+	},
+	"Emulation.setUserAgentOverride": language,
+	"Network.setUserAgentOverride":   language,
+	"Target.detachFromTarget":        detachFrom,
+	"Target.createBrowserContext":    createContext,
+	"Target.disposeBrowserContext":   disposeContext,
 	"Target.getBrowserContexts": func(c *client, r request, s *session) {
 		out := map[string]any{"browserContextIds": sortedKeys(c.made)}
 		if d := c.defaultContext(); d != "" {
@@ -161,6 +174,22 @@ func dialog(c *client, r request, s *session) {
 	default:
 		c.done(r, nil)
 	}
+}
+
+// language lets a client choose the language that pages are asked for in, and
+// nothing else of what the browser says it is.
+func language(c *client, r request, s *session) {
+	var p struct {
+		Agent    string `json:"userAgent"`
+		Language string `json:"acceptLanguage"`
+	}
+	if !into(r.params, &p) || p.Agent != "" {
+		why := refuse("cdp_denied_method", "requests must say what browser they are of", "leave the user agent as it is")
+		c.record(why, r.method, []byte(r.method))
+		c.fail(r, why)
+		return
+	}
+	c.forward(r, s, toJSON(map[string]string{"userAgent": "", "acceptLanguage": p.Language}), nil)
 }
 
 func attachTo(c *client, r request, s *session) {
@@ -318,11 +347,11 @@ func (c *client) whenAttached(id string, f func()) {
 func targetInfo(c *client, r request, s *session) {
 	id := c.targetID(r)
 	if id == "" {
-		if s == nil {
-			c.done(r, toJSON(map[string]any{"targetInfo": browserInfo}))
-			return
+		t := c.self
+		if s != nil {
+			t = s.target
 		}
-		c.done(r, toJSON(map[string]any{"targetInfo": c.infoOf(s.target)}))
+		c.done(r, toJSON(map[string]any{"targetInfo": c.infoOf(t)}))
 		return
 	}
 	t := c.find(id)
@@ -332,9 +361,6 @@ func targetInfo(c *client, r request, s *session) {
 	}
 	c.done(r, toJSON(map[string]any{"targetInfo": c.infoOf(t)}))
 }
-
-// browserInfo is the target that the connection itself stands for.
-var browserInfo = map[string]any{"targetId": "00000000000000000000000000000000", "type": "browser", "title": "", "url": "", "attached": true, "canAccessOpener": false}
 
 func getTargets(c *client, r request, _ *session) {
 	var p struct {
@@ -378,7 +404,7 @@ func setDiscover(c *client, r request, _ *session) {
 	}
 	c.discover = &p.Filter
 	if p.Filter.wants("browser") {
-		c.emit(nil, "Target.targetCreated", toJSON(map[string]any{"targetInfo": browserInfo}))
+		c.emit(nil, "Target.targetCreated", toJSON(map[string]any{"targetInfo": c.infoOf(c.self)}))
 	}
 	for _, id := range c.order {
 		t := c.targets[id]
@@ -446,7 +472,7 @@ func (c *client) under(s *session, a autoAttach) []*target {
 		t := c.targets[id]
 		top := t.kind == "page" || t.kind == "service_worker" || t.kind == "shared_worker"
 		switch {
-		case s == nil && top:
+		case (s == nil || s.target == c.self) && top:
 			add(t.tab)
 			add(t)
 		case s != nil && s.target.page == t:

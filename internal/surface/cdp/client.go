@@ -35,6 +35,7 @@ type client struct {
 
 	inFlight int
 	strikes  int
+	self     *target // the browser, which the connection itself is a session on
 	targets  map[string]*target
 	order    []string // ids of targets, as they were told of
 	sessions map[string]*session
@@ -63,6 +64,7 @@ type session struct {
 
 func newClient(s *Server, ctx context.Context, cancel context.CancelFunc, sock *socket) *client {
 	c := &client{s: s, ctx: ctx, cancel: cancel, sock: sock, over: make(chan struct{}),
+		self:    &target{id: hexID(), kind: "browser", info: map[string]any{"title": "", "url": ""}},
 		targets: map[string]*target{}, sessions: map[string]*session{}, byNumber: map[int]*session{}, contexts: map[string]string{},
 		alias: map[string]string{}, made: map[string]bool{}, expect: map[string][]func(){}, dialogs: map[*session]string{}, refused: map[string]bool{}}
 	c.todo = newQueue[func()](1 << 16)
@@ -216,7 +218,7 @@ func (c *client) onMessage(b []byte) {
 		c.hands.take(r, s)
 	case line.verdict == rewrite:
 		c.rewrite(r, s)
-	case s == nil && r.method != "Browser.getVersion":
+	case (s == nil || s.target == c.self) != (r.method == "Browser.getVersion"):
 		c.fail(r, plain(codeMethod, "'"+r.method+"' wasn't found"))
 	default:
 		c.forward(r, s, r.params, nil)
@@ -226,7 +228,7 @@ func (c *client) onMessage(b []byte) {
 // forward passes a request on with params. change may replace the result.
 func (c *client) forward(r request, s *session, params jsontext.Value, change func(jsontext.Value) jsontext.Value) {
 	n := 0
-	if s != nil {
+	if s != nil && s.target != c.self {
 		if n = s.number; n == 0 {
 			c.fail(r, plain(codeMethod, "'"+r.method+"' wasn't found"))
 			return

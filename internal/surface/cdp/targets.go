@@ -137,7 +137,7 @@ func (c *client) infoOf(t *target) map[string]any {
 			out["openerId"] = o.tab.id
 		}
 	}
-	attached := false
+	attached := t == c.self
 	for _, s := range c.sessions {
 		attached = attached || s.target == t
 	}
@@ -214,7 +214,7 @@ func (c *client) attach(t *target, from *session, waiting bool, then func(*sessi
 		then(nil)
 		return
 	}
-	if t.page != nil {
+	if t.page != nil || t == c.self {
 		then(c.attached(t, from, 0, waiting))
 		return
 	}
@@ -303,6 +303,9 @@ func (c *client) onDetached(n int) {
 func (c *client) find(id string) *target {
 	if t := c.targets[id]; t != nil {
 		return t
+	}
+	if id == c.self.id {
+		return c.self
 	}
 	for _, t := range c.targets {
 		if t.tab != nil && t.tab.id == id {
