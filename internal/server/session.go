@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/net/netutil"
+
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/boundary"
 	"github.com/sallyport-dev/sallyport/internal/browser"
@@ -459,11 +461,16 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	s.onStop(cancel)
 	s.serve("workload API", func() error { return s.t.issuer.ServeWorkload(wctx, l, s.t.attestor) })
 	ls := p.Listeners()
-	s.serve("computer", func() error { return screen.Serve(ls[0]) })
-	s.serve("inference", func() error { return model.Serve(ls[1]) })
+	s.serve("computer", func() error { return screen.Serve(bounded(ls[0])) })
+	s.serve("inference", func() error { return model.Serve(bounded(ls[1])) })
 	s.serve("harness egress", func() error { return door.Serve(ls[2]) })
 	return nil
 }
+
+// bounded keeps a harness from using up the open files that all tasks share: it
+// may hold so many connections to one door, and more wait. The egress has a
+// bound of its own.
+func bounded(l net.Listener) net.Listener { return netutil.LimitListener(l, 64) }
 
 // loaderVariable: such a variable changes which code a program runs before its first line.
 func loaderVariable(name string) bool {
