@@ -171,9 +171,11 @@ func (a *api) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	answer(w, code, p)
 }
 
-func answer(w http.ResponseWriter, code int, v any) {
+func answer(w http.ResponseWriter, code int, v any) { answerAs(w, "application/json", code, v) }
+
+func answerAs(w http.ResponseWriter, mediaType string, code int, v any) {
 	h := w.Header()
-	h.Set("Content-Type", "application/json")
+	h.Set("Content-Type", mediaType)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(code)

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/contain"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/server"
@@ -28,10 +27,7 @@ func (a *api) handler() http.Handler {
 	a.handle(mux, "POST "+v1+"tasks/{id}/close", func(c *call) (any, error) {
 		return a.s.CloseTask(detached(c), c.tenant, c.caller, c.PathValue("id"))
 	})
-	a.handle(mux, "GET "+v1+"approvals", a.approvals, "state")
-	a.handle(mux, "GET "+v1+"approvals/{id}", a.approval)
-	a.handle(mux, "POST "+v1+"approvals/{id}/approve", a.approve)
-	a.handle(mux, "POST "+v1+"approvals/{id}/reject", a.reject)
+	a.approvalRoutes(mux)
 	a.handle(mux, "POST "+v1+"revoke", a.revoke)
 	a.handle(mux, "POST "+v1+"certifications", a.certify)
 	a.handle(mux, "GET "+v1+"certifications", func(c *call) (any, error) {
@@ -120,46 +116,6 @@ func (a *api) openTask(c *call) (any, error) {
 		return nil, err
 	}
 	return a.s.OpenTask(c.Context(), c.tenant, c.caller, in)
-}
-
-func (a *api) approvals(c *call) (any, error) {
-	state := approval.State(c.URL.Query().Get("state"))
-	switch state {
-	case "":
-		state = approval.Pending
-	case approval.Pending, approval.Granted, approval.Used, approval.Rejected, approval.Expired:
-	default:
-		return nil, invalid("invalid_state", "there is no such state", "use pending, granted, used, rejected or expired")
-	}
-	return list(a.s.Approvals(c.Context(), c.tenant, state))
-}
-
-func (a *api) approval(c *call) (any, error) {
-	x, err := a.s.Approval(c.Context(), c.tenant, c.PathValue("id"))
-	if err != nil {
-		return nil, err
-	}
-	b, err := x.Statement.Bytes()
-	return Approval{Approval: x, Bytes: b, Text: approval.Render(x.Statement)}, err
-}
-
-func (a *api) approve(c *call) (any, error) {
-	var in ApproveRequest
-	if err := c.read(maxRequest, &in); err != nil {
-		return nil, err
-	}
-	if in.Person == "" {
-		in.Person = c.caller.Person
-	}
-	return a.s.Approve(c.Context(), c.tenant, c.PathValue("id"), in.Person, []byte(in.Signature))
-}
-
-func (a *api) reject(c *call) (any, error) {
-	var in RejectRequest
-	if err := c.read(maxRequest, &in); err != nil {
-		return nil, err
-	}
-	return a.s.Reject(c.Context(), c.tenant, c.caller, c.PathValue("id"), in.Reason)
 }
 
 // revoke answers when everything in the scope is ended, or says what is not.

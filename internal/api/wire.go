@@ -3,7 +3,6 @@ package api
 import (
 	"strings"
 
-	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/contain"
@@ -36,24 +35,6 @@ type ApplyRequest struct {
 // ApplyResponse says what came of each.
 type ApplyResponse struct {
 	Resources []server.Applied `json:"resources"`
-}
-
-// Approval is an approval with what is signed.
-type Approval struct {
-	Approval approval.Approval `json:"approval"`
-	Bytes    []byte            `json:"bytes"` // canonical bytes of the statement, base64
-	Text     string            `json:"text"`  // the same, for people
-}
-
-// ApproveRequest is the body of POST approvals/ID/approve.
-type ApproveRequest struct {
-	Person    string `json:"person"`
-	Signature string `json:"signature"` // armored SSHSIG over Approval.Bytes
-}
-
-// RejectRequest is the body of POST approvals/ID/reject.
-type RejectRequest struct {
-	Reason string `json:"reason"`
 }
 
 // RevokeRequest is the body of POST revoke.

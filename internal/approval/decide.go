@@ -155,9 +155,6 @@ func (e *Engine) open(tx record.Tx, a Approval, now time.Time) (people, error) {
 	return e.read(tx)
 }
 
-// took is how long people had the question.
-func took(a Approval, now time.Time) int64 { return max(0, now.Sub(a.Requested).Milliseconds()) }
-
 // judge decides whether the person's signature counts, and returns how many
 // people will have signed with it.
 func (p people) judge(a Approval, person string, sig receipt.Signer) (int, error) {

@@ -8,6 +8,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/resource"
 )
 
 // Approvals lists what waits for people.
@@ -40,7 +41,8 @@ func unknownApproval(err error) error {
 	return err
 }
 
-// Approve takes a person's signature. What a complete approval does depends on
+// Approve takes a person's signature, by an SSH key or a passkey (see
+// approval.Engine.Grant). What a complete approval does depends on
 // its kind: a held action is released by the gate that waits for it; a
 // capability or a boundary becomes approved, and a certification live, in the
 // same transaction.
@@ -85,6 +87,49 @@ func (t *tenant) issue(ctx context.Context, st approval.Statement) error {
 		return err
 	})
 	return err
+}
+
+// Passkeys lists those of the person who asks; none if they are nobody here.
+func (s *Server) Passkeys(tenantName string, c Caller) ([]resource.Passkey, error) {
+	t, err := s.tenant(tenantName)
+	if err != nil {
+		return nil, err
+	}
+	person, _, err := t.identify(c)
+	if err != nil {
+		return nil, nil
+	}
+	return t.current().people[person].Passkeys, nil
+}
+
+// Asked returns the question of a held action to the person whose task it is.
+func (s *Server) Asked(ctx context.Context, tenantName string, c Caller, id string) (approval.Approval, error) {
+	t, err := s.tenant(tenantName)
+	if err != nil {
+		return approval.Approval{}, err
+	}
+	person, _, err := t.identify(c)
+	if err != nil {
+		return approval.Approval{}, err
+	}
+	a, err := t.approvals.Get(ctx, id)
+	if err != nil {
+		return a, unknownApproval(err)
+	}
+	if !a.Hold || a.Requester != person {
+		// Whose it is is nobody else's business.
+		return approval.Approval{}, problem(NotFound, "no_such_approval", "no held action of yours is waiting under this name", "see: sallyport approvals")
+	}
+	return a, nil
+}
+
+// ApprovalQuality says how people decide.
+func (s *Server) ApprovalQuality(ctx context.Context, tenantName string) (approval.Quality, error) {
+	t, err := s.tenant(tenantName)
+	if err != nil {
+		return approval.Quality{}, err
+	}
+	return t.approvals.Quality(ctx)
 }
 
 // Reject closes an approval with no.

@@ -237,6 +237,24 @@ func (c *Client) Approve(ctx context.Context, a api.Approval, key ssh.Signer) (a
 	return out, c.call(ctx, http.MethodPost, "approvals/"+seg(st.Nonce)+"/approve", nil, in, &out)
 }
 
+// ApproveByPasskey sends what a browser gave for one of the Passkeys of an
+// approval, as the client's person: AuthenticationResponseJSON (WebAuthn level 3,
+// section 5.1).
+func (c *Client) ApproveByPasskey(ctx context.Context, id string, assertion []byte) (approval.Approval, error) {
+	var out approval.Approval
+	if err := canon.Check(assertion, 1<<20); err != nil {
+		return out, fmt.Errorf("assertion: %w", err)
+	}
+	in := api.ApproveRequest{Person: c.person, Assertion: assertion}
+	return out, c.call(ctx, http.MethodPost, "approvals/"+seg(id)+"/approve", nil, in, &out)
+}
+
+// ApprovalQuality says how people decide.
+func (c *Client) ApprovalQuality(ctx context.Context) (approval.Quality, error) {
+	var out approval.Quality
+	return out, c.call(ctx, http.MethodGet, "approvals/quality", nil, nil, &out)
+}
+
 // Reject closes an approval with no.
 func (c *Client) Reject(ctx context.Context, id, reason string) (approval.Approval, error) {
 	var out approval.Approval
