@@ -29,6 +29,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/identity"
 	"github.com/sallyport-dev/sallyport/internal/lease"
 	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/surface/cdp"
 	"github.com/sallyport-dev/sallyport/internal/surface/computer"
 	"github.com/sallyport-dev/sallyport/internal/surface/egress"
 	"github.com/sallyport-dev/sallyport/internal/surface/inference"
@@ -45,6 +46,7 @@ const (
 const (
 	computerAddr  = "127.0.0.1:8601"
 	inferenceAddr = "127.0.0.1:8602"
+	cdpAddr       = "127.0.0.1:8603"
 	proxyAddr     = "127.0.0.1:3128"
 )
 
@@ -411,6 +413,11 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	}
 	s.onStop(func() { model.Close() })
 
+	protocol, err := s.protocol()
+	if err != nil {
+		return err
+	}
+
 	ca := filepath.Join(s.dir, "ca.pem")
 	if err := os.WriteFile(ca, door.CAPEM(), 0o644); err != nil {
 		return err
@@ -435,7 +442,7 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 		mounts = append(mounts, s.program)
 	}
 	p, err := contain.Start(s.t.srv.ctx, contain.Spec{Path: h.Path, Args: h.Args, Env: s.environment(h), Dir: h.Dir,
-		Listen: []string{computerAddr, inferenceAddr, proxyAddr}, Mounts: mounts,
+		Listen: []string{computerAddr, inferenceAddr, proxyAddr, cdpAddr}, Mounts: mounts,
 		Stdin: h.Stdin, Stdout: h.Stdout, Stderr: h.Stderr})
 	if err != nil {
 		return err
@@ -464,8 +471,32 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	s.serve("computer", func() error { return screen.Serve(bounded(ls[0])) })
 	s.serve("inference", func() error { return model.Serve(bounded(ls[1])) })
 	s.serve("harness egress", func() error { return door.Serve(ls[2]) })
+	s.serve("browser protocol", func() error { return protocol.Serve(bounded(ls[3])) })
 	return nil
 }
+
+// protocol is the door for clients of the DevTools protocol, in the profile that
+// the boundary pins.
+func (s *session) protocol() (*cdp.Server, error) {
+	version, _, _ := s.browser.Facts()
+	door, err := cdp.New(cdp.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Profile: cdp.Profile(s.agent.protocol),
+		Version: version, Width: screenWidth, Height: screenHeight, Gate: s.t.srv.gate, Journal: clientInputs{s.journal}, AppOf: s.appOf,
+		Open: func(e cdp.Events) (cdp.Upstream, error) { return s.browser.OpenClient(browser.ClientEvents(e)) }})
+	if err != nil {
+		return nil, err
+	}
+	s.onStop(func() { door.Close() })
+	return door, nil
+}
+
+// clientInputs tells the journal of the inputs of a client of the protocol.
+type clientInputs struct{ j *computer.Journal }
+
+func (c clientInputs) Note(id, kind, key string, e action.Element) {
+	c.j.Note(id, computer.Input{Kind: computer.Kind(kind), Key: key}, e)
+}
+
+func (c clientInputs) Forget(id string) { c.j.Forget(id) }
 
 // bounded keeps a harness from using up the open files that all tasks share: it
 // may hold so many connections to one door, and more wait. The egress has a
@@ -483,7 +514,7 @@ func (s *session) environment(h Harness) []string {
 	const placeholder = "placeholder-the-boundary-puts-in-the-real-one"
 	ours := []string{
 		"SALLYPORT_TASK=" + s.task.ID,
-		"SALLYPORT_COMPUTER_URL=http://" + computerAddr,
+		"SALLYPORT_COMPUTER_URL=http://" + computerAddr, "SALLYPORT_CDP_URL=http://" + cdpAddr,
 		"SPIFFE_ENDPOINT_SOCKET=unix://" + insideSocket,
 		"HTTPS_PROXY=http://" + proxyAddr, "HTTP_PROXY=http://" + proxyAddr, "ALL_PROXY=http://" + proxyAddr,
 		"https_proxy=http://" + proxyAddr, "http_proxy=http://" + proxyAddr,

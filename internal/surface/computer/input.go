@@ -122,11 +122,11 @@ func (s *Server) input(ctx context.Context, st step, r *result) {
 // first, and forgets it if the page did not get it.
 func (s *Server) deliver(ctx context.Context, p gate.Permit, st step, a aim) action.Outcome {
 	id := p.Action().ID
-	s.c.Journal.note(id, a.in, a.target.Element)
+	s.c.Journal.Note(id, a.in, a.target.Element)
 	switch err := s.c.Screen.Press(ctx, a.target, a.to, p, s.digest(st.op, a, st.wait), a.in); {
 	case err == nil:
 	case errors.Is(err, ErrNotDelivered), errors.Is(err, gate.ErrPermit):
-		s.c.Journal.forget(id)
+		s.c.Journal.Forget(id)
 		return action.Outcome{State: action.Failed, Detail: "the input was not delivered"}
 	default:
 		return action.Outcome{State: action.Unknown, Detail: "the browser did not confirm the input"}

@@ -74,8 +74,8 @@ type explained struct {
 // NewJournal makes an empty journal for one task.
 func NewJournal() *Journal { return &Journal{now: time.Now} }
 
-// note remembers an input that may cause a request: a press, or Enter or Space.
-func (j *Journal) note(id string, in Input, e action.Element) {
+// Note remembers an input that may cause a request: a press, or Enter or Space.
+func (j *Journal) Note(id string, in Input, e action.Element) {
 	switch in.Kind {
 	case Click, Down, Up, Drag:
 	case Key:
@@ -93,8 +93,8 @@ func (j *Journal) note(id string, in Input, e action.Element) {
 	j.inputs = append(j.inputs, pressed{id: id, at: j.now(), in: in.Kind, key: in.Key, element: e})
 }
 
-// forget takes an input out that the page did not get.
-func (j *Journal) forget(id string) {
+// Forget takes an input out that the page did not get.
+func (j *Journal) Forget(id string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.inputs = slices.DeleteFunc(j.inputs, func(p pressed) bool { return p.id == id })

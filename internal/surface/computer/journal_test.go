@@ -77,7 +77,7 @@ func TestJournalRules(t *testing.T) {
 			j := NewJournal()
 			start := time.Now()
 			j.now = func() time.Time { return start }
-			j.note("a1", tc.in, tc.e)
+			j.Note("a1", tc.in, tc.e)
 			id, rule := j.Why(tc.r, start.Add(tc.age))
 			if rule != tc.rule || (id == "a1") != (tc.rule != "") {
 				t.Errorf("got %q by %q, want %q", id, rule, tc.rule)
@@ -89,7 +89,7 @@ func TestJournalRules(t *testing.T) {
 // One press must not cover the write that it meant and one that a page slips in.
 func TestJournalOneWriteForOnePress(t *testing.T) {
 	j := NewJournal()
-	j.note("a1", Input{Kind: Click}, action.Element{Tag: "button", FrameOrigin: iam})
+	j.Note("a1", Input{Kind: Click}, action.Element{Tag: "button", FrameOrigin: iam})
 	now := time.Now()
 	r := action.Request{Method: "POST", Origin: iam, Path: "/x"}
 	if j.Explain(r, now) != "a1" || j.Explain(r, now) != "" {
@@ -105,7 +105,7 @@ func TestJournalOneWriteForOnePress(t *testing.T) {
 // not covered.
 func TestJournalRedirects(t *testing.T) {
 	j := NewJournal()
-	j.note("a1", Input{Kind: Click}, action.Element{Tag: "button", InputType: "submit", FrameOrigin: iam, FormAction: iam + "/r", FormMethod: "POST"})
+	j.Note("a1", Input{Kind: Click}, action.Element{Tag: "button", InputType: "submit", FrameOrigin: iam, FormAction: iam + "/r", FormMethod: "POST"})
 	now := time.Now()
 	if j.Explain(action.Request{Method: "GET", Origin: iam, Path: "/users", RedirectOf: "e0"}, now) != "" {
 		t.Error("a redirect of nothing was explained")
@@ -127,7 +127,7 @@ func TestJournalRedirects(t *testing.T) {
 func TestJournalIsBounded(t *testing.T) {
 	j := NewJournal()
 	for range 3 * journalSize {
-		j.note("a", Input{Kind: Click}, action.Element{Tag: "button", FrameOrigin: iam})
+		j.Note("a", Input{Kind: Click}, action.Element{Tag: "button", FrameOrigin: iam})
 	}
 	if len(j.inputs) != journalSize {
 		t.Errorf("got %d", len(j.inputs))
