@@ -133,6 +133,11 @@ func TestTamperingIsNamed(t *testing.T) {
 		{"drop", 42, "missing", func(t *testing.T, db *sql.DB) { mustExec(t, db, `DELETE FROM records WHERE place = ?`, at(42)) }},
 		{"drop_first", 0, "missing", func(t *testing.T, db *sql.DB) { mustExec(t, db, `DELETE FROM records WHERE place = ?`, at(0)) }},
 		{"drop_what_completes_much", 255, "missing", func(t *testing.T, db *sql.DB) { mustExec(t, db, `DELETE FROM records WHERE place = ?`, at(255)) }},
+		{"drop_and_edit_what_follows", 260, "hash", func(t *testing.T, db *sql.DB) {
+			mustExec(t, db, `DELETE FROM records WHERE place = ?`, at(255))
+			mustExec(t, db, edit, at(260))
+			rehash(t, db, 260)
+		}},
 		{"drop_and_edit_its_neighbour", 43, "hash", func(t *testing.T, db *sql.DB) {
 			mustExec(t, db, `DELETE FROM records WHERE place = ?`, at(42))
 			mustExec(t, db, edit, at(43))

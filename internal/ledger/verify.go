@@ -337,10 +337,10 @@ func (v *verification) checkRoots(signed map[int64][]byte) error {
 func (v *verification) end(head Head) (err error) {
 	n := v.edge.size
 	v.rep.Size = n
-	if v.edge.whole() {
-		if v.rep.Root, err = v.edge.root(); err != nil {
-			return err
-		}
+	if !v.edge.whole() {
+		v.add(v.signed, n-1, "hash", "a record is missing without which their tree is not known: they cannot be held against a root")
+	} else if v.rep.Root, err = v.edge.root(); err != nil {
+		return err
 	}
 	if n > 0 && v.rep.OK() && head.Time != v.time {
 		v.add(n-1, n-1, "clock", "the head says %s, the record %s", head.Time, v.time)
