@@ -1,0 +1,279 @@
+// Package urls holds the door's reading of addresses against the browser's: ten
+// thousand hostile ones are given to real Chromium, which asks the real door for
+// what it makes of them, and to the door as they are. Where both read another
+// host or path, the door must not have let the request through.
+//
+// The addresses are the same in every run of a seed. 1,500 are tried by default,
+// 10,000 when SALLYPORT_LONG is 1; SALLYPORT_SEED is another seed.
+package urls
+
+import (
+	"bufio"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/browser"
+	"github.com/sallyport-dev/sallyport/internal/contain"
+	"github.com/sallyport-dev/sallyport/internal/surface/egress"
+)
+
+func TestMain(m *testing.M) {
+	contain.Main()
+	os.Exit(m.Run())
+}
+
+const (
+	batchSize = 200
+	pageLimit = 20 * time.Minute
+)
+
+// page asks for batches of addresses until there are no more, and opens one in
+// ten as a frame too. The Referer says which address a request is for.
+const page = `<!doctype html><title>urls</title><base href="/run"><body><script>
+const read = u => { try { const x = new URL(u, document.baseURI); return {ok: true, open: /^https?:$/.test(x.protocol) && !x.username && !x.password, scheme: x.protocol.slice(0, -1), host: x.hostname, port: x.port, path: x.pathname, query: x.search.slice(1)} } catch { return {ok: false} } };
+const ask = async (id, u) => { try { await fetch(u, {mode: 'no-cors', credentials: 'omit', referrer: '/r/' + id, referrerPolicy: 'unsafe-url', cache: 'no-store', signal: AbortSignal.timeout(20000)}); return true } catch { return false } };
+const frame = (id, u) => new Promise(r => {
+  history.replaceState(null, '', '/r/' + id);
+  const f = document.createElement('iframe');
+  f.sandbox = ''; f.referrerPolicy = 'unsafe-url'; f.onload = f.onerror = () => r(); setTimeout(r, 1500);
+  f.src = u; document.body.append(f);
+});
+(async () => {
+  for (;;) {
+    const batch = await (await fetch('/next', {cache: 'no-store'})).json();
+    if (!batch.length) break;
+    const out = await Promise.all(batch.map(async ({id, u}) => ({id, ...read(u), asked: await ask(id, u)})));
+    for (const {id, u} of batch) if (id % 10 == 0 && read(u).open) await frame('f' + id, u);
+    document.body.replaceChildren();
+    history.replaceState(null, '', '/run');
+    await fetch('/done', {method: 'POST', body: JSON.stringify(out)});
+  }
+})();
+</script>`
+
+// answer is what the browser says of one address.
+type answer struct {
+	ID                              string
+	OK, Asked                       bool
+	Scheme, Host, Port, Path, Query string
+}
+
+func (a answer) reading() reading { return reading{a.Scheme, a.Host, a.Port, a.Path, a.Query} }
+
+// pageServer hands the addresses out and collects the answers.
+type pageServer struct {
+	urls    []string
+	mu      sync.Mutex
+	next    int
+	answers map[string]answer
+	over    chan struct{}
+}
+
+func (s *pageServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.Header().Set("Cache-Control", "no-store")
+	switch r.URL.Path {
+	case "/run":
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		io.WriteString(w, page)
+	case "/next":
+		type item struct {
+			ID string `json:"id"`
+			U  string `json:"u"`
+		}
+		batch := []item{}
+		for ; s.next < len(s.urls) && len(batch) < batchSize; s.next++ {
+			batch = append(batch, item{strconv.Itoa(s.next), s.urls[s.next]})
+		}
+		json.NewEncoder(w).Encode(batch)
+		if len(batch) == 0 {
+			close(s.over)
+		}
+	case "/done":
+		var out []answer
+		if err := json.NewDecoder(r.Body).Decode(&out); err != nil {
+			http.Error(w, "answers", http.StatusBadRequest)
+			return
+		}
+		for _, a := range out {
+			s.answers[a.ID] = a
+		}
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+func TestHostileURLs(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a browser")
+	}
+	n, seed := 1500, uint64(1)
+	if os.Getenv("SALLYPORT_LONG") == "1" {
+		n = 10000
+	}
+	if s := os.Getenv("SALLYPORT_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	urls := generate(seed, n)
+	s := &pageServer{urls: urls, answers: map[string]answer{}, over: make(chan struct{})}
+	w := newWorld(t)
+	w.Handler = s
+	askBrowser(t, w, s)
+	if len(s.answers) != n {
+		t.Fatalf("the browser answered for %d of %d addresses", len(s.answers), n)
+	}
+	asked := w.judge(t, urls, s.answers, "", true)
+	frames := w.judge(t, urls, s.answers, "f", true)
+	door := w.door(t, false)
+	reached := askDoor(t, w, door, urls)
+	raw := w.judge(t, urls, s.answers, "w", false)
+	invalid := 0
+	for _, a := range s.answers {
+		if !a.OK {
+			invalid++
+		}
+	}
+	t.Logf("seed %d, %d addresses: the browser refuses %d; let through: %d asked for by the page, %d as frames, %d of %d sent to the door as they are",
+		seed, n, invalid, asked, frames, raw, reached)
+	// A run in which nothing was asked or let through shows nothing.
+	if asked < n/4 || frames < n/100 || raw < n/50 || reached < n/3 || invalid < n/50 {
+		t.Error("too few addresses were let through or refused to compare anything")
+	}
+}
+
+// askBrowser runs the page. Its door lets through everything that has one form,
+// so that only the door's own reading is held against the browser's.
+func askBrowser(t *testing.T, w *world, s *pageServer) {
+	t.Helper()
+	door := w.door(t, true)
+	b, err := browser.Launch(t.Context(), browser.Config{TrustSPKI: door.SPKI()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	go door.Serve(b.ProxyListener())
+	if err := b.Navigate(t.Context(), control+"/run"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-s.over:
+	case <-b.Done():
+		t.Fatal("the browser has ended")
+	case <-time.After(pageLimit):
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		t.Fatalf("the page has come to address %d of %d only", s.next, len(s.urls))
+	}
+}
+
+// judge compares what was let through under an id with what the browser says of
+// that address, and with what came out at the other end.
+func (w *world) judge(t *testing.T, urls []string, answers map[string]answer, prefix string, spelling bool) (through int) {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, u := range urls {
+		id, a := prefix+strconv.Itoa(i), answers[strconv.Itoa(i)]
+		for k, d := range w.decided[id] {
+			through++
+			if !a.OK {
+				t.Errorf("%q: the door lets %+v through, the browser does not read it", u, d)
+			} else if what := differ(a.reading(), d, spelling); what != "" {
+				t.Errorf("%q: the door lets another %s through: %+v, the browser reads %+v", u, what, d, a.reading())
+			}
+			if came := w.came[id]; k < len(came) && came[k] != d {
+				t.Errorf("%q: decided %+v, sent %+v", u, d, came[k])
+			}
+		}
+		if len(w.came[id]) > len(w.decided[id]) {
+			t.Errorf("%q: %d requests came, %d were decided", u, len(w.came[id]), len(w.decided[id]))
+		}
+	}
+	return through
+}
+
+// askDoor gives each address to the door as a client would that does not look
+// at it: in the absolute form, or cut after its authority for CONNECT.
+func askDoor(t *testing.T, w *world, door *egress.Proxy, urls []string) (reached int) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go door.Serve(l)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(door.CAPEM())
+	var next, count atomic.Int64
+	var all sync.WaitGroup
+	for range 64 { // the door waits a little for clients that it refuses
+		all.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(urls)); i = next.Add(1) - 1 {
+				if sendRaw(t, l.Addr().String(), roots, fmt.Sprintf("w%d", i), urls[i]) {
+					count.Add(1)
+				}
+			}
+		})
+	}
+	all.Wait()
+	return int(count.Load())
+}
+
+// sendRaw reports whether there is a way to send the address at all.
+func sendRaw(t *testing.T, proxy string, roots *x509.CertPool, id, u string) bool {
+	scheme, rest, ok := strings.Cut(u, "://")
+	secure := strings.EqualFold(scheme, "https")
+	if !ok || !secure && !strings.EqualFold(scheme, "http") {
+		return false
+	}
+	cut := strings.IndexAny(rest, "/?#")
+	if cut < 0 {
+		cut = len(rest)
+	}
+	authority, path := rest[:cut], rest[cut:]
+	c, err := net.Dial("tcp", proxy)
+	if err != nil {
+		t.Error(err)
+		return false
+	}
+	defer func() { c.Close() }()
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	target, host := u, authority
+	if secure {
+		if !strings.Contains(authority[strings.LastIndexByte(authority, ']')+1:], ":") {
+			authority += ":443"
+		}
+		fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", authority, authority)
+		resp, err := http.ReadResponse(bufio.NewReaderSize(c, 1), &http.Request{Method: "CONNECT"})
+		if err != nil || resp.StatusCode != 200 {
+			return true
+		}
+		name := strings.ToLower(strings.TrimSuffix(authority[:strings.LastIndexByte(authority, ':')], "."))
+		tc := tls.Client(c, &tls.Config{RootCAs: roots, ServerName: strings.Trim(name, "[]")})
+		if tc.Handshake() != nil {
+			return true
+		}
+		c, target = tc, path
+		if !strings.HasPrefix(path, "/") {
+			target = "/" + path
+		}
+	}
+	fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: %s\r\nReferer: %s/r/%s\r\nConnection: close\r\n\r\n", target, host, control, id)
+	io.Copy(io.Discard, c)
+	return true
+}
