@@ -14,6 +14,8 @@ const twoButtons = `<body style="margin:0"><style>button{position:absolute;width
 
 // The page drops every listener of the window by document.open(), writes the
 // same page again, and swaps the buttons as the press arrives.
+//
+// Threats: T6, T28, H6 (browser)
 func TestDocumentOpenDoesNotDropTheGuard(t *testing.T) {
 	w := open(t, Config{})
 	for _, late := range []bool{false, true} {
@@ -35,6 +37,8 @@ func TestDocumentOpenDoesNotDropTheGuard(t *testing.T) {
 }
 
 // An iframe that is filled by document.write has no guard of its own making.
+//
+// Threats: T6, T26 (browser)
 func TestWrittenFrameHasGuard(t *testing.T) {
 	w := open(t, Config{})
 	w.load("written", twoButtons+`<iframe id=f style="position:absolute;left:0;top:300px;width:300px;height:100px;border:0"></iframe>
@@ -57,6 +61,8 @@ addEventListener('pointerdown',()=>{f.style.top='20px'},true)</script>`)
 
 // The victim's frame of another origin, in its own process, is moved under the
 // pointer: the guard of that frame stops it.
+//
+// Threats: T26, T28, H6 (browser)
 func TestFrameOfAnotherOriginMovedUnderThePointer(t *testing.T) {
 	w := open(t, Config{})
 	w.set("/victim", `<!doctype html><body style="margin:0"><form action="/pay" method=post><button style="width:300px;height:100px">Pay</button></form>`)
@@ -72,6 +78,7 @@ func TestFrameOfAnotherOriginMovedUnderThePointer(t *testing.T) {
 	}
 }
 
+// Threats: T28 (browser)
 func TestPageCannotDisturbTheGuard(t *testing.T) {
 	w := open(t, Config{})
 	w.load("patched", `<script>
@@ -143,6 +150,7 @@ func TestUnguardedInputIsDenied(t *testing.T) {
 	}
 }
 
+// Threats: T17 (browser)
 func TestDialogsAreDismissed(t *testing.T) {
 	w := open(t, Config{})
 	w.load("dialog", `<body style="margin:0"><button style="position:absolute;left:20px;top:20px;width:200px;height:60px" onclick="window.said=confirm('Delete everything?')">Ask</button>`)
@@ -161,6 +169,7 @@ func TestDialogsAreDismissed(t *testing.T) {
 	}
 }
 
+// Threats: T6 (browser)
 func TestPopups(t *testing.T) {
 	w := open(t, Config{})
 	w.set("/new", "<!doctype html><title>new</title>"+twoButtons)
@@ -219,6 +228,7 @@ func waitURL(w *world, want string) {
 	w.t.Fatalf("current page is %q, want %q", got, want)
 }
 
+// Threats: T9, T48, A14 (browser)
 func TestNavigationIsHTTPOnly(t *testing.T) {
 	for _, u := range []string{"file:///etc/passwd", "chrome://version", "data:text/html,x", "javascript:alert(1)", "about:blank", "view-source:http://a/",
 		"devtools://devtools", "ftp://a/", "blob:http://a/1", "http:///x", "http://", "//a/", "/x", "", "http://u:p@a/", "ht\ntp://a/", " http://a/",
@@ -240,6 +250,8 @@ func TestNavigationIsHTTPOnly(t *testing.T) {
 }
 
 // Nothing that a page says can reach the disk or read it.
+//
+// Threats: T31, T48 (browser)
 func TestNoDownloadNoFileChooser(t *testing.T) {
 	w := open(t, Config{})
 	w.load("files", `<body style="margin:0"><a download=x href="/payload" style="position:absolute;left:20px;top:20px;width:200px;height:60px;background:#ccc">d</a>

@@ -28,6 +28,7 @@ func pipes(t *testing.T, on func(message)) (*conn, *os.File, *bufio.Reader) {
 	return c, w1, bufio.NewReader(r2)
 }
 
+// Threats: T2 (browser)
 func TestBadMessageClosesEverything(t *testing.T) {
 	for name, raw := range map[string]string{
 		"no_object": `[]`, "cut": `{"id":1`, "text": `hello`, "empty": ``, "duplicate": `{"id":1,"id":2}`, "trailing": `{"id":"x"}`,
@@ -49,6 +50,7 @@ func TestBadMessageClosesEverything(t *testing.T) {
 	}
 }
 
+// Threats: T2, T49 (browser)
 func TestMessageOverLimit(t *testing.T) {
 	if _, err := readMessage(bufio.NewReader(strings.NewReader(strings.Repeat("x", maxMessage+1)))); err == nil || errors.Is(err, errClosed) {
 		t.Errorf("got %v", err)

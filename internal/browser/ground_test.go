@@ -38,6 +38,7 @@ ch.attachShadow({mode:'closed'}).innerHTML='<form action="/closed" method=post><
 
 const innerPage = `<!doctype html><body style="margin:0"><form action="http://bank.example/pay" method=post><button style="position:absolute;left:20px;top:20px;width:160px;height:40px" aria-label="Pay now">P</button></form><div style="height:3000px"></div><a href="/low" style="position:absolute;left:20px;top:1020px;width:160px;height:40px">Low</a>`
 
+// Threats: T23, T24, T25, T26, T31 (browser)
 func TestGroundPoints(t *testing.T) {
 	w := open(t, Config{})
 	w.set("/inner", innerPage)
@@ -138,6 +139,7 @@ func TestGroundPoints(t *testing.T) {
 	})
 }
 
+// Threats: T29 (browser)
 func TestGroundFocus(t *testing.T) {
 	w := open(t, Config{})
 	w.set("/f", `<!doctype html><form action="/inframe" method=post><input id=i name=q autofocus></form><script>i.focus()</script>`)

@@ -16,6 +16,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/gate/gatetest"
 )
 
+// Threats: T20 (dispatch)
 func TestNoInputWithoutPermit(t *testing.T) {
 	w := open(t, Config{})
 	w.load("permit", twoButtons)
@@ -121,6 +122,7 @@ func TestInputs(t *testing.T) {
 	w.waitHit(t, "GET site.test/linked")
 }
 
+// Threats: T29, T30 (browser)
 func TestMalformedInput(t *testing.T) {
 	point, focus := Grounded{Page: "p"}, Grounded{Page: "p", Keyboard: true, Editable: true}
 	for _, c := range []struct {
@@ -157,6 +159,7 @@ func TestMalformedInput(t *testing.T) {
 	}
 }
 
+// Threats: T16, T29 (browser)
 func TestChords(t *testing.T) {
 	for _, s := range []string{"Return", "Enter", "KP_Enter", "BackSpace", "Tab", "shift+Tab", "Escape", "space", " ", "a", "A", "é", "plus", "+", "Page_Down",
 		"PageUp", "Prior", "ArrowLeft", "Left", "F2", "ctrl+a", "Control+A", "ctrl+shift+z", "ctrl+c", "ctrl+BackSpace", "shift+Right", "ctrl+Return", "shift", "Delete", "minus"} {
@@ -264,6 +267,7 @@ func TestEndOfContextAndBrowser(t *testing.T) {
 	}
 }
 
+// Threats: T9, T48 (browser)
 func TestFullBrowser(t *testing.T) {
 	w := open(t, Config{Kind: "full"})
 	w.set("/f", "")

@@ -34,6 +34,7 @@ var raceAttacks = []struct{ name, script string }{
 	{"link_swap_on_pointerdown", `addEventListener('pointerdown',()=>{D.style.pointerEvents='none';swap()},{capture:true}); %d`},
 }
 
+// Threats: T28, H6 (browser)
 func TestRaceHostilePageWinsNoRound(t *testing.T) {
 	w := open(t, Config{})
 	for _, a := range raceAttacks {
@@ -80,6 +81,8 @@ func replaceDelay(s, d string) string {
 }
 
 // The page changes what the approved element does, not which one it is.
+//
+// Threats: T25, T27, T28 (browser)
 func TestFactsChangedInsideThePress(t *testing.T) {
 	w := open(t, Config{})
 	for _, a := range []struct{ name, html, script, bad string }{
@@ -114,6 +117,7 @@ func TestFactsChangedInsideThePress(t *testing.T) {
 	}
 }
 
+// Threats: T29 (browser)
 func TestFocusStealing(t *testing.T) {
 	w := open(t, Config{})
 	for _, a := range []struct {

@@ -65,6 +65,7 @@ func TestRFC8785Vectors(t *testing.T) {
 	}
 }
 
+// Threats: T2, M1 (form)
 func TestStrictReading(t *testing.T) {
 	deep := strings.Repeat("[", canon.MaxDepth+1) + strings.Repeat("]", canon.MaxDepth+1)
 	for name, in := range map[string]string{

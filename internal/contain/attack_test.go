@@ -77,6 +77,8 @@ func init() {
 
 // The server dies by SIGKILL and cannot clean up. What it contained must not
 // live on with nobody at the doors.
+//
+// Threats: T58 (containment)
 func TestServerKilledTakesAllWithIt(t *testing.T) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = []string{"CONTAIN_TEST_ROLE=server"}
@@ -280,6 +282,7 @@ func init() {
 	}
 }
 
+// Threats: T49 (containment)
 func TestForkBombIsBounded(t *testing.T) {
 	s := sh(`i=0; while [ $i -lt 200 ]; do sleep 1000 & i=$((i+1)); done; echo all started`)
 	s.PidsMax = 64
@@ -299,6 +302,7 @@ func TestForkBombIsBounded(t *testing.T) {
 	}
 }
 
+// Threats: T49 (containment)
 func TestMemoryIsBounded(t *testing.T) {
 	s := spec(t, "eat")
 	if err := start(t, s).Wait(); err != nil {

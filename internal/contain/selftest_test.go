@@ -6,6 +6,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/contain"
 )
 
+// Threats: T48 (containment)
 func TestSelfTestStopsEveryAttempt(t *testing.T) {
 	fs, err := contain.SelfTest(t.Context())
 	for _, f := range fs {

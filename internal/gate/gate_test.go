@@ -99,6 +99,7 @@ func TestNoEffectUnlessAllowed(t *testing.T) {
 	}
 }
 
+// Threats: T55 (ledger)
 func TestNoRecordNoEffect(t *testing.T) {
 	k := gatetest.New(t, nil)
 	k.Log.Fail = func(record.Draft) error { return errors.New("disk full") }
@@ -140,6 +141,8 @@ func TestRecordBeforeDispatch(t *testing.T) {
 }
 
 // A kill that returned has no effect after it, however many attempts race it.
+//
+// Threats: T57 (authority)
 func TestNothingAfterEnd(t *testing.T) {
 	for round := range 50 {
 		k := gatetest.New(t, nil)
@@ -170,6 +173,7 @@ func TestNothingAfterEnd(t *testing.T) {
 	}
 }
 
+// Threats: T57 (dispatch)
 func TestEndCutsWhatIsInFlight(t *testing.T) {
 	k := gatetest.New(t, nil)
 	started := make(chan struct{})
@@ -254,6 +258,7 @@ func holding(f gate.Facts) action.Decision {
 	return action.Decision{Verdict: action.Hold, Layer: action.LayerGrant, Code: "needs_approval", Approvers: "approver"}
 }
 
+// Threats: T50, I2 (hold, ledger)
 func TestHold(t *testing.T) {
 	type setup struct {
 		h *holds

@@ -411,6 +411,8 @@ func TestSecurityHeaderRequired(t *testing.T) {
 
 // A workload that opens connections without end keeps no one else out for
 // good, and holds no more than its share of descriptors.
+//
+// Threats: M3 (door)
 func TestConnectionFlood(t *testing.T) {
 	f := newFixture(t, identity.Config{})
 	c, _, sock := launched(t, f)

@@ -341,6 +341,8 @@ func (h held) Issue(ctx context.Context, label string) ([]byte, error) {
 
 // The task ends while its credential comes into being. End waits for it and ends
 // it: it must not take "nothing there yet" for "ended".
+//
+// Threats: T57 (lease)
 func TestEndDuringIssue(t *testing.T) {
 	r := newRig(t)
 	h := held{r.source, make(chan struct{}), make(chan struct{})}
@@ -368,6 +370,8 @@ func TestEndDuringIssue(t *testing.T) {
 }
 
 // A task that is over when the request would be recorded gets nothing.
+//
+// Threats: T57 (lease)
 func TestNoLeaseForATaskThatEnded(t *testing.T) {
 	r := newRig(t)
 	over := errors.New("the task is over")

@@ -353,6 +353,8 @@ func limits(t *testing.T, l *ledger.Ledger, log *ledger.Log) {
 }
 
 // TestClockGoesBack: the record's time does not, and it says so.
+//
+// Threats: T53 (ledger)
 func TestClockGoesBack(t *testing.T) {
 	l, _ := ledgertest.NewLedger(t)
 	log, err := l.Create(t.Context(), tenant, "acme.example/log")

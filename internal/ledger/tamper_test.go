@@ -100,6 +100,8 @@ const edit = `UPDATE records SET raw = CAST(replace(CAST(raw AS TEXT), '"person:
 
 // TestTamperingIsNamed changes the database file as somebody with write access
 // to it could, and wants the record named.
+//
+// Threats: T53 (ledger)
 func TestTamperingIsNamed(t *testing.T) {
 	dir, middle, last := stopped(t)
 	rep, err := verify(t, copyDir(t, dir), middle, last)
@@ -286,6 +288,8 @@ func rebuild(t *testing.T, db *sql.DB) {
 
 // TestRollbackIsNoticed puts the whole store back to an older state, which is
 // whole in itself. Only a checkpoint kept elsewhere can show it.
+//
+// Threats: T53 (ledger)
 func TestRollbackIsNoticed(t *testing.T) {
 	dir, _, old := stopped(t)
 	snapshot := copyDir(t, dir)
@@ -318,6 +322,8 @@ func TestRollbackIsNoticed(t *testing.T) {
 }
 
 // TestForeignCheckpointIsRefused: another log's checkpoint proves nothing here.
+//
+// Threats: T53 (ledger)
 func TestForeignCheckpointIsRefused(t *testing.T) {
 	l, _ := ledgertest.NewLedger(t)
 	a, err := l.Create(t.Context(), "a", "same.example/log")
@@ -339,6 +345,8 @@ func TestForeignCheckpointIsRefused(t *testing.T) {
 
 // TestServerRefusesTamperedLog: a server does not sign on after a change, and
 // does not start on one that its signed root shows.
+//
+// Threats: T53 (ledger)
 func TestServerRefusesTamperedLog(t *testing.T) {
 	dir, _, _ := stopped(t)
 	db, err := sql.Open("sqlite", filepath.Join(dir, store.DatabaseName))
@@ -360,6 +368,8 @@ func TestServerRefusesTamperedLog(t *testing.T) {
 
 // TestLiveTamperingStopsTheSigner changes an unsigned record under a running
 // server: it must not sign it.
+//
+// Threats: T53 (ledger)
 func TestLiveTamperingStopsTheSigner(t *testing.T) {
 	dir, _, last := stopped(t)
 	s, err := store.OpenSQLite(dir)

@@ -274,6 +274,7 @@ func TestCheckKnowsTheVocabulary(t *testing.T) {
 	}
 }
 
+// Threats: I6 (policy)
 func TestShippedGuardrailsCannotBeLeftOut(t *testing.T) {
 	ids := parse(t, "").IDs()
 	if len(ids) < 10 || !slices.IsSorted(ids) {

@@ -216,6 +216,8 @@ func tenant(t *testing.T, name string, demo bool) []resource.Resource {
 
 // TestCrossReferences starts from testdata/valid.yaml and breaks one reference
 // at a time.
+//
+// Threats: I6 (policy)
 func TestCrossReferences(t *testing.T) {
 	valid, err := os.ReadFile(filepath.Join("testdata", "valid.yaml"))
 	if err != nil {
@@ -277,6 +279,8 @@ func TestCrossReferences(t *testing.T) {
 
 // TestReceiveTrustsNoClient: what a client says is canonical is read as
 // strictly as a file.
+//
+// Threats: I4, I6 (policy)
 func TestReceiveTrustsNoClient(t *testing.T) {
 	good := `{"apiVersion":"sallyport/v1","kind":"Person","metadata":{"name":"ines","tenant":"acme"},"spec":{"displayName":"I \"x\"\n[","roles":["owner"]}}`
 	rs, err := resource.Receive([][]byte{[]byte(good)})

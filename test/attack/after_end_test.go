@@ -14,6 +14,8 @@ import (
 // When the call that ends it has returned, nothing more may reach the
 // application, no decision may let anything through, and the credentials must
 // be dead there.
+//
+// Threats: T57 (authority, lease)
 func TestActAfterTheEnd(t *testing.T) {
 	for _, tc := range []struct {
 		name  string

@@ -28,6 +28,8 @@ func resets(r *rig.Rig) int {
 
 // A harness sends the approved write a second time, byte for byte. The task
 // covers one; the grant must stop the second.
+//
+// Threats: T19, T50 (grant)
 func TestSecondResetBeyondTheGrant(t *testing.T) {
 	r := sandbox(t)
 	x := runOn(t, r, action.Sandbox, "", "jo", "4711", reset(r, "3")...)
@@ -42,6 +44,8 @@ func TestSecondResetBeyondTheGrant(t *testing.T) {
 
 // The same where the task covers two. Each must ask for an approval of its own:
 // one that was used releases nothing again. The approver signs the first only.
+//
+// Threats: T50, I2 (approval, hold)
 func TestSecondUseOfAnApproval(t *testing.T) {
 	r := wide(t)
 	var asked atomic.Int32
@@ -93,6 +97,8 @@ func TestSecondUseOfAnApproval(t *testing.T) {
 
 // Two held resets of the same task shape for two people: the approval of one,
 // and its signature, must not release the other.
+//
+// Threats: T50, I2 (approval)
 func TestApprovalOfOneUsedForAnother(t *testing.T) {
 	r := wide(t)
 	r.Approver(rig.Nobody)

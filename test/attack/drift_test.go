@@ -88,6 +88,8 @@ func TestDriftLapses(t *testing.T) {
 // One task sees the drift; another one of the same agent waits at a held action.
 // The lapse must end both, and an approval that comes afterwards must release
 // nothing: the approver signed for an agent that is not there any more.
+//
+// Threats: I5 (approval)
 func TestLapseEndsTheOtherTaskToo(t *testing.T) {
 	r := certified(t)
 	r.Approver(rig.Nobody)
@@ -123,6 +125,8 @@ func TestLapseEndsTheOtherTaskToo(t *testing.T) {
 
 // The certification is revoked from under a running task by a change that people
 // make: the boundary's own policy is edited and applied. What runs is ended.
+//
+// Threats: T50, I5 (approval)
 func TestAppliedPolicyEndsWhatRuns(t *testing.T) {
 	r := certified(t)
 	r.Approver(rig.Nobody)

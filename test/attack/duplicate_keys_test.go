@@ -10,6 +10,8 @@ import (
 // A harness sends JSON that two parsers read differently: duplicate members, in
 // both formats of the computer endpoint, another case, a trailing document. Door
 // 1 must refuse the whole request, do nothing of it, and record it.
+//
+// Threats: T2 (form)
 func TestDuplicateKeysAtTheComputer(t *testing.T) {
 	bodies := []string{
 		`/v1/actions {"actions":[{"type":"screenshot","type":"left_click","x":1155,"y":26}]}`,

@@ -9,6 +9,8 @@ import (
 // The same order, obeyed by keyboard alone: the name is typed into the group's
 // form and Enter sends it. A door that only looked at buttons would miss it;
 // door 2 must stop the request.
+//
+// Threats: T29 (guardrail)
 func TestHijackedByKeyboard(t *testing.T) {
 	x := run(t, "ticket-text", "tom", "4712", "program", "hands", "press:nav:groups",
 		"press:link:group/global-administrators", "press:field:user", "key:ctrl+a", "type:svc-helpdesk\n", "wait:500")

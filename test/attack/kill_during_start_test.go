@@ -12,6 +12,8 @@ import (
 // A kill comes while the session is still being built: between the browser and
 // the first credential, between two credentials, before the harness. When both
 // calls have returned nothing may be alive, whichever was first.
+//
+// Threats: T57 (lease)
 func TestKillDuringTheStart(t *testing.T) {
 	r := wide(t)
 	for i := range 8 {

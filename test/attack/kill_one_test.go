@@ -63,6 +63,8 @@ func TestKillStopsOnlyItsTask(t *testing.T) {
 
 // An action is held when its task is killed. The signature that comes afterwards
 // must release nothing.
+//
+// Threats: T57 (approval)
 func TestApprovalAfterTheKill(t *testing.T) {
 	r := wide(t)
 	a := hold(t, r)

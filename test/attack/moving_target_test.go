@@ -9,6 +9,8 @@ import (
 // A Delete control jumps under the pointer at the moment of the press, so that
 // the click that was decided for one control is given to another. The browser's
 // guard or door 2 must stop it.
+//
+// Threats: T28, H6 (browser, grant)
 func TestMovingTarget(t *testing.T) {
 	x := run(t, "moving-target", "omar", "4716", "program", "hands", "press:app:tickets", "press:link:ticket/4716", "find:page:tickets/ticket/4716", "press:field:comment", "wait:1000")
 	x.untouched()
@@ -30,6 +32,8 @@ func TestMovingTarget(t *testing.T) {
 }
 
 // The same page lies in wait: after three seconds Delete lies over Close.
+//
+// Threats: T28, H6 (browser, grant)
 func TestTargetMovesBetweenLookAndClick(t *testing.T) {
 	x := run(t, "moving-target", "omar", "4716")
 	for _, c := range x.changed {

@@ -107,6 +107,8 @@ func TestExpiredCertification(t *testing.T) {
 // now: no task opens under it, one that was opened under the old one does not
 // start with the new one, in any stage; and when people do approve it, production
 // still waits for a new certification.
+//
+// Threats: I5, I6 (authority)
 func TestCapabilityChangedAfterApproval(t *testing.T) {
 	r := certified(t)
 	old := r.OpenTask(t, rig.Intent(action.Production, "jo", "4711"))

@@ -10,6 +10,8 @@ import (
 // A harness looks for tools outside the doors: there is no MCP surface and no
 // browser-protocol surface in this boundary, so none may be offered, and nothing
 // but the three known listeners may answer inside.
+//
+// Threats: H1 (containment)
 func TestNoOtherSurface(t *testing.T) {
 	x := run(t, "", "jo", "4711", "program", "surfaces")
 	x.untouched()

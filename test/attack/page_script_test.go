@@ -11,6 +11,8 @@ import (
 // all: it closes another ticket, posts to the directory across origins with the
 // session that the browser would add, and sends the page to the attacker. Door 2
 // must stop each of them, since nothing at door 1 explains any.
+//
+// Threats: T13 (guardrail, grant)
 func TestPageActsByItself(t *testing.T) {
 	r := sandbox(t)
 	x := runOn(t, r, action.Sandbox, "ticket-script", "david", "4714", "sample-agent")

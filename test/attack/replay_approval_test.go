@@ -10,6 +10,8 @@ import (
 // member, as a header and as a field. No door takes an approval from the agent:
 // the first is malformed, the others change nothing, and the reset is no more
 // approved than before.
+//
+// Threats: T50, I2 (form)
 func TestReplayOfAnApproval(t *testing.T) {
 	b := breakout(t)
 	b.blocked("replay", "")

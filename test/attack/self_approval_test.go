@@ -49,6 +49,8 @@ func refusedWith(t *testing.T, err error, codes ...string) {
 // The requester of a task is an approver too, and approves the held action of
 // it. So do the agent's owner and deputy, an auditor, and somebody with another
 // person's key. None of it may count.
+//
+// Threats: T50, I4 (approval)
 func TestSelfApproval(t *testing.T) {
 	r := wide(t)
 	a := hold(t, r)
@@ -80,6 +82,8 @@ func TestSelfApproval(t *testing.T) {
 // An approver loses the role while an action waits for them. Their signature,
 // made with the key that they still have, must not count any more; the role of
 // the directory now decides, not that of when it was asked.
+//
+// Threats: I8 (approval)
 func TestApproverRemoved(t *testing.T) {
 	r := rig.New(t, rig.Options{})
 	r.Ready(t)

@@ -384,6 +384,8 @@ func (w *world) fill(more int64) {
 // TestFullDisk: from some byte on the store takes no more writes, in the middle
 // of a task. Nothing may pass from there on; what had an effect is on record;
 // with room again everything is ended and goes on.
+//
+// Threats: T55 (ledger)
 func TestFullDisk(t *testing.T) {
 	w := newWorld(t)
 	ctx := w.watch()
@@ -421,6 +423,7 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// Threats: T58 (containment)
 func TestKill(t *testing.T) {
 	w := newWorld(t)
 	seed := uint64(time.Now().UnixNano())

@@ -126,6 +126,7 @@ func canary(stage estate.Stage, app estate.App, user string) string {
 	return fmt.Sprintf(`%s&%s/%s<"%%+?=>%s`, stage, app, user, rand.Text())
 }
 
+// Threats: T44, T47, T54, H5 (door)
 func TestNoSecretIsLeftAnywhere(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts browsers")
