@@ -108,6 +108,8 @@ const (
 	maxListen   = 16
 	maxFiles    = 64
 	defaultPids = 4096
+	maxString   = 128 << 10 // of one argument: execve(2), MAX_ARG_STRLEN
+	maxStrings  = 1 << 20   // execve takes a quarter of the stack's limit, 2 MiB as a rule
 )
 
 // ErrSpec is wrapped by every refusal of a Spec: nothing was started.
@@ -138,9 +140,13 @@ func (s *Spec) check() error {
 			return refuse("environment entry without a name")
 		}
 	}
+	total := 0
 	for _, e := range slices.Concat(s.Env, s.Args) {
 		if strings.ContainsRune(e, 0) {
 			return refuse("NUL byte in the environment or arguments")
+		}
+		if total += len(e) + 1; len(e) >= maxString || total > maxStrings {
+			return refuse("environment and arguments are longer than %d bytes in one string or %d in all: hand a file over instead", maxString, maxStrings)
 		}
 	}
 	switch {

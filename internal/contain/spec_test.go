@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -32,6 +33,8 @@ func TestSpecRefusals(t *testing.T) {
 		"nameless environment": func(s *contain.Spec) { s.Env = []string{"=x"} },
 		"environment no sign":  func(s *contain.Spec) { s.Env = []string{"x"} },
 		"nul in argument":      func(s *contain.Spec) { s.Args = []string{"a\x00b"} },
+		"long argument":        func(s *contain.Spec) { s.Args = []string{strings.Repeat("a", 128<<10)} },
+		"many arguments":       func(s *contain.Spec) { s.Args = slices.Repeat([]string{strings.Repeat("a", 1<<10)}, 1100) },
 		"listen anywhere":      func(s *contain.Spec) { s.Listen = []string{"0.0.0.0:1"} },
 		"listen by name":       func(s *contain.Spec) { s.Listen = []string{"localhost:1"} },
 		"listen on port 0":     func(s *contain.Spec) { s.Listen = []string{"127.0.0.1:0"} },
