@@ -23,7 +23,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/browser"
 	"github.com/sallyport-dev/sallyport/internal/contain"
-	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/gate/gatetest"
 	"github.com/sallyport-dev/sallyport/internal/surface/cdp"
 )
@@ -87,6 +86,7 @@ func (j *journal) Note(id, kind, key string, e action.Element) {
 func (j *journal) Forget(string) {}
 
 type world struct {
+	t testing.TB
 	*site
 	*journal
 	url  string
@@ -122,10 +122,8 @@ func open(t testing.TB, profile cdp.Profile, policy gatetest.Policy) *world {
 	}
 	go door.Serve(l)
 	t.Cleanup(func() { door.Close(); b.Close(); srv.Close() })
-	return &world{s, j, "http://" + l.Addr().String(), kit, b, door}
+	return &world{t, s, j, "http://" + l.Addr().String(), kit, b, door}
 }
-
-var _ gate.Policy = gatetest.Policy(nil)
 
 // install runs npm ci where the modules are missing or are not those of the
 // lock file.

@@ -1,10 +1,14 @@
 // Speaks the Model Context Protocol to Playwright's server over its standard
 // input and output, as a harness does.
 import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
 import { site, has, run } from './scenarios.mjs';
 
 const [url, only] = process.argv.slice(2);
-const server = spawn(process.execPath, ['node_modules/@playwright/mcp/cli.js', '--cdp-endpoint', url], { stdio: ['pipe', 'pipe', 'inherit'] });
+const files = mkdtempSync(join(tmpdir(), 'mcp-')); // the server writes its snapshots where it is started
+const server = spawn(process.execPath, [resolve('node_modules/@playwright/mcp/cli.js'), '--cdp-endpoint', url], { cwd: files, stdio: ['pipe', 'pipe', 'inherit'] });
 let buffer = '', last = 0;
 const waiting = new Map();
 server.stdout.on('data', d => {
@@ -53,4 +57,5 @@ await run({
   refused_file: async () => has(await tool('browser_navigate', { url: 'file:///etc/passwd' }), 'rror'),
 }, async () => null, only);
 server.kill();
+rmSync(files, { recursive: true, force: true });
 process.exit(0);

@@ -72,10 +72,47 @@ func hexID() string {
 
 // Serve answers on l until Close. It closes l.
 func (s *Server) Serve(l net.Listener) error {
-	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	if err := s.http.Serve(&bounded{Listener: l, free: make(chan struct{}, maxConns)}); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("cdp: serve: %w", err)
 	}
 	return nil
+}
+
+// maxConns bounds the connections to the endpoint; a surplus one is closed.
+const maxConns = 32
+
+type bounded struct {
+	net.Listener
+	free chan struct{}
+}
+
+// Accept returns the next connection that there is room for.
+func (b *bounded) Accept() (net.Conn, error) {
+	for {
+		c, err := b.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case b.free <- struct{}{}:
+			return &counted{Conn: c, free: b.free}, nil
+		default:
+			c.Close()
+		}
+	}
+}
+
+type counted struct {
+	net.Conn
+	free chan struct{}
+	once sync.Once
+}
+
+// Close gives the room back.
+func (c *counted) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(func() { <-c.free })
+	return err
 }
 
 // Close cuts every connection; what is in flight sees its context end.

@@ -193,22 +193,29 @@ func (s *socket) write(op byte, b []byte) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.put(writeLimit, head, b)
+}
+
+// put needs mu.
+func (s *socket) put(limit time.Duration, parts ...[]byte) error {
 	if s.closed {
 		return net.ErrClosed
 	}
-	s.conn.SetWriteDeadline(time.Now().Add(writeLimit))
-	parts := net.Buffers{head, b}
-	_, err := parts.WriteTo(s.conn)
+	s.conn.SetWriteDeadline(time.Now().Add(limit))
+	frame := net.Buffers(parts)
+	_, err := frame.WriteTo(s.conn)
 	return err
 }
 
-// close says why, and cuts the connection.
+// close says why, and cuts the connection. To a peer that does not read what
+// is being written it says nothing.
 func (s *socket) close(code int, why string) {
-	b := binary.BigEndian.AppendUint16(nil, uint16(code))
-	if len(why) > 120 {
-		why = why[:120]
+	if s.mu.TryLock() {
+		b := binary.BigEndian.AppendUint16(nil, uint16(code))
+		b = append(b, why[:min(len(why), 120)]...)
+		s.put(time.Second, []byte{0x88, byte(len(b))}, b)
+		s.mu.Unlock()
 	}
-	s.write(8, append(b, why...))
 	s.cut()
 }
 
