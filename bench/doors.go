@@ -223,6 +223,9 @@ func post(ctx context.Context, at, body string) error {
 	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
 		return err
 	}
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil { // until the end, so that the door is free again
+		return err
+	}
 	if len(out.Results) != 1 || out.Results[0].Status != "done" {
 		return fmt.Errorf("an action was not done: %s %+v", resp.Status, out.Results)
 	}
