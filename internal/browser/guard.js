@@ -198,6 +198,8 @@
     const on = a && a.mode === 'key' && hits(e, a.focus, path);
     if (on) return OK;
     if (e.type === 'keyup' && a && a.loose) return PASS; // Tab and the like: the focus has moved on, nothing is activated
+    // Enter has done its work: what it was for may be gone or disabled, and nobody else is to get its release
+    if (e.type === 'keyup' && e.key === 'Enter' && a && a.mode === 'key' && a.log.some(r => r[0] === 'keydown' && r[1])) return SWALLOW;
     return DENY;
   };
   const submit = (e, a) => {

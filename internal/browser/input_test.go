@@ -214,6 +214,26 @@ func TestScreenshots(t *testing.T) {
 	}
 }
 
+// What Enter was for is gone before the key comes up.
+func TestEnterOnWhatGoesAway(t *testing.T) {
+	w := open(t, Config{})
+	for name, script := range map[string]string{
+		"submit_disabled": `f.onsubmit=e=>{e.preventDefault();save.disabled=true;window.done=true}`,
+		"field_removed":   `f.onsubmit=e=>{e.preventDefault();f.remove();window.done=true}`,
+		"focus_elsewhere": `f.onsubmit=e=>{e.preventDefault();other.focus();window.done=true}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.t = t
+			w.load("enter", `<form id=f><input id=field><button id=save>Save</button></form><button id=other onclick="window.pressed=1" onkeyup="window.heard=1">Other</button><script>`+script+`</script>`)
+			w.eval("field.focus();1")
+			w.must(w.focus(), Key{"Return"})
+			if got := w.eval("String([window.done,window.pressed,window.heard])"); got != "true,," {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+}
+
 // Pictures are asked for while one document replaces another.
 func TestScreenshotAcrossNavigations(t *testing.T) {
 	w := open(t, Config{})
