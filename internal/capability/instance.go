@@ -41,8 +41,9 @@ type Rule struct {
 
 // Value is what one parameter must be.
 type Value struct {
-	Any    bool   `json:"any,omitempty"`
-	Equals string `json:"equals,omitempty"`
+	Any      bool   `json:"any,omitempty"`
+	Equals   string `json:"equals,omitempty"`
+	Optional bool   `json:"optional,omitempty"` // may be absent
 }
 
 // Defaults of a Hold.
@@ -102,7 +103,7 @@ func (s *Spec) rule(op Operation, params map[string]string) (Rule, error) {
 		if err != nil {
 			return Rule{}, fmt.Errorf("where.%s: %w", field, err)
 		}
-		r.Params[field] = Value{Any: w.Any, Equals: v}
+		r.Params[field] = Value{Any: w.Any, Equals: v, Optional: w.Optional}
 	}
 	for _, h := range s.Holds {
 		if h.Operation != op.Operation {

@@ -66,17 +66,19 @@ type Operation struct {
 	// App is the connector; by default the operation's first word.
 	App string `json:"app,omitempty"`
 	// Where limits each parameter. A parameter that is not named here must be
-	// absent, and one that is named must be there.
+	// absent, and one that is named must be there, unless it says optional.
 	Where map[string]Where `json:"where,omitempty"`
 	// Max is how often a task may do it, at least 1.
 	Max int64 `json:"max"`
 }
 
 // Where limits one parameter: to a text with {{name}} in it, or not at all. In
-// YAML it is the text itself or {any: true}.
+// YAML it is the text itself, {value: TEXT} or {any: true}.
 type Where struct {
 	Value string `json:"value,omitempty"`
 	Any   bool   `json:"any,omitempty"`
+	// Optional lets the parameter be absent.
+	Optional bool `json:"optional,omitempty"`
 }
 
 // SetText is how a plain YAML string becomes a Where.

@@ -49,7 +49,8 @@ type Rule struct {
 	Operation string
 	App       string
 	// Params are the parameters the operation may have. An action with a
-	// parameter that is not named here, or lacking one that is, is outside.
+	// parameter that is not named here, or lacking one that is not optional, is
+	// outside.
 	Params map[string]Constraint
 	// Max is how often it may be allowed in the task; at least 1.
 	Max int64
@@ -59,8 +60,9 @@ type Rule struct {
 
 // Constraint limits one parameter. The zero value allows only the empty string.
 type Constraint struct {
-	Any    bool
-	Equals string // when Any is false
+	Any      bool
+	Equals   string // when Any is false
+	Optional bool   // it may be absent
 }
 
 // CompileGrant turns a grant into Cedar permits, and forbids for its holds.
@@ -140,23 +142,37 @@ func (c *compiler) rule(r Rule) error {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	values := make([]types.Value, 0, len(names))
+	var all, required []types.Value
 	for _, n := range names {
-		values = append(values, types.String(n))
+		all = append(all, types.String(n))
+		if !r.Params[n].Optional {
+			required = append(required, types.String(n))
+		}
 	}
 	p := c.permit()
 	p.ActionEq(op).ResourceEq(app)
 	p.When(ast.Context().Access("count").LessThan(ast.Long(r.Max)))
 	present := ast.Context().Access("paramNames")
-	if len(values) == 0 {
+	switch {
+	case len(all) == 0:
 		p.When(present.IsEmpty())
-	} else {
-		p.When(present.Equal(ast.Value(types.NewSet(values...))))
+	case len(required) == len(all):
+		p.When(present.Equal(ast.Value(types.NewSet(all...))))
+	default:
+		p.When(ast.Value(types.NewSet(all...)).ContainsAll(present))
+		if len(required) > 0 {
+			p.When(present.ContainsAll(ast.Value(types.NewSet(required...))))
+		}
 	}
 	for _, n := range names {
-		if k := r.Params[n]; !k.Any {
-			params := ast.Context().Access("params")
-			p.When(params.Has(types.String(n)).And(params.Access(types.String(n)).Equal(ast.String(k.Equals))))
+		k, name, params := r.Params[n], types.String(n), ast.Context().Access("params")
+		equal := params.Access(name).Equal(ast.String(k.Equals))
+		switch {
+		case k.Any:
+		case k.Optional:
+			p.When(ast.Not(params.Has(name)).Or(equal))
+		default:
+			p.When(params.Has(name).And(equal))
 		}
 	}
 	c.add(p, entry{id: annotation(p, "id")})

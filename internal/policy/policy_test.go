@@ -136,6 +136,47 @@ func TestGrantIsTight(t *testing.T) {
 	}
 }
 
+// A parameter that may be absent is still what it must be when it is there.
+func TestOptionalParameters(t *testing.T) {
+	base := parse(t, "")
+	grant := func(params map[string]policy.Constraint) *policy.Set {
+		s, err := policy.CompileGrant(policy.Grant{Tenant: "acme", Agent: "helpdesk", Task: "T1", Capability: "c",
+			Rules: []policy.Rule{{Operation: "tickets.close", App: "tickets", Max: 1, Params: params}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	some := grant(map[string]policy.Constraint{"ticket": {Equals: "4711"}, "reason": {Equals: "done", Optional: true}, "note": {Any: true, Optional: true}})
+	only := grant(map[string]policy.Constraint{"reason": {Equals: "done", Optional: true}})
+	for _, tt := range []struct {
+		name   string
+		grant  *policy.Set
+		params map[string]string
+		want   action.Verdict
+	}{
+		{"required_alone", some, map[string]string{"ticket": "4711"}, action.Allow},
+		{"all", some, map[string]string{"ticket": "4711", "reason": "done", "note": "x"}, action.Allow},
+		{"one_optional", some, map[string]string{"ticket": "4711", "note": ""}, action.Allow},
+		{"optional_with_another_value", some, map[string]string{"ticket": "4711", "reason": "no"}, action.Deny},
+		{"required_is_missing", some, map[string]string{"reason": "done", "note": "x"}, action.Deny},
+		{"one_that_is_not_named", some, map[string]string{"ticket": "4711", "force": "1"}, action.Deny},
+		{"nothing", some, nil, action.Deny},
+		{"nothing_is_required", only, nil, action.Allow},
+		{"only_one_given", only, map[string]string{"reason": "done"}, action.Allow},
+		{"only_one_wrong", only, map[string]string{"reason": "x"}, action.Deny},
+		{"only_another", only, map[string]string{"note": "done"}, action.Deny},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			in := closing()
+			in.Action.Params = tt.params
+			if d := policy.Evaluate(base, tt.grant, in); d.Verdict != tt.want {
+				t.Errorf("got %+v, want %s", d, tt.want)
+			}
+		})
+	}
+}
+
 // TestErringForbidDenies: Cedar skips a forbid that errs, so that a permit
 // answers allow. The attack is a value that makes the guardrail err.
 func TestErringForbidDenies(t *testing.T) {

@@ -82,7 +82,7 @@ func Grant(in *capability.Instance, tenant, agent, task string) policy.Grant {
 	for _, r := range in.Rules {
 		rule := policy.Rule{Operation: r.Operation, App: r.App, Max: r.Max, Params: map[string]policy.Constraint{}}
 		for name, v := range r.Params {
-			rule.Params[name] = policy.Constraint{Any: v.Any, Equals: v.Equals}
+			rule.Params[name] = policy.Constraint{Any: v.Any, Equals: v.Equals, Optional: v.Optional}
 		}
 		if r.Hold != nil {
 			rule.Hold = r.Hold.Approvers

@@ -323,6 +323,9 @@ func operationsOf(spec *capability.Spec) map[string]string {
 			} else {
 				line += ", " + f + " = " + w.Value
 			}
+			if w.Optional {
+				line += " or absent"
+			}
 		}
 		for _, h := range spec.Holds {
 			if h.Operation == o.Operation {
