@@ -170,7 +170,7 @@ func (c *compiler) rule(r Rule) error {
 		switch {
 		case k.Any:
 		case k.Optional:
-			p.When(ast.Not(params.Has(name)).Or(equal))
+			p.When(ast.IfThenElse(params.Has(name), equal, ast.True()))
 		default:
 			p.When(params.Has(name).And(equal))
 		}
