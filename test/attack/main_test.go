@@ -64,7 +64,7 @@ func fresh(t *testing.T, r *rig.Rig) {
 }
 
 func closeShared() error {
-	for _, r := range []*rig.Rig{wideRig, certifiedRig, tappedRig} {
+	for _, r := range []*rig.Rig{wideRig, certifiedRig, tappedRig, protocolRig} {
 		if r != nil {
 			defer r.Close()
 		}

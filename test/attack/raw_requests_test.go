@@ -102,7 +102,7 @@ func tunnel(ctx context.Context, authority string) (net.Conn, error) {
 // field, a second request in the first one's body, an identity of its own making.
 // The application is behind a tap: not one write of any kind may arrive.
 //
-// Threats: C1, C2, C5, C6, C7, C8, C9, C12, C14, D1, D2, D3, D4, D5, D6, D7, A13, T19, T21, B8 (form, guardrail)
+// Threats: C1, C2, C5, C6, C7, C8, C9, C12, C14, D1, D2, D3, D4, D5, D6, D7, A13, T19 (form, guardrail); T21, T22, B8 (door)
 func TestRawRequestsFromTheHarness(t *testing.T) {
 	r, tap := hostile(t, "", nil)
 	authority := strings.TrimPrefix(tap.URL(estate.IAM), "https://")
@@ -222,7 +222,7 @@ func TestStalledConnections(t *testing.T) {
 	before := descriptors(t)
 	x := r.OpenTask(t, rig.Intent(action.Sandbox, "sam", "4712"))
 	var out rig.Output
-	running, err := r.Server.Run(t.Context(), "", x.ID, rig.Harness(t, &out, "program", "stall", "1500", "HTTPS_PROXY"))
+	running, err := r.Server.Run(t.Context(), "", x.ID, rig.Harness(t, &out, "program", "stall", "1500", "HTTPS_PROXY", "SALLYPORT_COMPUTER_URL", "ANTHROPIC_BASE_URL", "SALLYPORT_CDP_URL"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,57 @@
+package attack
+
+import (
+	"testing"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/task"
+	"github.com/sallyport-dev/sallyport/test/rig"
+)
+
+// A page stops answering: it runs for ever, or takes memory until its process
+// dies, again and again. That may cost its own task. A kill must still end it,
+// with its credentials, and another task of the same server does its work.
+//
+// Threats: T49 (containment, door); T57 (authority, lease)
+func TestPageThatHangs(t *testing.T) {
+	for name, script := range map[string]string{
+		"endless":  `setTimeout(() => { for (;;); }, 300)`,
+		"memory":   `setTimeout(() => { const a = []; for (;;) a.push(new Uint8Array(1 << 26).fill(a.length)) }, 300)`,
+		"dialogs":  `setTimeout(() => { for (;;) { alert('x'); confirm('y'); prompt('z') } }, 300)`,
+		"pop-ups":  `setInterval(() => { try { open('/tickets/4712'); open('about:blank') } catch (e) {} }, 1)`,
+		"reloads":  `setTimeout(() => location.reload(), 1)`,
+		"requests": `setInterval(() => { for (let i = 0; i < 50; i++) fetch('/static/flood?' + Math.random()).catch(() => {}) }, 1)`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, tap := hostile(t, script, nil)
+			x := r.OpenTask(t, rig.Intent(action.Sandbox, "jo", "4711"))
+			var out rig.Output
+			running, err := r.Server.Run(t.Context(), "", x.ID, rig.Harness(t, &out, "program", "hands", "press:app:tickets", "press:link:ticket/4711", "wait:1000",
+				"post:/v1/actions {\"actions\":[{\"type\":\"screenshot\"},{\"type\":\"left_click\",\"x\":600,\"y\":400}]}", "wait:60000"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			rig.Await(t, "the page", func() bool {
+				return len(tap.arrived(func(q request) bool { return q.uri == "/tickets/4711" })) > 0
+			})
+			time.Sleep(1200 * time.Millisecond) // the page is at it
+			start := time.Now()
+			if _, err := r.Server.Revoke(t.Context(), "", rig.As("ada"), "task/"+x.ID, "test"); err != nil {
+				t.Errorf("the kill: %v", err)
+			}
+			t.Logf("killed after %s", time.Since(start))
+			r.NoSessions(t, action.Sandbox)
+			if x = rig.Wait(t, running); x.State != task.Revoked {
+				t.Errorf("the task is %s: %s\n%s", x.State, x.Why, out.String())
+			}
+			for _, q := range tap.arrived(wrote) {
+				t.Errorf("reached the application: %s %s", q.method, q.uri)
+			}
+		})
+	}
+	r, _ := hostile(t, "", nil)
+	if y, text := r.Run(t, rig.Intent(action.Sandbox, "jo", "4711"), rig.SampleAgent...); y.State != task.Closed {
+		t.Errorf("afterwards: %s: %s\n%s", y.State, y.Why, text)
+	}
+}
