@@ -108,6 +108,7 @@ func TestSmuggling(t *testing.T) {
 		"header_flood":         {"too_many_fields", "GET /r HTTP/1.1\r\nHost: HOST\r\n" + strings.Repeat("A: 1\r\n", 300) + "\r\n"},
 		"header_huge":          {"head_too_large", "GET /r HTTP/1.1\r\nHost: HOST\r\nA: " + strings.Repeat("x", maxHead) + "\r\n\r\n"},
 		"fragment":             {"target_bytes", "GET /r#x HTTP/1.1\r\nHost: HOST\r\n\r\n"},
+		"broken_escape":        {"target_escape", "GET /%zz HTTP/1.1\r\nHost: HOST\r\n\r\n"},
 		"authority_path":       {"path_ambiguous", "GET //evil.example/r HTTP/1.1\r\nHost: HOST\r\n\r\n"},
 		"utf8_target":          {"target_bytes", "GET /ä HTTP/1.1\r\nHost: HOST\r\n\r\n"},
 		"double_host_absolute": {"target_form", "GET http://HOST/ HTTP/1.1\r\nHost: evil.example\r\n\r\n"},

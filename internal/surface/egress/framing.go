@@ -22,6 +22,11 @@ func (w *wire) requestLine(l string) (method, code string) {
 			return "", "target_bytes"
 		}
 	}
+	// net/http would answer this by itself, and nothing would be recorded.
+	path, _, _ := strings.Cut(uri, "?")
+	if _, _, broken := unescape(path); broken && method != "CONNECT" {
+		return "", "target_escape"
+	}
 	return method, ""
 }
 
