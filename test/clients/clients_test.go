@@ -93,6 +93,7 @@ type world struct {
 	kit  *gatetest.Kit
 	b    *browser.Browser
 	door *cdp.Server
+	tap  *tap
 }
 
 func open(t testing.TB, profile cdp.Profile, policy gatetest.Policy) *world {
@@ -120,9 +121,10 @@ func open(t testing.TB, profile cdp.Profile, policy gatetest.Policy) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go door.Serve(l)
+	sent := &tap{Listener: l}
+	go door.Serve(sent)
 	t.Cleanup(func() { door.Close(); b.Close(); srv.Close() })
-	return &world{t, s, j, "http://" + l.Addr().String(), kit, b, door}
+	return &world{t, s, j, "http://" + l.Addr().String(), kit, b, door, sent}
 }
 
 // install runs npm ci where the modules are missing or are not those of the

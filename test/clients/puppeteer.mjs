@@ -4,8 +4,10 @@ import { site, is, has, refused, run } from './scenarios.mjs';
 const [url, only] = process.argv.slice(2);
 const browser = await puppeteer.connect({ browserURL: url, defaultViewport: null });
 const form = async p => { p.setDefaultTimeout(8000); await p.goto(site + '/form'); };
-const text = (p, s) => p.$eval(s, e => e.textContent);
-const value = (p, s) => p.$eval(s, e => e.value);
+// read without a script of our own, so that the profile pinned does it too
+const property = async (p, s, name) => (await (await p.$(s)).getProperty(name)).jsonValue();
+const text = (p, s) => property(p, s, 'textContent');
+const value = (p, s) => property(p, s, 'value');
 const until = (p, f, ...a) => p.waitForFunction(f, {}, ...a);
 
 await run({
@@ -19,7 +21,8 @@ await run({
   title: async p => { await form(p); is(await p.title(), 'Form'); },
   content: async p => { await form(p); has(await p.content(), 'Form page'); },
   set_content: async p => { await p.setContent('<h1>mine</h1>'); is(await text(p, 'h1'), 'mine'); },
-  eval: async p => { await form(p); is(await text(p, '#h'), 'Form page'); },
+  eval: async p => { await form(p); is(await p.$eval('#h', e => e.textContent), 'Form page'); },
+  property: async p => { await form(p); is(await text(p, '#h'), 'Form page'); },
   eval_all: async p => { await form(p); is(await p.$$eval('label', l => l.length), 5); },
   evaluate: async p => { await form(p); is(await p.evaluate(() => document.title), 'Form'); },
   evaluate_string: async p => is(await p.evaluate('1 + 2'), 3),
@@ -51,8 +54,8 @@ await run({
   keyboard_modifier: async p => { await form(p); await p.focus('#name'); await p.keyboard.down('Shift'); await p.keyboard.press('KeyA'); await p.keyboard.up('Shift'); is(await value(p, '#name'), 'A'); },
   select_all: async p => { await form(p); await p.type('#name', 'abc'); await p.keyboard.down('Control'); await p.keyboard.press('a'); await p.keyboard.up('Control'); await p.keyboard.press('Backspace'); is(await value(p, '#name'), ''); },
   send_character: async p => { await form(p); await p.focus('#name'); await p.keyboard.sendCharacter('嗨'); is(await value(p, '#name'), '嗨'); },
-  checkbox: async p => { await form(p); await p.click('#agree'); is(await p.$eval('#agree', e => e.checked), true); },
-  radio: async p => { await form(p); await p.click('[value=b]'); is(await p.$eval('[value=b]', e => e.checked), true); },
+  checkbox: async p => { await form(p); await p.click('#agree'); is(await property(p, '#agree', 'checked'), true); },
+  radio: async p => { await form(p); await p.click('[value=b]'); is(await property(p, '[value=b]', 'checked'), true); },
   select: async p => { await form(p); is(await p.select('#sel', '2'), ['2']); is(await value(p, '#sel'), '2'); },
   submit: async p => { await form(p); await Promise.all([p.waitForNavigation(), p.click('#save')]); is(await text(p, 'h1'), 'Saved'); },
   link: async p => { await form(p); await Promise.all([p.waitForNavigation(), p.click('#link')]); is(p.url(), site + '/second'); },
@@ -62,7 +65,7 @@ await run({
   redirect: async p => { const r = await p.goto(site + '/redirect'); is(r.request().redirectChain().length, 1); is(p.url(), site + '/form'); },
   not_found: async p => is((await p.goto(site + '/nowhere')).status(), 404),
   idle: async p => { await p.goto(site + '/form', { waitUntil: 'networkidle0' }); },
-  wait_for_selector: async p => { await form(p); await p.click('#later'); is(await (await p.waitForSelector('#done')).evaluate(e => e.id), 'done'); },
+  wait_for_selector: async p => { await form(p); await p.click('#later'); await p.waitForSelector('#done'); is(await text(p, '#done'), 'done'); },
   wait_for_function: async p => { await form(p); await p.click('#later'); await until(p, () => document.querySelector('#done')); },
   wait_for_response: async p => { await form(p); const [r] = await Promise.all([p.waitForResponse(r => r.url().endsWith('/data.json')), p.evaluate(() => { fetch('/data.json'); })]); is(r.status(), 200); is(r.headers()['set-cookie'], undefined); },
   wait_for_request: async p => { await form(p); const [r] = await Promise.all([p.waitForRequest(site + '/data.json'), p.evaluate(() => { fetch('/data.json', { method: 'POST', body: 'private' }); })]); is(r.method(), 'POST'); is(r.postData(), undefined); },
@@ -74,10 +77,10 @@ await run({
   scroll_click: async p => { await form(p); await p.click('#below'); is(await text(p, '#below'), 'clicked below'); },
   wheel: async p => { await form(p); await p.mouse.move(300, 300); await p.mouse.wheel({ deltaY: 400 }); await until(p, () => scrollY > 100); },
   mouse_drag: async p => { await form(p); await p.mouse.move(630, 330); await p.mouse.down(); await p.mouse.move(730, 380, { steps: 4 }); await p.mouse.up(); is((await (await p.$('#drag')).boundingBox()).x, 700); },
-  frame_same: async p => { await p.goto(site + '/frames'); const f = await (await p.waitForSelector('#same')).contentFrame(); await (await f.waitForSelector('#in')).click(); is(await f.$eval('#in', e => e.textContent), 'pressed'); },
-  frame_cross: async p => { await p.goto(site + '/frames'); const f = await (await p.waitForSelector('#cross')).contentFrame(); await (await f.waitForSelector('#in')).click(); is(await f.$eval('#in', e => e.textContent), 'pressed'); },
+  frame_same: async p => { await p.goto(site + '/frames'); const f = await (await p.waitForSelector('#same')).contentFrame(); await (await f.waitForSelector('#in')).click(); is(await text(f, '#in'), 'pressed'); },
+  frame_cross: async p => { await p.goto(site + '/frames'); const f = await (await p.waitForSelector('#cross')).contentFrame(); await (await f.waitForSelector('#in')).click(); is(await text(f, '#in'), 'pressed'); },
   frames: async p => { await p.goto(site + '/frames'); is(p.frames().length, 3); },
-  shadow: async p => { await p.goto(site + '/shadow'); await p.click('>>> #sb'); is(await p.$eval('>>> #so', e => e.textContent), 'shadow clicked'); },
+  shadow: async p => { await p.goto(site + '/shadow'); await p.click('>>> #sb'); is(await text(p, '>>> #so'), 'shadow clicked'); },
   popup: async p => { await form(p); const [q] = await Promise.all([new Promise(r => p.once('popup', r)), p.click('#pop')]); await q.waitForFunction(() => document.title === 'Second'); await q.close(); },
   target_created: async p => { await form(p); const [t] = await Promise.all([browser.waitForTarget(t => t.url().endsWith('/second'), { timeout: 5000 }), p.click('#pop')]); const q = await t.page(); is(t.opener() === p.target(), true); await q.close(); },
   two_pages: async p => { await form(p); const q = await browser.newPage(); await q.goto(site + '/second'); await p.click('#btn'); is(await q.title(), 'Second'); is(await text(p, '#count'), '1'); await q.close(); },

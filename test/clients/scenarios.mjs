@@ -15,8 +15,9 @@ export async function refused(promise, code) {
   has(error.message, code, 'refusal');
 }
 export async function run(scenarios, fresh, only) {
+  const wanted = only?.split(',');
   for (const [name, f] of Object.entries(scenarios)) {
-    if (only && !name.includes(only)) continue;
+    if (wanted && !wanted.includes(name)) continue;
     let page, timer;
     const started = Date.now();
     const line = { name };

@@ -24,6 +24,7 @@ var answers = map[string]func(*client, request, *session){
 		// Without buffers no body can be asked for, whoever asks.
 		c.forward(r, s, jsontext.Value(`{"maxTotalBufferSize":0,"maxResourceBufferSize":0,"maxPostDataSize":0}`), nil)
 	},
+	"Page.captureScreenshot":                screenshot,
 	"Page.navigate":                         navigate,
 	"Page.addScriptToEvaluateOnNewDocument": addScript,
 	"Page.createIsolatedWorld": func(c *client, r request, s *session) {
@@ -142,6 +143,37 @@ func (c *client) closePage(r request, t *target, result []byte) {
 				return
 			}
 			c.done(r, result)
+		})
+	})
+}
+
+// screenshot takes the picture, has it recorded as evidence of a decision, and
+// only then lets it out.
+func screenshot(c *client, r request, s *session) {
+	var p struct {
+		Format string `json:"format"`
+	}
+	page := c.pageOf(s)
+	if !into(r.params, &p) || page == nil {
+		c.fail(r, plain(codeParams, "Invalid parameters"))
+		return
+	}
+	if p.Format == "" {
+		p.Format = "png"
+	}
+	c.up.Send(s.number, r.method, r.params, func(result, fault []byte) {
+		if fault != nil {
+			c.post(func() { c.inFlight--; c.send(failure(r.id, r.session, fault)) })
+			return
+		}
+		c.hands.picture("image/"+p.Format, result, func(why *problem) {
+			c.post(func() {
+				if why != nil {
+					c.fail(r, why)
+					return
+				}
+				c.done(r, result)
+			})
 		})
 	})
 }

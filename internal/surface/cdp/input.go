@@ -81,6 +81,30 @@ func (h *hands) note(code, method string, raw []byte) {
 	}, 1)
 }
 
+// picture has a screenshot decided and recorded.
+func (h *hands) picture(kind string, result []byte, then func(*problem)) {
+	if !h.todo.put(func() {
+		var p struct {
+			Data []byte `json:"data"`
+		}
+		if !into(result, &p) || len(p.Data) == 0 {
+			then(plain(codeServer, "Unable to capture screenshot"))
+			return
+		}
+		a := h.action("screenshot", action.Observe)
+		a.Digest = canon.Digest(p.Data)
+		a.Params["picture"] = string(a.Digest)
+		then(outcome(h.c.s.c.Gate.Act(h.c.ctx, a, []record.Blob{{Name: "screenshot", Type: kind, Data: p.Data}}, func(_ context.Context, permit gate.Permit) action.Outcome {
+			if err := permit.Consume(canon.Digest(p.Data)); err != nil {
+				return action.Outcome{State: action.Failed, Detail: err.Error()}
+			}
+			return action.Outcome{State: action.Done}
+		})))
+	}, 1) {
+		h.c.end(closePolicy, "too many inputs wait")
+	}
+}
+
 func (h *hands) action(op string, e action.Effect) action.Action {
 	c := h.c.s.c
 	return action.Action{Tenant: c.Tenant, Task: c.Task, Agent: c.Agent, Surface: action.Computer, Source: "harness",
