@@ -2,6 +2,7 @@ package connector_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"maps"
 	"net/url"
@@ -413,6 +414,7 @@ func FuzzRecognize(f *testing.F) {
 	f.Add("POST", "/users/jo", "", form, []byte("_csrf=x&name=a"))
 	f.Add("GET", "/users/%6a", "a=b", "", []byte(nil))
 	f.Add("POST", "/api/groups/g/members", "", js, []byte(`{"user":"jo"}`))
+	f.Add("POST", "/api/groups/g/members", "", js, []byte(`{"user":"jo","days":3,"notify":true}`))
 	set := newSet(f)
 	var names []string
 	for _, o := range spec().Operations {
@@ -435,6 +437,12 @@ func FuzzRecognize(f *testing.F) {
 			vs, err := url.ParseQuery(string(body))
 			if err != nil || !slices.Equal(vs["name"], []string{m.Params["name"]}) || bytes.ContainsRune(body, ';') {
 				t.Fatalf("net/url reads %v (%v), connector %q", vs, err, m.Params["name"])
+			}
+		}
+		if m.Operation == "iam.group.add" {
+			var v struct{ User, Days any } // found by any case, and the last one of a name
+			if err := json.Unmarshal(body, &v); err != nil || v.User != m.Params["user"] || (v.Days != nil) != (m.Params["days"] != "") {
+				t.Fatalf("encoding/json reads %v (%v), connector %v", v, err, m.Params)
 			}
 		}
 	})
