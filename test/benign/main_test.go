@@ -36,7 +36,8 @@ type workflow struct {
 	// read are paths, with their query, that must have been fetched.
 	read []string
 	// wrote are the operations with their main parameter that must have been
-	// let through, in order: these and no others.
+	// let through, in order: these and no others. Each must be explained by the
+	// input just before it.
 	wrote []string
 	// asked are the operations for which the capability asks a person.
 	asked []string
@@ -57,7 +58,7 @@ type tally struct {
 	took                time.Duration
 }
 
-func (y *tally) print(t *testing.T, what string) {
+func (y *tally) print(t testing.TB, what string) {
 	t.Helper()
 	rate := 0.0
 	if y.workflows > 0 {
@@ -74,7 +75,7 @@ func (y *tally) print(t *testing.T, what string) {
 }
 
 // run does workflows under one task of a capability, and judges each.
-func (y *tally) run(t *testing.T, r *rig.Rig, in server.Intent, all ...workflow) {
+func (y *tally) run(t testing.TB, r *rig.Rig, in server.Intent, all ...workflow) {
 	t.Helper()
 	start := time.Now()
 	walks := make([]walk, len(all))
@@ -102,6 +103,9 @@ func (y *tally) run(t *testing.T, r *rig.Rig, in server.Intent, all ...workflow)
 		y.workflows++
 		y.judge(t, in.Capability, w, said[w.Name], parts[i], outcomes)
 	}
+	for _, w := range all {
+		t.Logf("%5.1f s %s", said[w.Name].Seconds, w.Name)
+	}
 	y.took += time.Since(start)
 	t.Logf("%s: %d workflows in %s", in.Capability, len(all), time.Since(start).Round(100*time.Millisecond))
 }
@@ -122,12 +126,16 @@ func split(all []gate.Decided, n int) [][]gate.Decided {
 }
 
 // judge holds one workflow against the ledger.
-func (y *tally) judge(t *testing.T, capability string, w workflow, said told, ds []gate.Decided, outcomes map[string]action.Outcome) {
+func (y *tally) judge(t testing.TB, capability string, w workflow, said told, ds []gate.Decided, outcomes map[string]action.Outcome) {
 	t.Helper()
 	var bad, wrote, asked []string
 	fetched := map[string]bool{}
+	var cause action.Action // the last input that can send something
 	for _, d := range ds {
 		a := d.Action
+		if p := a.Params["key"]; a.Operation == "computer.left_click" || p == "Enter" || p == " " {
+			cause = a
+		}
 		switch held(d, capability) {
 		case "asked":
 			asked = append(asked, a.Operation)
@@ -140,13 +148,17 @@ func (y *tally) judge(t *testing.T, capability string, w workflow, said told, ds
 			}
 			continue
 		}
-		o, ok := outcomes[a.ID]
-		if !ok || o.State != action.Done {
+		// A page gives up reads that it no longer needs.
+		o := outcomes[a.ID]
+		if o.State != action.Done && (a.Surface == action.Computer || a.Effect.Changes()) {
 			bad = append(bad, fmt.Sprintf("%s is %s: %s", rig.Say(d), o.State, o.Detail))
 		}
 		if q := a.Request; q != nil {
 			if a.Effect.Changes() {
-				wrote = append(wrote, a.Operation+" "+object(a.Params))
+				if a.Explained != cause.ID {
+					bad = append(bad, fmt.Sprintf("%s is not grounded on %s", rig.Say(d), rig.Say(gate.Decided{Action: cause})))
+				}
+				wrote = append(wrote, strings.TrimSpace(a.Operation+" "+object(a.Params)))
 			} else if o.Status < 400 {
 				fetched[q.Path] = true
 				fetched[q.Path+"?"+q.Query] = true
@@ -184,7 +196,7 @@ func (y *tally) judge(t *testing.T, capability string, w workflow, said told, ds
 
 // object is the parameter that names what an operation is about.
 func object(p map[string]string) string {
-	for _, name := range []string{"ticket", "user", "record", "to", "payee", "collection"} {
+	for _, name := range []string{"ticket", "user", "record", "to", "payee", "name"} {
 		if v := p[name]; v != "" {
 			if g := p["group"]; g != "" {
 				v = g + "/" + v

@@ -30,7 +30,8 @@ type told struct {
 	Code string `json:"code,omitempty"` // stable code of a refusal
 	Why  string `json:"why,omitempty"`
 	// Seen are the marks on the last picture.
-	Seen []string `json:"seen"`
+	Seen    []string `json:"seen"`
+	Seconds float64  `json:"seconds"`
 }
 
 // patience bounds how long a mark is looked for. It is far above what it takes
@@ -48,6 +49,8 @@ const patience = 20 * time.Second
 //	key:CHORD      and key:CHORD*N, N times
 //	drag:MARK DX,DY from the mark
 //	scroll:DIRECTION AMOUNT   zoom:X0,Y0,X1,Y1   home:
+//	do:JSON        one action in the vendor's form
+//	settle:        from here on presses wait until a mark moves no more
 func Walk(ctx context.Context, args []string) error {
 	var all []walk
 	if err := json.Unmarshal([]byte(args[0]), &all); err != nil {
@@ -55,7 +58,7 @@ func Walk(ctx context.Context, args []string) error {
 	}
 	w := &walker{Hand: rig.NewHand()}
 	for i, f := range all {
-		t := told{Name: f.Name}
+		t, start := told{Name: f.Name}, time.Now()
 		for _, s := range append([]string{"begin:" + strconv.Itoa(i+1), "home:"}, f.Steps...) {
 			code, err := w.step(ctx, s)
 			if err != nil {
@@ -71,6 +74,7 @@ func Walk(ctx context.Context, args []string) error {
 				t.Seen = append(t.Seen, m.Text)
 			}
 		}
+		t.Seconds = time.Since(start).Seconds()
 		b, err := json.Marshal(t)
 		if err != nil {
 			return err
@@ -80,7 +84,12 @@ func Walk(ctx context.Context, args []string) error {
 	return nil
 }
 
-type walker struct{ *rig.Hand }
+type walker struct {
+	*rig.Hand
+	// settle looks until a mark has stopped moving, as a person would, on pages
+	// that slide things in.
+	settle bool
+}
 
 // clicks are the steps that press a mark, by the vendor's name of the action.
 var clicks = map[string]string{"press": "left_click", "right": "right_click", "middle": "middle_click", "double": "double_click",
@@ -89,7 +98,7 @@ var clicks = map[string]string{"press": "left_click", "right": "right_click", "m
 func (w *walker) step(ctx context.Context, s string) (code string, err error) {
 	kind, arg, _ := strings.Cut(s, ":")
 	if click := clicks[kind]; click != "" {
-		m, err := w.find(ctx, arg, true)
+		m, err := w.find(ctx, arg, true, w.settle)
 		if err != nil {
 			return "", err
 		}
@@ -103,10 +112,13 @@ func (w *walker) step(ctx context.Context, s string) (code string, err error) {
 			return "", err
 		}
 		return w.neutral(ctx, map[string]any{"type": "wait", "seconds": float64(n) / 1000})
+	case "settle":
+		w.settle = true
+		return "", nil
 	case "home":
 		return w.neutral(ctx, map[string]any{"type": "home"})
 	case "see", "gone":
-		_, err := w.find(ctx, arg, kind == "see")
+		_, err := w.find(ctx, arg, kind == "see", false)
 		return "", err
 	case "type":
 		return w.Type(ctx, arg)
@@ -124,7 +136,7 @@ func (w *walker) step(ctx context.Context, s string) (code string, err error) {
 		return code, err
 	case "drag":
 		mark, by, _ := strings.Cut(arg, " ")
-		m, err := w.find(ctx, mark, true)
+		m, err := w.find(ctx, mark, true, w.settle)
 		if err != nil {
 			return "", err
 		}
@@ -142,6 +154,13 @@ func (w *walker) step(ctx context.Context, s string) (code string, err error) {
 		}
 		_, code, err = w.Do(ctx, map[string]any{"action": "scroll", "coordinate": []int{640, 500}, "scroll_direction": direction, "scroll_amount": amount})
 		return code, err
+	case "do":
+		var in map[string]any
+		if err := json.Unmarshal([]byte(arg), &in); err != nil {
+			return "", err
+		}
+		_, code, err = w.Do(ctx, in)
+		return code, err
 	case "zoom":
 		var r [4]int
 		if _, err := fmt.Sscanf(arg, "%d,%d,%d,%d", &r[0], &r[1], &r[2], &r[3]); err != nil {
@@ -156,8 +175,9 @@ func (w *walker) step(ctx context.Context, s string) (code string, err error) {
 	return "", fmt.Errorf("step %q is not known", s)
 }
 
-// find looks until a mark is on the screen, or until it is not.
-func (w *walker) find(ctx context.Context, text string, want bool) (marks.Mark, error) {
+// find looks until a mark is on the screen, and rests there, or until it is not.
+func (w *walker) find(ctx context.Context, text string, want, rest bool) (marks.Mark, error) {
+	var before marks.Mark
 	for end := time.Now().Add(patience); ; {
 		ms, err := w.See(ctx)
 		if err != nil {
@@ -171,12 +191,15 @@ func (w *walker) find(ctx context.Context, text string, want bool) (marks.Mark, 
 			}
 		}
 		switch {
-		case found != nil && want:
+		case found != nil && want && (!rest || *found == before):
 			return *found, nil
 		case found == nil && !want:
 			return marks.Mark{}, nil
 		case time.Now().After(end):
 			return marks.Mark{}, fmt.Errorf("%q on the screen is %t", text, !want)
+		}
+		if before = (marks.Mark{}); found != nil {
+			before = *found
 		}
 		select {
 		case <-ctx.Done():
