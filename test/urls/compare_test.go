@@ -25,11 +25,14 @@ func readDecided(origin, path, query string) reading {
 
 // differ names the first thing on which browser and door disagree, or "". A
 // host's one trailing dot is the same host (RFC 1034 section 3.1), and an empty
-// query is none; both are said in the door's package comment. The query's
-// spelling counts only when the browser itself has sent the request.
-func differ(browser, door reading, spelling bool) string {
+// query is none; both are said in the door's package comment. When the browser
+// itself has sent the request, the query's spelling counts, and http may have
+// become https: names on its preload list (RFC 6797 section 12.3), like all
+// under "app", are asked for that way.
+func differ(browser, door reading, sent bool) string {
+	upgraded := sent && browser.Scheme == "http" && door.Scheme == "https" && browser.Port == "" && door.Port == ""
 	switch {
-	case browser.Scheme != door.Scheme:
+	case browser.Scheme != door.Scheme && !upgraded:
 		return "scheme"
 	case strings.TrimSuffix(browser.Host, ".") != door.Host:
 		return "host"
@@ -37,7 +40,7 @@ func differ(browser, door reading, spelling bool) string {
 		return "port"
 	case browser.Path != door.Path:
 		return "path"
-	case browser.Query != door.Query && (spelling || unescaped(browser.Query) != unescaped(door.Query)):
+	case browser.Query != door.Query && (sent || unescaped(browser.Query) != unescaped(door.Query)):
 		return "query"
 	}
 	return ""
@@ -89,6 +92,16 @@ func TestComparer(t *testing.T) {
 	}
 	if got := differ(quoted, raw, false); got != "" {
 		t.Errorf("got %q", got)
+	}
+	plain, secure := reading{"http", "app", "", "/", ""}, readDecided("https://app", "/", "")
+	if got := differ(plain, secure, true); got != "" {
+		t.Errorf("got %q", got)
+	}
+	for _, got := range []string{differ(plain, secure, false), differ(reading{"https", "app", "", "/", ""}, readDecided("http://app", "/", ""), true),
+		differ(reading{"http", "app", "81", "/", ""}, readDecided("https://app:81", "/", ""), true)} {
+		if got != "scheme" {
+			t.Errorf("got %q, want scheme", got)
+		}
 	}
 	dot := reading{"http", "a.test.", "", "/", ""}
 	if got := differ(dot, readDecided("http://a.test", "/", ""), true); got != "" {

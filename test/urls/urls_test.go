@@ -192,7 +192,7 @@ func askBrowser(t *testing.T, w *world, s *pageServer) {
 
 // judge compares what was let through under an id with what the browser says of
 // that address, and with what came out at the other end.
-func (w *world) judge(t *testing.T, urls []string, answers map[string]answer, prefix string, spelling bool) (through int) {
+func (w *world) judge(t *testing.T, urls []string, answers map[string]answer, prefix string, sent bool) (through int) {
 	t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -202,7 +202,7 @@ func (w *world) judge(t *testing.T, urls []string, answers map[string]answer, pr
 			through++
 			if !a.OK {
 				t.Errorf("%q: the door lets %+v through, the browser does not read it", u, d)
-			} else if what := differ(a.reading(), d, spelling); what != "" {
+			} else if what := differ(a.reading(), d, sent); what != "" {
 				t.Errorf("%q: the door lets another %s through: %+v, the browser reads %+v", u, what, d, a.reading())
 			}
 			if came := w.came[id]; k < len(came) && came[k] != d {
