@@ -75,7 +75,7 @@ type clientSession struct {
 	real     string
 	target   string
 	s        *session // the guard's session on the same target
-	contexts map[int64]string
+	contexts map[int64]bool
 	unique   map[string]bool
 }
 
@@ -427,7 +427,7 @@ func (c *Client) attached(real, target string) {
 		delete(c.asked, target)
 	}
 	c.next++
-	cs := &clientSession{id: c.next, real: real, target: target, s: h.s, contexts: map[int64]string{}, unique: map[string]bool{}}
+	cs := &clientSession{id: c.next, real: real, target: target, s: h.s, contexts: map[int64]bool{}, unique: map[string]bool{}}
 	c.real[real], c.byID[cs.id] = cs, cs
 	c.mu.Unlock()
 	asked[0](cs.id, nil)

@@ -39,7 +39,7 @@ func (cs *clientSession) refuse(method string, params []byte, g guardNames) stri
 		return "Invalid parameters"
 	}
 	for _, id := range []*int64{h.Context, h.Execution} {
-		if id != nil && cs.contexts[*id] == "" {
+		if id != nil && !cs.contexts[*id] {
 			return noContext
 		}
 	}
@@ -74,7 +74,7 @@ func (cs *clientSession) owns(object string) bool {
 		return false
 	}
 	id, err := strconv.ParseInt(parts[1], 10, 64)
-	return err == nil && strconv.FormatInt(id, 10) == parts[1] && cs.contexts[id] != ""
+	return err == nil && strconv.FormatInt(id, 10) == parts[1] && cs.contexts[id]
 }
 
 // visible reports whether an event may reach the client, and keeps account of
@@ -93,7 +93,7 @@ func (c *Client) visible(cs *clientSession, m message) bool {
 			return false
 		}
 		c.mu.Lock()
-		cs.contexts[p.Context.ID] = p.Context.Unique + " "
+		cs.contexts[p.Context.ID] = true
 		cs.unique[p.Context.Unique] = true
 		c.mu.Unlock()
 	case "Runtime.executionContextDestroyed":
@@ -106,7 +106,7 @@ func (c *Client) visible(cs *clientSession, m message) bool {
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if cs.contexts[p.ID] == "" {
+		if !cs.contexts[p.ID] {
 			return false
 		}
 		delete(cs.contexts, p.ID)
@@ -142,7 +142,7 @@ func (c *Client) visible(cs *clientSession, m message) bool {
 func (c *Client) knows(cs *clientSession, context int64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return cs.contexts[context] != ""
+	return cs.contexts[context]
 }
 
 // learn adds a world that the client made, which a session without
@@ -156,7 +156,7 @@ func (c *Client) learn(session int, result jsontext.Value) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if cs := c.byID[session]; cs != nil && cs.contexts[r.ID] == "" {
-		cs.contexts[r.ID] = " "
+	if cs := c.byID[session]; cs != nil {
+		cs.contexts[r.ID] = true
 	}
 }

@@ -271,6 +271,27 @@ func TestDeniedInput(t *testing.T) {
 	}
 }
 
+// TestDeniedClickOfADriver: what a driver tries again until its own time is
+// over is recorded a few times, not each time, and its reason is shown.
+func TestDeniedClickOfADriver(t *testing.T) {
+	w := open(t, cdp.Open, func(f gate.Facts) action.Decision {
+		if strings.HasSuffix(f.Action.Operation, "_click") {
+			return action.Denied(action.LayerGrant, "outside_grant", "no clicks", "ask a person")
+		}
+		return action.Decision{Verdict: action.Allow, Layer: action.LayerGrant, Code: "test"}
+	})
+	w.script(t, "denied.mjs")
+	n := 0
+	for _, d := range w.kit.Log.Decisions(t) {
+		if d.Action.Operation == "computer.left_click" {
+			n++
+		}
+	}
+	if n == 0 || n > 8 {
+		t.Errorf("the denied click is recorded %d times", n)
+	}
+}
+
 // TestInputForms: stray releases, other pointers, points off the screen, two
 // buttons, editing commands: no form, no input.
 func TestInputForms(t *testing.T) {

@@ -80,7 +80,7 @@ func (w *world) handshake(header ...string) (net.Conn, *bufio.Reader, *http.Resp
 // dial connects, and waits while another client's place is being cleared.
 func (w *world) dial() *raw {
 	w.t.Helper()
-	for limit := time.Now().Add(10 * time.Second); ; {
+	for limit := time.Now().Add(30 * time.Second); ; {
 		conn, r, resp := w.handshake()
 		if resp.StatusCode == http.StatusSwitchingProtocols {
 			return &raw{t: w.t, conn: conn, r: r}

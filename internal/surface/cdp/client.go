@@ -67,7 +67,7 @@ func newClient(s *Server, ctx context.Context, cancel context.CancelFunc, sock *
 		self:    &target{id: hexID(), kind: "browser", info: map[string]any{"title": "", "url": ""}},
 		targets: map[string]*target{}, sessions: map[string]*session{}, byNumber: map[int]*session{}, contexts: map[string]string{},
 		alias: map[string]string{}, made: map[string]bool{}, expect: map[string][]func(){}, dialogs: map[*session]string{}, refused: map[string]bool{}}
-	c.todo = newQueue[func()](1 << 16)
+	c.todo = newQueue[func()](maxQueued)
 	c.out = newQueue[[]byte](maxQueued)
 	c.hands = newHands(c)
 	return c
@@ -83,7 +83,11 @@ func (c *client) run() error {
 		Target: func(state, target, parent string, info []byte, waiting bool) {
 			c.post(func() { c.onTarget(state, target, parent, info, waiting) })
 		},
-		Event:    func(n int, method string, params []byte) { c.post(func() { c.onEvent(n, method, params) }) },
+		Event: func(n int, method string, params []byte) {
+			if events[method] {
+				c.postSized(len(params), func() { c.onEvent(n, method, params) })
+			}
+		},
 		Detached: func(n int) { c.post(func() { c.onDetached(n) }) },
 		Closed:   func(error) { c.end(closeNormal, "the browser has ended") },
 	})
@@ -122,8 +126,11 @@ func (c *client) end(code int, why string) {
 }
 
 // post gives f to loop. A client that makes more than can be kept is ended.
-func (c *client) post(f func()) {
-	if !c.todo.put(f, 1) {
+func (c *client) post(f func()) { c.postSized(0, f) }
+
+// postSized is post for what holds size bytes.
+func (c *client) postSized(size int, f func()) {
+	if !c.todo.put(f, size+200) {
 		c.end(closePolicy, "too much waits for this client")
 	}
 }
@@ -235,7 +242,7 @@ func (c *client) forward(r request, s *session, params jsontext.Value, change fu
 		}
 	}
 	c.up.Send(n, r.method, params, func(result, fault []byte) {
-		c.post(func() {
+		c.postSized(len(result), func() {
 			if fault != nil {
 				c.inFlight--
 				c.send(failure(r.id, r.session, fault))

@@ -7,7 +7,7 @@ import (
 )
 
 // events are what a client hears of its sessions; every other event of the
-// browser is dropped. The events of Target are made here.
+// browser is dropped before it is kept for the client. The events of Target are made here.
 var events = map[string]bool{}
 
 func init() {
@@ -33,7 +33,7 @@ Runtime.executionContextDestroyed Runtime.executionContextsCleared`) {
 
 func (c *client) onEvent(n int, method string, params []byte) {
 	s := c.byNumber[n]
-	if s == nil || !events[method] {
+	if s == nil {
 		return
 	}
 	switch {

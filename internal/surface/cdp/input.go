@@ -27,11 +27,23 @@ type hands struct {
 	c    *client
 	todo *queue[func()]
 
-	pressed string // button that is down
-	where   action.Digest
+	pressed string        // button that is down
+	where   action.Digest // what it went down on
+	said    map[string]no // denials of a moment ago
 }
 
-func newHands(c *client) *hands { return &hands{c: c, todo: newQueue[func()](maxInputs)} }
+// no is a denial that is repeated for a short time without asking again: a
+// driver tries a click that was refused until its own time is over.
+type no struct {
+	why   *problem
+	until time.Time
+}
+
+const repeatFor = 2 * time.Second
+
+func newHands(c *client) *hands {
+	return &hands{c: c, todo: newQueue[func()](maxInputs), said: map[string]no{}}
+}
 
 func (h *hands) work() {
 	go func() {
@@ -340,11 +352,21 @@ func (h *hands) do(s stroke) *problem {
 	}
 	a, blobs := h.describe(s, e)
 	a.Digest = h.digest(s, e, print)
+	key := s.op + " " + s.chord + " " + string(print)
+	if n, ok := h.said[key]; ok && s.kind != "type" && time.Now().Before(n.until) {
+		return n.why
+	}
 	res := c.s.c.Gate.Act(c.ctx, a, blobs, func(ctx context.Context, p gate.Permit) action.Outcome {
 		return h.deliver(ctx, p, s, e, print, ref)
 	})
 	why := outcome(res)
 	h.follow(s, print, why)
+	if res.Outcome == nil && why != nil {
+		if len(h.said) >= 64 {
+			clear(h.said)
+		}
+		h.said[key] = no{why, time.Now().Add(repeatFor)}
+	}
 	return why
 }
 
