@@ -18,12 +18,17 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api/apitest"
 	"github.com/sallyport-dev/sallyport/internal/api/client"
 	"github.com/sallyport-dev/sallyport/internal/approval"
+	"github.com/sallyport-dev/sallyport/internal/cli"
 	"github.com/sallyport-dev/sallyport/internal/server"
 	"github.com/sallyport-dev/sallyport/receipt"
 )
 
+// The test binary is also the sample harness that the server launches.
 func TestMain(m *testing.M) {
 	apitest.Main()
+	if len(os.Args) > 1 && os.Args[1] == "sample-agent" {
+		os.Exit(cli.SampleAgent(os.Args[2:]))
+	}
 	os.Exit(m.Run())
 }
 
@@ -54,6 +59,7 @@ func TestServer(t *testing.T) {
 	t.Run("evidence", func(t *testing.T) { evidence(t, r) })
 	t.Run("launch", func(t *testing.T) { launches(t, r) })
 	t.Run("public", func(t *testing.T) { public(t, r) })
+	t.Run("held_actions", func(t *testing.T) { heldActions(t, r) })
 	t.Run("stop_cuts_what_streams", func(t *testing.T) { stopCuts(t, r) })
 }
 
