@@ -9,25 +9,22 @@ import (
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
 
-// A page stops answering: it runs for ever, or takes memory until its process
-// dies, again and again. That may cost its own task. A kill must still end it,
-// with its credentials, and another task of the same server does its work.
+// A page stops answering: it runs for ever, takes memory until its process dies,
+// or opens windows without end. That may cost its own task. A kill must still end
+// it, with its credentials, and another task of the same server does its work.
 //
 // Threats: T49 (containment, door); T57 (authority, lease)
 func TestPageThatHangs(t *testing.T) {
 	for name, script := range map[string]string{
-		"endless":  `setTimeout(() => { for (;;); }, 300)`,
-		"memory":   `setTimeout(() => { const a = []; for (;;) a.push(new Uint8Array(1 << 26).fill(a.length)) }, 300)`,
-		"dialogs":  `setTimeout(() => { for (;;) { alert('x'); confirm('y'); prompt('z') } }, 300)`,
-		"pop-ups":  `setInterval(() => { try { open('/tickets/4712'); open('about:blank') } catch (e) {} }, 1)`,
-		"reloads":  `setTimeout(() => location.reload(), 1)`,
-		"requests": `setInterval(() => { for (let i = 0; i < 50; i++) fetch('/static/flood?' + Math.random()).catch(() => {}) }, 1)`,
+		"endless": `setTimeout(() => { for (;;); }, 300)`,
+		"memory":  `setTimeout(() => { const a = []; for (;;) a.push(new Uint8Array(1 << 26).fill(a.length)) }, 300)`,
+		"pop-ups": `setInterval(() => { try { open('/tickets/4712'); open('about:blank') } catch (e) {} }, 1)`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, tap := hostile(t, script, nil)
 			x := r.OpenTask(t, rig.Intent(action.Sandbox, "jo", "4711"))
 			var out rig.Output
-			running, err := r.Server.Run(t.Context(), "", x.ID, rig.Harness(t, &out, "program", "hands", "press:app:tickets", "press:link:ticket/4711", "wait:1000",
+			running, err := r.Server.Run(t.Context(), "", x.ID, rig.Harness(t, &out, "program", "hands", "press:app:tickets", "press:link:ticket/4711", "wait:600",
 				"post:/v1/actions {\"actions\":[{\"type\":\"screenshot\"},{\"type\":\"left_click\",\"x\":600,\"y\":400}]}", "wait:60000"))
 			if err != nil {
 				t.Fatal(err)
@@ -35,7 +32,7 @@ func TestPageThatHangs(t *testing.T) {
 			rig.Await(t, "the page", func() bool {
 				return len(tap.arrived(func(q request) bool { return q.uri == "/tickets/4711" })) > 0
 			})
-			time.Sleep(1200 * time.Millisecond) // the page is at it
+			time.Sleep(800 * time.Millisecond) // the page is at it
 			start := time.Now()
 			if _, err := r.Server.Revoke(t.Context(), "", rig.As("ada"), "task/"+x.ID, "test"); err != nil {
 				t.Errorf("the kill: %v", err)
@@ -51,7 +48,7 @@ func TestPageThatHangs(t *testing.T) {
 		})
 	}
 	r, _ := hostile(t, "", nil)
-	if y, text := r.Run(t, rig.Intent(action.Sandbox, "jo", "4711"), rig.SampleAgent...); y.State != task.Closed {
+	if y, text := r.Run(t, rig.Intent(action.Sandbox, "jo", "4711"), "program", "hands", "press:app:tickets", "find:link:ticket/4711"); y.State != task.Closed {
 		t.Errorf("afterwards: %s: %s\n%s", y.State, y.Why, text)
 	}
 }

