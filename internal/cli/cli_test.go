@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/api/apitest"
 	"github.com/sallyport-dev/sallyport/internal/cli"
 )
@@ -218,13 +219,35 @@ func (u *user) approve() {
 	u.do("", "approve", ids[0], "--yes", "--key", u.file("people.yaml")).want(u.T, 2, "--key")
 	u.do("", "approve", ids[0], "--yes", "--key", u.file("keys/dana")).want(u.T, 1, "role_missing")
 	u.do("", "approve", ids[0], "--yes", "--key", u.file("keys/ines"), "--as", "felix").want(u.T, 1, "key_not_theirs")
-	for _, id := range ids {
-		// Whose key it is, is looked up.
-		u.do("", "approve", id, "--yes", "--key", u.file("keys/ines")).want(u.T, 0, "signed as ines; 1 of 1; the approval is used")
-	}
+	u.do("", "approve", ids[0], "--yes", "--key", u.file("keys/ines"), "--assertion", u.file("people.yaml")).want(u.T, 2, "assertion")
+	u.do("", "approve", ids[0], "--yes", "--assertion", u.file("people.yaml")).want(u.T, 2, "--assertion")
+	u.passkey(ids[0])
+	// Whose key it is, is looked up.
+	u.do("", "approve", ids[1], "--yes", "--key", u.file("keys/ines")).want(u.T, 0, "signed as ines; 1 of 1; the approval is used")
 	u.do("", "approve", ids[0], "--yes", "--key", u.file("keys/felix")).want(u.T, 1, "not_pending")
 	u.do("", "approvals").want(u.T, 0, "no approval is pending")
 	u.do("", "approvals", "--state", "all").want(u.T, 2, "invalid_state")
+}
+
+// passkey approves with what a browser gives for what the command prints.
+func (u *user) passkey(id string) {
+	k := apitest.NewPasskey(u.T)
+	u.r.AddPasskey(u.T, "ines", k)
+	var a api.Approval
+	if err := json.Unmarshal([]byte(u.do("", "approvals", id, "-o", "json", "--as", "ines").out), &a); err != nil || len(a.Passkeys) != 1 {
+		u.Fatalf("passkeys: got %+v, %v", a.Passkeys, err)
+	}
+	file := filepath.Join(u.TempDir(), "answer.json")
+	answer := func(k *apitest.Passkey) {
+		if err := os.WriteFile(file, k.Get(u.T, a.Passkeys[0]), 0o600); err != nil {
+			u.Fatal(err)
+		}
+	}
+	answer(apitest.NewPasskey(u.T))
+	u.do("", "approve", id, "--yes", "--assertion", file).want(u.T, 2, "no person's")
+	answer(k)
+	u.do("", "approve", id, "--assertion", file).want(u.T, 2, "add --yes")
+	u.do("", "approve", id, "--yes", "--assertion", file).want(u.T, 0, "signed as ines; 1 of 1; the approval is used")
 }
 
 func (u *user) secret() {

@@ -113,6 +113,9 @@ sallyport approvals ID -o json, and --assertion takes what it gave
 			if err != nil {
 				return err
 			}
+			if key != "" && assertion != "" {
+				return usage("give --key or --assertion, not both")
+			}
 			var signer ssh.Signer
 			var answer []byte
 			person := e.person
@@ -151,7 +154,6 @@ sallyport approvals ID -o json, and --assertion takes what it gave
 	cmd.Flags().StringVar(&key, "key", "", "private key file, or a .pub file whose key ssh-agent has; default: a key of yours in ssh-agent")
 	cmd.Flags().StringVar(&assertion, "assertion", "", "file with what a browser gave for a passkey of yours, instead of --key")
 	cmd.Flags().BoolVar(&yes, "yes", false, "sign without asking")
-	cmd.MarkFlagsMutuallyExclusive("key", "assertion")
 	return cmd
 }
 
