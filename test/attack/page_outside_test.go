@@ -88,7 +88,7 @@ func (b *bells) silent(t *testing.T) {
 // be; sockets that know no proxy. Nothing of this host may be reached, and
 // whatever came to door 2 must have been refused there by its true address.
 //
-// Threats: T8, T37, T40, A1, A2, A3, A4, A6, A7, A8, B1, B2, B7, H1, H2 (form, guardrail, containment); T38, T39, H8 (containment, browser)
+// Threats: T8, T37, T40, A1, A2, A3, A4, A6, A7, A8, A9, A10, A11, B1, B2, B7, H1, H2 (form, guardrail, containment); T38, T39, H8 (containment, browser)
 func TestPageLooksForAnotherWayOut(t *testing.T) {
 	b := ringable(t)
 	var urls []string
@@ -100,6 +100,8 @@ func TestPageLooksForAnotherWayOut(t *testing.T) {
 	p := "127.0.0.1:" + b.port
 	urls = append(urls, "https://"+p+"/n", "http:\\\\"+p+"/n", "http:/"+p+"/n", "ht\ntp://"+p+"/n", "http://127.0\t.0.1:"+b.port+"/n", "//"+p+"/n", "\\\\"+p+"\\n",
 		"http://iam.sandbox.brightwell.localhost\\@"+p+"/n", "http://"+p+"#@iam.sandbox.brightwell.localhost/n", "ws://"+p+"/n", "ftp://"+p+"/n")
+	// Names that look like a governed one, or are none.
+	urls = append(urls, "http://iаm.sandbox.brightwell.localhost:"+b.port+"/n", "http://iam.sandbox.brightwell.localhost.:"+b.port+"/n", "http://xn--iam-.localhost:"+b.port+"/n", "http://xn--example-.com:"+b.port+"/n")
 	// The doors' own ports inside, and where debuggers listen.
 	for _, port := range []string{"3128", "8601", "8602", "9222", "9229"} {
 		urls = append(urls, "http://127.0.0.1:"+port+"/json/version", "http://localhost:"+port+"/json/list")
@@ -154,7 +156,8 @@ setTimeout(() => fetch('/static/done?' + encodeURIComponent(JSON.stringify(done)
 	for _, want := range []string{"http://127.0.0.1:" + b.port + " address_literal", "https://" + p + " address_literal", "http://localhost:" + b.port + " ungoverned_origin",
 		"http://x.localhost:" + b.port + " ungoverned_origin", "http://[::1]:" + b.port + " address_literal", "http://0.0.0.0:" + b.port + " address_literal",
 		"http://169.254.169.254:" + b.port + " address_literal", "http://[fe80::1]:" + b.port + " address_literal", "http://127.0.0.1:8601 address_literal",
-		"http://127.0.0.1:9222 address_literal", "http://iam.sandbox.brightwell.localhost ungoverned_origin", " host_address"} {
+		"http://127.0.0.1:9222 address_literal", "http://iam.sandbox.brightwell.localhost ungoverned_origin", " host_address", " host",
+		"http://xn--im-7kc.sandbox.brightwell.localhost:" + b.port + " ungoverned_origin", "http://iam.sandbox.brightwell.localhost:" + b.port + " ungoverned_origin"} {
 		if !refused[want] {
 			t.Errorf("door 2 refused nothing as %q; it refused %q", want, slices.Sorted(maps.Keys(refused)))
 		}

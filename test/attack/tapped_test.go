@@ -36,7 +36,7 @@ type hostileTap struct {
 	seen   []request
 }
 
-type request struct{ method, host, uri, cookie, body string }
+type request struct{ method, host, uri, cookie, auth, body string }
 
 // hostile is the tapped rig with a script of the attacker's in ticket 4711.
 func hostile(t *testing.T, script string, answer func(http.ResponseWriter, *http.Request) bool) (*rig.Rig, *hostileTap) {
@@ -62,7 +62,7 @@ func (p *hostileTap) intercept(w http.ResponseWriter, r *http.Request) bool {
 	b, _ := io.ReadAll(io.LimitReader(r.Body, 1<<20)) // what was cut is seen as cut
 	r.Body = io.NopCloser(bytes.NewReader(b))
 	p.mu.Lock()
-	p.seen = append(p.seen, request{r.Method, r.Host, r.RequestURI, r.Header.Get("Cookie"), string(b)})
+	p.seen = append(p.seen, request{r.Method, r.Host, r.RequestURI, r.Header.Get("Cookie"), r.Header.Get("Authorization") + r.Header.Get("Proxy-Authorization"), string(b)})
 	answer := p.answer
 	p.mu.Unlock()
 	return answer != nil && answer(w, r)
