@@ -50,7 +50,6 @@ const patience = 20 * time.Second
 //	drag:MARK DX,DY from the mark
 //	scroll:DIRECTION AMOUNT   zoom:X0,Y0,X1,Y1   home:
 //	do:JSON        one action in the vendor's form
-//	settle:        from here on presses wait until a mark moves no more
 func Walk(ctx context.Context, args []string) error {
 	var all []walk
 	if err := json.Unmarshal([]byte(args[0]), &all); err != nil {
@@ -84,12 +83,7 @@ func Walk(ctx context.Context, args []string) error {
 	return nil
 }
 
-type walker struct {
-	*rig.Hand
-	// settle looks until a mark has stopped moving, as a person would, on pages
-	// that slide things in.
-	settle bool
-}
+type walker struct{ *rig.Hand }
 
 // clicks are the steps that press a mark, by the vendor's name of the action.
 var clicks = map[string]string{"press": "left_click", "right": "right_click", "middle": "middle_click", "double": "double_click",
@@ -98,7 +92,7 @@ var clicks = map[string]string{"press": "left_click", "right": "right_click", "m
 func (w *walker) step(ctx context.Context, s string) (code string, err error) {
 	kind, arg, _ := strings.Cut(s, ":")
 	if click := clicks[kind]; click != "" {
-		m, err := w.find(ctx, arg, true, w.settle)
+		m, err := w.find(ctx, arg, true)
 		if err != nil {
 			return "", err
 		}
@@ -112,13 +106,10 @@ func (w *walker) step(ctx context.Context, s string) (code string, err error) {
 			return "", err
 		}
 		return w.neutral(ctx, map[string]any{"type": "wait", "seconds": float64(n) / 1000})
-	case "settle":
-		w.settle = true
-		return "", nil
 	case "home":
 		return w.neutral(ctx, map[string]any{"type": "home"})
 	case "see", "gone":
-		_, err := w.find(ctx, arg, kind == "see", false)
+		_, err := w.find(ctx, arg, kind == "see")
 		return "", err
 	case "type":
 		return w.Type(ctx, arg)
@@ -136,7 +127,7 @@ func (w *walker) step(ctx context.Context, s string) (code string, err error) {
 		return code, err
 	case "drag":
 		mark, by, _ := strings.Cut(arg, " ")
-		m, err := w.find(ctx, mark, true, w.settle)
+		m, err := w.find(ctx, mark, true)
 		if err != nil {
 			return "", err
 		}
@@ -175,9 +166,8 @@ func (w *walker) step(ctx context.Context, s string) (code string, err error) {
 	return "", fmt.Errorf("step %q is not known", s)
 }
 
-// find looks until a mark is on the screen, and rests there, or until it is not.
-func (w *walker) find(ctx context.Context, text string, want, rest bool) (marks.Mark, error) {
-	var before marks.Mark
+// find looks until a mark is on the screen, or until it is not.
+func (w *walker) find(ctx context.Context, text string, want bool) (marks.Mark, error) {
 	for end := time.Now().Add(patience); ; {
 		ms, err := w.See(ctx)
 		if err != nil {
@@ -191,15 +181,12 @@ func (w *walker) find(ctx context.Context, text string, want, rest bool) (marks.
 			}
 		}
 		switch {
-		case found != nil && want && (!rest || *found == before):
+		case found != nil && want:
 			return *found, nil
 		case found == nil && !want:
 			return marks.Mark{}, nil
 		case time.Now().After(end):
 			return marks.Mark{}, fmt.Errorf("%q on the screen is %t", text, !want)
-		}
-		if before = (marks.Mark{}); found != nil {
-			before = *found
 		}
 		select {
 		case <-ctx.Done():

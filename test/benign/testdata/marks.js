@@ -1,6 +1,7 @@
 // For a hand that cannot read letters: draws the mark (internal/estate/marks)
 // of what each control says over the middle of the control. The canvas takes
-// no pointer, so a press there hits the control itself. Real models do without.
+// no pointer, so a press there hits the control itself. What slides in has a mark
+// when it has come to rest. Real models do without.
 (() => {
   const CELL = 3, ROWS = 2, MAX = 40, PREAMBLE = [0x30, 0x03, 0x0c, 0x3c];
   const check = text => {
@@ -42,13 +43,16 @@
   };
   const canvas = document.createElement('canvas'), style = canvas.style;
   style.cssText = 'position:fixed;left:0;top:0;z-index:2147483647;pointer-events:none';
-  let last = '';
+  let last = '', places = new WeakMap();
   const draw = () => {
     const w = innerWidth, h = innerHeight, taken = [], all = [];
     for (const [kind, select] of KINDS) {
       for (const e of document.querySelectorAll(select)) {
         const b = e.getBoundingClientRect();
         if (!b.width || !b.height || b.bottom < 0 || b.top > h || b.right < 0 || b.left > w) continue;
+        const place = [b.left, b.top, b.width, b.height].join(), rests = places.get(e) === place;
+        places.set(e, place);
+        if (!rests) continue;
         const says = label(e, kind).slice(0, MAX - kind.length - 1).trim();
         if (!says) continue;
         const text = kind + ':' + says, c = cells(text), mw = c.length / ROWS * CELL, mh = ROWS * CELL;
@@ -78,5 +82,5 @@
       });
     }
   };
-  addEventListener('DOMContentLoaded', () => setInterval(draw, 100));
+  addEventListener('DOMContentLoaded', () => setInterval(draw, 60));
 })();
