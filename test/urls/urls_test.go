@@ -124,6 +124,7 @@ func (s *pageServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// Threats: A1, A2, A3, A4, A5, A6, A7, A8, A9, A10, A11, A12, A13, D1, T40 (form)
 func TestHostileURLs(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a browser")
