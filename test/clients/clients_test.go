@@ -96,7 +96,7 @@ type world struct {
 	tap  *tap
 }
 
-func open(t testing.TB, profile cdp.Profile, policy gatetest.Policy) *world {
+func open(t testing.TB, profile cdp.Profile, policy gatetest.Policy, edit ...func(*cdp.Config)) *world {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts a browser")
@@ -110,10 +110,14 @@ func open(t testing.TB, profile cdp.Profile, policy gatetest.Policy) *world {
 	go srv.Serve(b.ProxyListener())
 	kit := gatetest.New(t, policy)
 	version, _, _ := b.Facts()
-	door, err := cdp.New(cdp.Config{Tenant: gatetest.Tenant, Task: gatetest.Task, Agent: gatetest.Agent, Profile: profile, Version: version,
+	config := cdp.Config{Tenant: gatetest.Tenant, Task: gatetest.Task, Agent: gatetest.Agent, Profile: profile, Version: version,
 		Width: 1280, Height: 800, Gate: kit.Gate, Journal: j,
 		Open:  func(e cdp.Events) (cdp.Upstream, error) { return b.OpenClient(browser.ClientEvents(e)) },
-		AppOf: func(string) string { return "site" }})
+		AppOf: func(string) string { return "site" }}
+	for _, e := range edit {
+		e(&config)
+	}
+	door, err := cdp.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}

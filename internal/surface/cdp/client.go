@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -54,12 +55,11 @@ type client struct {
 // session is a session of the client on one target. A session on a tab has no
 // session of the browser behind it (number 0): the tab is ours.
 type session struct {
-	id      string
-	number  int
-	target  *target
-	parent  *session // that it was attached from; nil for the connection
-	auto    autoAttach
-	scripts map[string]bool
+	id     string
+	number int
+	target *target
+	parent *session // that it was attached from; nil for the connection
+	auto   autoAttach
 }
 
 func newClient(s *Server, ctx context.Context, cancel context.CancelFunc, sock *socket) *client {
@@ -183,6 +183,9 @@ func (c *client) ping() {
 }
 
 func (c *client) send(b []byte) {
+	if c.s.c.Secrets != nil {
+		b = redact(b, c.s.c.Secrets())
+	}
 	if !c.out.put(b, len(b)) {
 		c.end(closePolicy, "the client does not read")
 	}
@@ -221,25 +224,34 @@ func (c *client) onMessage(b []byte) {
 		return
 	}
 	switch {
+	case s == nil && line.verdict == rewrite && !overall(r.method):
+		c.fail(r, plain(codeMethod, "'"+r.method+"' wasn't found"))
 	case line.verdict == input:
 		c.hands.take(r, s)
 	case line.verdict == rewrite:
 		c.rewrite(r, s)
-	case (s == nil || s.target == c.self) != (r.method == "Browser.getVersion"):
+	case r.method == "Browser.getVersion" && s != nil && s.target != c.self:
 		c.fail(r, plain(codeMethod, "'"+r.method+"' wasn't found"))
 	default:
 		c.forward(r, s, r.params, nil)
 	}
 }
 
+// overall reports whether a method that is answered here may come without a
+// session.
+func overall(method string) bool {
+	return strings.HasPrefix(method, "Target.") || strings.HasPrefix(method, "Browser.")
+}
+
 // forward passes a request on with params. change may replace the result.
 func (c *client) forward(r request, s *session, params jsontext.Value, change func(jsontext.Value) jsontext.Value) {
-	n := 0
-	if s != nil && s.target != c.self {
-		if n = s.number; n == 0 {
+	n := 0 // the browser itself
+	if r.method != "Browser.getVersion" {
+		if s == nil || s.number == 0 {
 			c.fail(r, plain(codeMethod, "'"+r.method+"' wasn't found"))
 			return
 		}
+		n = s.number
 	}
 	c.up.Send(n, r.method, params, func(result, fault []byte) {
 		c.postSized(len(result), func() {
@@ -288,75 +300,6 @@ func (c *client) record(why *problem, method string, raw []byte) {
 	}
 	c.refused[key] = true
 	c.hands.note(why.Code, method, raw)
-}
-
-// queue is first in, first out, with a bound on the weight of what it holds.
-type queue[T any] struct {
-	mu     sync.Mutex
-	ready  *sync.Cond
-	items  []item[T]
-	weight int
-	limit  int
-	closed bool
-	last   bool // nothing more is put in
-}
-
-type item[T any] struct {
-	v      T
-	weight int
-}
-
-func newQueue[T any](limit int) *queue[T] {
-	q := &queue[T]{limit: limit}
-	q.ready = sync.NewCond(&q.mu)
-	return q
-}
-
-// put reports false if the queue is full. What is put into a closed queue is lost.
-func (q *queue[T]) put(v T, weight int) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed {
-		return true
-	}
-	if q.weight+weight > q.limit {
-		return false
-	}
-	q.items = append(q.items, item[T]{v, weight})
-	q.weight += weight
-	q.ready.Signal()
-	return true
-}
-
-func (q *queue[T]) take() (v T, ok bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for len(q.items) == 0 && !q.closed && !q.last {
-		q.ready.Wait()
-	}
-	if len(q.items) == 0 || q.closed {
-		return v, false
-	}
-	i := q.items[0]
-	q.items[0] = item[T]{}
-	q.items = q.items[1:]
-	q.weight -= i.weight
-	return i.v, true
-}
-
-// finish lets what is in the queue go out, and then ends it.
-func (q *queue[T]) finish() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.last = true
-	q.ready.Broadcast()
-}
-
-func (q *queue[T]) shut() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.closed = true
-	q.ready.Broadcast()
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

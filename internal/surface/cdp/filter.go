@@ -1,6 +1,9 @@
 package cdp
 
 import (
+	"bytes"
+	"encoding/base64"
+	"net/url"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -98,4 +101,29 @@ func clean(v any) {
 			}
 		}
 	}
+}
+
+// redacted stands in the place of a secret.
+const redacted = "[sallyport:redacted]"
+
+// redact takes secrets out of a message: as they are, as JSON has them, as a
+// URL has them, and in base64. A value of less than 6 bytes is not looked for.
+func redact(b []byte, secrets []string) []byte {
+	for _, s := range secrets {
+		if len(s) < 6 {
+			continue
+		}
+		escaped := quote(s)
+		for _, form := range []string{s, escaped[1 : len(escaped)-1], url.QueryEscape(s), url.PathEscape(s),
+			base64.StdEncoding.EncodeToString([]byte(s)), base64.URLEncoding.EncodeToString([]byte(s))} {
+			// What could break the message as JSON is only in its other forms.
+			if form == s && form != escaped[1:len(escaped)-1] {
+				continue
+			}
+			if bytes.Contains(b, []byte(form)) {
+				b = bytes.ReplaceAll(b, []byte(form), []byte(redacted))
+			}
+		}
+	}
+	return b
 }

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// Config is what one endpoint needs. Every field but Profile must be set.
+// Config is what one endpoint needs. Every field but Profile and Secrets must be set.
 type Config struct {
 	Tenant, Task, Agent string
 	Profile             Profile // zero: Sealed
@@ -29,6 +29,10 @@ type Config struct {
 	Open func(Events) (Upstream, error)
 	// AppOf names the connector that owns an origin, or "".
 	AppOf func(origin string) string
+	// Secrets are values that the client must not see even if a page got hold
+	// of one; may be nil. Door 2 keeps them out of pages; this is the second
+	// look. It is called for each message and must not block.
+	Secrets func() []string
 }
 
 // Server is the endpoint of one task.

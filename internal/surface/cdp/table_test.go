@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -249,7 +248,7 @@ func TestProfilesWiden(t *testing.T) {
 	if n[Pinned] < 50 || n[Open] <= n[Pinned] || n[Open] > 150 {
 		t.Errorf("pinned has %d methods, open %d", n[Pinned], n[Open])
 	}
-	t.Log(fmt.Sprintf("of %d methods: pinned %d, open %d", len(table()), n[Pinned], n[Open]))
+	t.Logf("of %d methods: pinned %d, open %d", len(table()), n[Pinned], n[Open])
 }
 
 func TestTableMistakes(t *testing.T) {

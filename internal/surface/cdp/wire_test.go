@@ -2,6 +2,8 @@ package cdp
 
 import (
 	"bytes"
+	"encoding/base64"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -116,5 +118,25 @@ func TestNetworkEventsAreClean(t *testing.T) {
 		if strings.Contains(e, "ExtraInfo") || strings.Contains(e, "Frame") && strings.HasPrefix(e, "Network.webSocketFrame") && e != "Network.webSocketFrameError" {
 			t.Errorf("%s is passed on", e)
 		}
+	}
+}
+
+// TestRedact: a secret that a page got hold of stays here in every usual form,
+// and the message stays JSON.
+func TestRedact(t *testing.T) {
+	secret := `p"w\\ö&+ x/7`
+	for name, v := range map[string]any{"plain": secret, "url": url.QueryEscape(secret), "path": url.PathEscape(secret),
+		"base64": base64.StdEncoding.EncodeToString([]byte(secret)), "inside": "a" + secret + "b", "nested": map[string]any{"a": []any{secret}}} {
+		got := redact(toJSON(map[string]any{"id": 1, "result": v}), []string{"", "abc", secret})
+		if !bytes.Contains(got, []byte(redacted)) {
+			t.Errorf("%s: got %s", name, got)
+		}
+		var back any
+		if err := json.Unmarshal(got, &back); err != nil {
+			t.Errorf("%s: %v in %s", name, err, got)
+		}
+	}
+	if got := redact([]byte(`{"id":1}`), []string{`"id":1`}); string(got) != `{"id":1}` {
+		t.Errorf("the message itself: got %s", got)
 	}
 }
