@@ -20,7 +20,7 @@ import (
 // answers as people and enforcement points do.
 func heldActions(t *testing.T, r *apitest.Rig) {
 	k := apitest.NewPasskey(t)
-	r.AddPasskey(t, "ines", k)
+	r.SetPasskeys(t, "ines", k)
 	ctx, cancel := context.WithCancel(t.Context())
 	ran := make(chan error, 1)
 	go func() {

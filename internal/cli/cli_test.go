@@ -232,7 +232,8 @@ func (u *user) approve() {
 // passkey approves with what a browser gives for what the command prints.
 func (u *user) passkey(id string) {
 	k := apitest.NewPasskey(u.T)
-	u.r.AddPasskey(u.T, "ines", k)
+	u.r.SetPasskeys(u.T, "ines", k)
+	defer u.r.SetPasskeys(u.T, "ines")
 	var a api.Approval
 	if err := json.Unmarshal([]byte(u.do("", "approvals", id, "-o", "json", "--as", "ines").out), &a); err != nil || len(a.Passkeys) != 1 {
 		u.Fatalf("passkeys: got %+v, %v", a.Passkeys, err)

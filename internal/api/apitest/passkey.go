@@ -64,8 +64,9 @@ func (p *Passkey) Get(t testing.TB, o api.PasskeyOptions) []byte {
 	return out
 }
 
-// AddPasskey declares a passkey of a person, as the one who administers them.
-func (r *Rig) AddPasskey(t testing.TB, person string, k *Passkey) {
+// SetPasskeys declares which passkeys a person has, as the one who administers
+// people.
+func (r *Rig) SetPasskeys(t testing.TB, person string, keys ...*Passkey) {
 	t.Helper()
 	all, err := r.As("noor").Resources(t.Context(), resource.KindPerson, person)
 	if err != nil {
@@ -75,7 +76,11 @@ func (r *Rig) AddPasskey(t testing.TB, person string, k *Passkey) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.Spec.(*resource.PersonSpec).Passkeys = []resource.Passkey{k.Passkey}
+	spec := p.Spec.(*resource.PersonSpec)
+	spec.Passkeys = nil
+	for _, k := range keys {
+		spec.Passkeys = append(spec.Passkeys, k.Passkey)
+	}
 	if _, err := r.As("kofi").Apply(t.Context(), []resource.Resource{p}); err != nil {
 		t.Fatal(err)
 	}
