@@ -3,8 +3,9 @@
 // that or nothing.
 //
 // Invariants:
-//   - Input leaves only through Press, which uses up a permit of the gate
-//     before the first event, and one action is in flight at a time.
+//   - Input leaves only through Press, and through Mouse, Key and Type of the
+//     one Client, each of which uses up a permit of the gate before the first
+//     event, and one action is in flight at a time.
 //   - Every document has a guard before its first script runs. A target whose
 //     guard could not be put in place takes no input.
 //   - The guard lets trusted input through only to the element that was

@@ -119,6 +119,9 @@ func (c *counted) Close() error {
 	return err
 }
 
+// closeLimit is how long Close waits for the last input to have ended.
+const closeLimit = 2 * time.Second
+
 // Close cuts every connection; what is in flight sees its context end.
 func (s *Server) Close() error {
 	s.mu.Lock()
@@ -128,7 +131,10 @@ func (s *Server) Close() error {
 	err := s.http.Close()
 	if live != nil {
 		live.end(closeNormal, "the task is over")
-		<-live.over
+		select {
+		case <-live.over:
+		case <-time.After(closeLimit): // a browser that does not answer keeps no kill waiting
+		}
 	}
 	return err
 }
