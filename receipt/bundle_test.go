@@ -156,6 +156,8 @@ func TestBundle(t *testing.T) {
 
 // TestEveryByteCounts changes each byte of a bundle in several ways, drops it,
 // doubles it, and cuts the file there: none may verify.
+//
+// Threats: T53 (ledger)
 func TestEveryByteCounts(t *testing.T) {
 	l, b := full(t)
 	o := receipt.Options{Key: l.key}
@@ -199,6 +201,8 @@ func TestEveryByteCounts(t *testing.T) {
 
 // TestSealedLies are bundles that the holder of the log's key sealed, and which
 // say something that is not so.
+//
+// Threats: T53 (ledger)
 func TestSealedLies(t *testing.T) {
 	l := newLog(t, 5)
 	other := newLog(t, 4)

@@ -86,6 +86,7 @@ func TestConcurrentQuorum(t *testing.T) {
 	}
 }
 
+// Threats: I3 (approval)
 func TestConcurrentUse(t *testing.T) {
 	f := newFixture(t)
 	k := newKey(t)

@@ -50,6 +50,8 @@ func (f *fixture) set(kind, id string, v any) {
 
 // Whatever changes of policy, boundary or resources between question, answer and
 // use: nothing is released.
+//
+// Threats: T50, I5, I8 (approval)
 func TestChangeKillsTheApproval(t *testing.T) {
 	d := func(s string) action.Digest { return canon.Digest([]byte(s)) }
 	start := force{d("policy"), d("boundary"), d("resources")}
@@ -96,6 +98,8 @@ func TestChangeKillsTheApproval(t *testing.T) {
 
 // Another request, another task, another tenant's page: the digest that is about
 // to be released is what counts.
+//
+// Threats: T50, I1, I2 (approval)
 func TestRequestChangeKillsTheApproval(t *testing.T) {
 	f := newFixture(t)
 	k := newPasskey(t, "ES256")
@@ -116,6 +120,8 @@ func TestRequestChangeKillsTheApproval(t *testing.T) {
 }
 
 // Many gateways, each with its own engine over one store, race for one approval.
+//
+// Threats: T50, I3 (approval)
 func TestGatewaysRaceForOneApproval(t *testing.T) {
 	f := newFixture(t)
 	k := newPasskey(t, "ES256")
@@ -153,6 +159,8 @@ func TestGatewaysRaceForOneApproval(t *testing.T) {
 }
 
 // Whoever asks without end is refused: of one task, of one person, in all.
+//
+// Threats: T52 (approval)
 func TestDripBudget(t *testing.T) {
 	f := newFixture(t)
 	ask := func(task string) error {

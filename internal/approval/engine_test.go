@@ -142,6 +142,8 @@ func TestQuorum(t *testing.T) {
 }
 
 // What is not recorded did not happen.
+//
+// Threats: T55 (ledger)
 func TestLedgerDown(t *testing.T) {
 	f := newFixture(t)
 	k := newKey(t)

@@ -14,6 +14,8 @@ import (
 )
 
 // Each case differs from a good approval in one thing.
+//
+// Threats: T50, I1, I2, I4, I8 (approval)
 func TestGrantRefusals(t *testing.T) {
 	jo, eve := newKey(t), newKey(t)
 	for name, c := range map[string]struct {
@@ -214,6 +216,8 @@ func (k flagsForged) Sign(_ io.Reader, data []byte) (*ssh.Signature, error) {
 
 // A signature for one tenant is shown to another that has the same people and
 // even the same request.
+//
+// Threats: I2 (approval)
 func TestReplayOnAnotherTenant(t *testing.T) {
 	l, _ := ledgertest.NewLedger(t)
 	k := newKey(t)
@@ -238,6 +242,7 @@ func TestReplayOnAnotherTenant(t *testing.T) {
 	fs[1].want(err, "signature_invalid")
 }
 
+// Threats: T50, I1, I8 (approval)
 func TestUseRefusals(t *testing.T) {
 	f := newFixture(t)
 	k := newKey(t)

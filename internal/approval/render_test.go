@@ -61,6 +61,8 @@ func TestRender(t *testing.T) {
 
 // Whatever a page or a parameter holds, the text has as many lines as fields,
 // nothing that moves a cursor, and no two values that look the same.
+//
+// Threats: T24, T51, I7 (approval)
 func TestDisplayTricks(t *testing.T) {
 	lines := strings.Count(approval.Render(shown()), "\n")
 	for name, v := range map[string]string{
@@ -126,6 +128,8 @@ func TestDisplayTricks(t *testing.T) {
 
 // A long value cannot push the rest off the screen, and its length and digest
 // are shown.
+//
+// Threats: T51 (approval)
 func TestOverlong(t *testing.T) {
 	s := shown()
 	long := strings.Repeat("A", 50000) + "end"
@@ -205,6 +209,8 @@ func TestExcludedAreToldApart(t *testing.T) {
 
 // As many fields as a statement may have, each as long as it may be, stay within
 // what a person can scroll, and what is signed stands at the end.
+//
+// Threats: T51 (approval)
 func TestManyLongFields(t *testing.T) {
 	s := shown()
 	s.Quoted = map[string]string{}

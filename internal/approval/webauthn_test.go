@@ -142,6 +142,8 @@ func TestPasskeyGrantAndUse(t *testing.T) {
 
 // Each case differs from a good approval by passkey in one thing. None of them
 // releases anything, and the good one still does afterwards.
+//
+// Threats: T50, I1, I2, I4, I8 (approval)
 func TestPasskeyAttacks(t *testing.T) {
 	type world struct {
 		*fixture
@@ -351,6 +353,8 @@ func TestVerifyRequiredByTheKey(t *testing.T) {
 }
 
 // Mutated approvals by the thousand: exactly the legitimate ones release.
+//
+// Threats: T50, I1 (approval)
 func TestMutatedApprovals(t *testing.T) {
 	f := newFixture(t)
 	k := newPasskey(t, "EdDSA")

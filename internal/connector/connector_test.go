@@ -115,6 +115,8 @@ func TestRecognize(t *testing.T) {
 // TestTricks: each is a request that some server reads as an operation and some
 // reader does not. None may be recognised, and none may count as a read when it
 // could be a write.
+//
+// Threats: T19, A13, D1, D2, D3, D5, M1 (guardrail)
 func TestTricks(t *testing.T) {
 	set := newSet(t)
 	reset := func(path string) [4]string { return [4]string{"POST", path, form, "_csrf=x"} }
@@ -249,6 +251,7 @@ func TestReadsDenied(t *testing.T) {
 	}
 }
 
+// Threats: T20 (form)
 func TestBodyMustBeTheOneDecidedOn(t *testing.T) {
 	set := newSet(t)
 	r, _ := request("POST", "/users/jo/mfa/reset", form, "_csrf=x")
@@ -263,6 +266,7 @@ func TestBodyMustBeTheOneDecidedOn(t *testing.T) {
 	}
 }
 
+// Threats: T40, A11 (guardrail)
 func TestStagesAndOrigins(t *testing.T) {
 	set := newSet(t)
 	for name, origin := range map[string]string{

@@ -66,6 +66,8 @@ func TestGraphQL(t *testing.T) {
 
 // TestGraphQLTricks: each hides what is executed, or is executed differently by
 // another reader.
+//
+// Threats: T19 (guardrail)
 func TestGraphQLTricks(t *testing.T) {
 	recognize := recognizer(t, graphOperations...)
 	post := func(document string, more ...string) [4]string {

@@ -94,6 +94,8 @@ func TestMultipart(t *testing.T) {
 }
 
 // TestMultipartTricks: each is one body to one server and another to the next.
+//
+// Threats: T19 (guardrail)
 func TestMultipartTricks(t *testing.T) {
 	recognize := recognizer(t, upload,
 		Operation{Name: "app.loose", Method: "POST", Path: "/loose", Effect: action.Write,

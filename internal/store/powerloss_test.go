@@ -263,6 +263,8 @@ func TestPowerLossSeesMissingSync(t *testing.T) {
 
 // TestFullDisk: nothing is acknowledged that did not fit, and the ledger goes
 // on by itself when there is room again.
+//
+// Threats: T55 (ledger)
 func TestFullDisk(t *testing.T) {
 	if testing.Short() {
 		t.Skip("mounts a file system")
@@ -308,6 +310,8 @@ func TestFullDisk(t *testing.T) {
 // clean that are not on the disk. Nothing is written any more, and the folder
 // is refused until it is cleared. So after that of a commit, and after that of
 // copying the log into the database, which no caller waits for.
+//
+// Threats: T55 (ledger)
 func TestFailedSyncPoisons(t *testing.T) {
 	if testing.Short() {
 		t.Skip("mounts a file system")

@@ -15,6 +15,8 @@ import (
 )
 
 // TestSealed: the narrowest profile has no door at all.
+//
+// Threats: T1 (form)
 func TestSealed(t *testing.T) {
 	w := open(t, "", nil)
 	for _, path := range []string{"/json/version", "/json/list", "/json/protocol", "/json/new?about:blank", "/devtools/browser/x"} {
@@ -32,6 +34,8 @@ func TestSealed(t *testing.T) {
 
 // TestForeignRequests: a page in whatever browser, a name that was bound to
 // this machine, and the endpoints of Chromium that act.
+//
+// Threats: T8, B5, H1, H2 (form)
 func TestForeignRequests(t *testing.T) {
 	w := open(t, cdp.Open, nil)
 	do := func(method, path, host, origin string, want int) {
@@ -71,6 +75,8 @@ func TestForeignRequests(t *testing.T) {
 
 // TestOneClient: while one is connected nobody else is; the next one meets
 // nothing of it.
+//
+// Threats: T7 (form)
 func TestOneClient(t *testing.T) {
 	w := open(t, cdp.Open, nil)
 	a := w.dial()
@@ -109,6 +115,8 @@ func (c *raw) attachOnly(t *testing.T) string {
 const site1 = "http://site.test"
 
 // TestForeignNames: what was not given cannot be named.
+//
+// Threats: T5, T9 (form)
 func TestForeignNames(t *testing.T) {
 	c := open(t, cdp.Open, nil).dial()
 	target, s := c.page(site1 + "/form")
@@ -151,6 +159,8 @@ func TestForeignNames(t *testing.T) {
 
 // TestGuardIsInvisible: the guard's world is not told of, and its contexts
 // cannot be used by guessing their numbers, by number, unique id, object or name.
+//
+// Threats: T28 (browser)
 func TestGuardIsInvisible(t *testing.T) {
 	c := open(t, cdp.Open, nil).dial()
 	_, s := c.page(site1 + "/frames")
@@ -333,6 +343,8 @@ func TestInputForms(t *testing.T) {
 
 // TestSwapOnPress (T27, T28): the page puts another button under the pointer
 // while the press is on its way.
+//
+// Threats: T28, H6 (browser)
 func TestSwapOnPress(t *testing.T) {
 	c := open(t, cdp.Open, nil).dial()
 	_, s := c.page(site1 + "/form")
@@ -364,6 +376,8 @@ func TestScriptHasNoGesture(t *testing.T) {
 
 // TestNoSecretInEvents (T44, T47): the session cookie that the site sets, and a
 // body that is sent, are in nothing that the client hears, by any method.
+//
+// Threats: T44, T47 (door)
 func TestNoSecretInEvents(t *testing.T) {
 	c := open(t, cdp.Open, nil).dial()
 	_, s := c.page(site1 + "/form")
@@ -416,6 +430,8 @@ func TestSecretInAPage(t *testing.T) {
 
 // TestPopupIsGuarded (T6, R24): a window that a page opens is shown with its
 // guard in it, and an input there goes through the gate like any other.
+//
+// Threats: T6 (browser)
 func TestPopupIsGuarded(t *testing.T) {
 	w := open(t, cdp.Open, nil)
 	c := w.dial()

@@ -16,6 +16,8 @@ import (
 )
 
 // TestMalformedMessages: an error each, then the end; never a crash.
+//
+// Threats: T2 (form)
 func TestMalformedMessages(t *testing.T) {
 	w := open(t, cdp.Open, nil)
 	c := w.dial()
@@ -146,6 +148,8 @@ func TestManyConnections(t *testing.T) {
 
 // TestEndOfTask: when the task has ended nothing is pressed any more, and when
 // the door closes the client goes.
+//
+// Threats: T57 (authority)
 func TestEndOfTask(t *testing.T) {
 	w := open(t, cdp.Open, nil)
 	c := w.dial()

@@ -186,6 +186,8 @@ func TestEveryMethodHasALine(t *testing.T) {
 }
 
 // TestRefusedInEveryProfile names what must never be passed on.
+//
+// Threats: T1, T3, T4 (form)
 func TestRefusedInEveryProfile(t *testing.T) {
 	domains := `Audits.getEncodedResponse Animation Autofill BackgroundService BluetoothEmulation CSS CacheStorage Cast DOMDebugger DOMSnapshot DOMStorage
 		Debugger DeviceAccess DigitalCredentials Extensions FedCm Fetch FileSystem HeapProfiler IO IndexedDB Memory Overlay PWA Profiler Security ServiceWorker

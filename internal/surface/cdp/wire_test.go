@@ -21,6 +21,8 @@ func TestParseRequest(t *testing.T) {
 }
 
 // TestMalformed: what two readers could understand differently has no reading.
+//
+// Threats: T2, M1 (form)
 func TestMalformed(t *testing.T) {
 	deep := `{"id":1,"method":"A.b","params":{"a":` + strings.Repeat("[", 80) + strings.Repeat("]", 80) + `}}`
 	for name, s := range map[string]string{
@@ -60,6 +62,7 @@ func TestParameters(t *testing.T) {
 	}
 }
 
+// Threats: T9, A14 (form)
 func TestAddress(t *testing.T) {
 	for s, want := range map[string]bool{
 		"http://a.test/": true, "HTTPS://a.test/x?y#z": true, "about:blank": true,
@@ -100,6 +103,8 @@ func FuzzParseRequest(f *testing.F) {
 
 // TestNetworkEventsAreClean: no cookie, credential or body is left anywhere in
 // an event, in whatever case headers are written.
+//
+// Threats: T44, T47 (door)
 func TestNetworkEventsAreClean(t *testing.T) {
 	in := `{"requestId":"1","hasExtraInfo":true,"redirectHasExtraInfo":true,"data":"bXkgU0VDUkVU","request":{"url":"http://a/","postData":"SECRET","hasPostData":true,
 		"postDataEntries":[{"bytes":"SECRET"}],"headers":{"Cookie":"SECRET","AUTHORIZATION":"SECRET","accept":"*/*","Proxy-Authorization":"SECRET"}},
@@ -123,6 +128,8 @@ func TestNetworkEventsAreClean(t *testing.T) {
 
 // TestRedact: a secret that a page got hold of stays here in every usual form,
 // and the message stays JSON.
+//
+// Threats: T44 (door)
 func TestRedact(t *testing.T) {
 	secret := `p"w\\ö&+ x/7`
 	for name, v := range map[string]any{"plain": secret, "url": url.QueryEscape(secret), "path": url.PathEscape(secret),

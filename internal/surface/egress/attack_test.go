@@ -23,6 +23,8 @@ import (
 // TestSmuggling sends bytes that two HTTP/1.1 readers could split differently.
 // None may reach the origin, each is recorded as malformed, and the connection
 // ends so that what follows is not read as a request.
+//
+// Threats: C1, C2, C5, C8, C14, D1, D4, T19 (form)
 func TestSmuggling(t *testing.T) {
 	const smuggled = "GET /smuggled HTTP/1.1\r\nHost: HOST\r\n\r\n"
 	for name, tc := range map[string]struct{ code, in string }{
@@ -139,6 +141,8 @@ func TestSmuggling(t *testing.T) {
 }
 
 // TestProxyPort attacks the listener itself: absolute form and CONNECT.
+//
+// Threats: A4, A5, A6, A12, T40, T42 (form)
 func TestProxyPort(t *testing.T) {
 	for name, tc := range map[string]struct{ code, in string }{
 		"absolute_host_mismatch": {"host_mismatch", "GET http://HOST/ HTTP/1.1\r\nHost: evil.example\r\n\r\n"},
@@ -173,6 +177,8 @@ func TestProxyPort(t *testing.T) {
 
 // TestEarlyTunnelData: a client that talks before it is answered may be talking
 // to somebody who reads the boundary elsewhere.
+//
+// Threats: C4 (form)
 func TestEarlyTunnelData(t *testing.T) {
 	o := newOrigin(t, false, nil)
 	r := newRig(t, o, nil)
@@ -230,6 +236,7 @@ func TestChunkedIsOneBody(t *testing.T) {
 	}
 }
 
+// Threats: C13, T42 (form)
 func TestSNI(t *testing.T) {
 	o := newOrigin(t, true, nil)
 	r := newRig(t, o, nil)
@@ -249,6 +256,8 @@ func TestSNI(t *testing.T) {
 
 // TestPlainInTunnel: CONNECT to the https port and then plain HTTP is another
 // origin, which no connector owns.
+//
+// Threats: T42 (door)
 func TestPlainInTunnel(t *testing.T) {
 	o := newOrigin(t, true, nil)
 	r := newRig(t, o, nil)
@@ -258,6 +267,7 @@ func TestPlainInTunnel(t *testing.T) {
 	}
 }
 
+// Threats: T38, H8 (form)
 func TestTunnelProtocol(t *testing.T) {
 	r := newRig(t, nil, nil)
 	for _, first := range []string{"\x00\x01\x00\x00", "\x80\x2e\x01", "\n", "get / HTTP/1.1\r\n\r\n"} {
@@ -272,6 +282,7 @@ func TestTunnelProtocol(t *testing.T) {
 	}
 }
 
+// Threats: A1, A2, A5, A8, A10, A11, A12, T40 (form)
 func TestHosts(t *testing.T) {
 	good := map[string]string{
 		"a.example": "https://a.example", "A.Example.": "https://a.example", "a.example:443": "https://a.example",
@@ -296,6 +307,7 @@ func TestHosts(t *testing.T) {
 	}
 }
 
+// Threats: A13, D1, D2 (form)
 func TestAmbiguousPaths(t *testing.T) {
 	for _, p := range []string{"/a/../b", "/a/./b", "/..", "/a/%2e%2e/b", "/a/.%2E/b", "/a%2fb", "/a%2Fb", "/a%5cb", "/a\\b", "/a%00b", "/a//b",
 		"/a%252fb", "/a/%252e%252e/b", "/a/%25%32%65%25%32%65/b", "/a/..;x/b", "/a/%2e%2e;x/b", "/a%zz", "/a%", "/a%2", "/a/%252e/b", "/%25252fa"} {
@@ -327,6 +339,8 @@ func TestAmbiguousPaths(t *testing.T) {
 }
 
 // TestAddresses: where an allowed origin may not be.
+//
+// Threats: B1, B2, B3, T37 (door)
 func TestAddresses(t *testing.T) {
 	for _, a := range []string{"0.0.0.0", "0.1.2.3", "169.254.169.254", "224.0.0.1", "255.255.255.255", "240.0.0.1", "::", "fe80::1", "ff02::1",
 		"::ffff:169.254.169.254", "64:ff9b::7f00:1", "64:ff9b::a00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2002:a00:1::1", "2001:0:1::1", "::7f00:1",
@@ -367,6 +381,7 @@ func (f *flipping) Dial(_ context.Context, a netip.AddrPort) (net.Conn, error) {
 	return nil, net.ErrClosed
 }
 
+// Threats: B4, T37 (door)
 func TestRebinding(t *testing.T) {
 	f := &flipping{answer: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("127.0.0.1")}, dialed: make(chan netip.AddrPort, 9)}
 	remote := func(r action.Request, _ []byte) (Recognized, error) {
@@ -396,12 +411,15 @@ func TestRebinding(t *testing.T) {
 }
 
 // TestAddressLiteral: without a connector of exactly that origin.
+//
+// Threats: T37 (form)
 func TestAddressLiteral(t *testing.T) {
 	r := newRig(t, nil, nil)
 	resp, _ := get(t, r.client(false), "http://127.0.0.1:1/")
 	wantDenied(t, resp.StatusCode, resp.Header, "address_literal")
 }
 
+// Threats: C14 (form)
 func TestOversizedBody(t *testing.T) {
 	o := newOrigin(t, false, nil)
 	r := newRig(t, o, nil, func(c *Config) { c.MaxBody = 10 })
@@ -424,6 +442,8 @@ func TestOversizedBody(t *testing.T) {
 }
 
 // TestHTTP2Pseudo sends frames that name two hosts, another scheme or no target.
+//
+// Threats: C3, C13, T42 (form)
 func TestHTTP2Pseudo(t *testing.T) {
 	o := newOrigin(t, true, nil)
 	r := newRig(t, o, nil)
@@ -501,6 +521,8 @@ func TestHTTP2Pseudo(t *testing.T) {
 }
 
 // TestGzipBomb: a compressed response is bounded.
+//
+// Threats: M2, T49 (door)
 func TestGzipBomb(t *testing.T) {
 	if testing.Short() {
 		t.Skip("decompresses 256 MiB")
@@ -548,6 +570,8 @@ func TestOldTunnels(t *testing.T) {
 
 // TestRapidReset opens and resets streams as fast as it can (CVE-2023-44487), and
 // floods CONTINUATION frames (CVE-2023-45288). Others are served meanwhile.
+//
+// Threats: M2, T49 (door)
 func TestRapidReset(t *testing.T) {
 	o := newOrigin(t, true, nil)
 	r := newRig(t, o, nil)

@@ -42,6 +42,8 @@ func receivedDigest(t testing.TB, origin string, s seen) action.Digest {
 
 // TestDecidedIsSent draws requests and compares the digest that was decided with
 // one computed from what the origin received.
+//
+// Threats: T20, C8 (dispatch)
 func TestDecidedIsSent(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		t.Run(fmt.Sprint("tls_", secure), func(t *testing.T) {
@@ -171,6 +173,8 @@ func FuzzTarget(f *testing.F) {
 }
 
 // TestHeaderPolicy: spoofs, placeholders and overrides end at the door.
+//
+// Threats: T21, T22, B8, C6, C7, C9 (door)
 func TestHeaderPolicy(t *testing.T) {
 	o := newOrigin(t, true, nil)
 	gone := []string{"X-Sallyport-Task", "Sallyport-Decision", "Proxy-Authorization", "Proxy-Foo", "Cookie", "Authorization", "Range", "If-Range",
@@ -226,6 +230,7 @@ func TestHeaderPolicy(t *testing.T) {
 	}
 }
 
+// Threats: T19 (form)
 func TestOverrideField(t *testing.T) {
 	const mp = "--b\r\nContent-Disposition: form-data; name=\"_method\"\r\n\r\nPUT\r\n--b--\r\n"
 	for name, tc := range map[string]struct{ query, bodyType, body string }{
@@ -257,6 +262,8 @@ func TestOverrideField(t *testing.T) {
 
 // TestTransportDoesNotRepeat: net/http sends some requests again when a kept
 // connection breaks. A permit is for one.
+//
+// Threats: T19 (door)
 func TestTransportDoesNotRepeat(t *testing.T) {
 	var n atomic.Int32
 	var cut atomic.Bool
@@ -293,6 +300,8 @@ func TestTransportDoesNotRepeat(t *testing.T) {
 }
 
 // TestPermitIsForTheseBytes: a request that changed after the decision is not sent.
+//
+// Threats: T20, I1 (dispatch)
 func TestPermitIsForTheseBytes(t *testing.T) {
 	o := newOrigin(t, false, nil)
 	r := newRig(t, o, nil)

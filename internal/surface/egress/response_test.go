@@ -40,6 +40,8 @@ func encodings(s string) map[string]string {
 
 // TestReflection: an endpoint gives back the cookie that the boundary added, in
 // every encoding, in body and header; the client must not see it.
+//
+// Threats: T44, T47 (door)
 func TestReflection(t *testing.T) {
 	j := &jar{value: awkward}
 	for name, form := range encodings(awkward) {
@@ -93,6 +95,7 @@ func TestReflection(t *testing.T) {
 	}
 }
 
+// Threats: T44 (door)
 func TestScrubStream(t *testing.T) {
 	s := newScrubber([]Secret{"abcabcabd", "abcabcabdefgh", "0123456789"})
 	for in, want := range map[string]string{
@@ -143,6 +146,8 @@ func FuzzScrub(f *testing.F) {
 }
 
 // TestRefusedEncoding: what was not asked for cannot be searched.
+//
+// Threats: T44, C14 (door)
 func TestRefusedEncoding(t *testing.T) {
 	for _, enc := range []string{"br", "deflate", "gzip, gzip", "zstd", "compress", "gzip,br"} {
 		o := newOrigin(t, false, func(w http.ResponseWriter, r *http.Request) {
@@ -157,6 +162,7 @@ func TestRefusedEncoding(t *testing.T) {
 	}
 }
 
+// Threats: T43, T47, H8 (door)
 func TestResponseHeaders(t *testing.T) {
 	o := newOrigin(t, true, func(w http.ResponseWriter, r *http.Request) {
 		for _, n := range []string{"Alt-Svc", "Public-Key-Pins", "Set-Cookie", "Sallyport-Decision", "X-Sallyport-A", "Proxy-Authenticate", "Nel", "Report-To"} {
@@ -213,6 +219,8 @@ func TestBodylessResponses(t *testing.T) {
 
 // TestServerSentEvents: each event arrives while the response is still open,
 // even while secrets are looked for.
+//
+// Threats: T44 (door)
 func TestServerSentEvents(t *testing.T) {
 	next := make(chan string)
 	o := newOrigin(t, true, func(w http.ResponseWriter, r *http.Request) {
@@ -248,6 +256,8 @@ func TestServerSentEvents(t *testing.T) {
 }
 
 // TestRedirects are not followed; the request that follows is linked.
+//
+// Threats: C11, T41 (door)
 func TestRedirects(t *testing.T) {
 	o := newOrigin(t, true, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {

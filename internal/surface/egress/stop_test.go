@@ -86,6 +86,7 @@ func handshake(o *origin, path string) string {
 		socketKey + "\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
 }
 
+// Threats: C4, T44 (door)
 func TestWebSocket(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		done := make(chan struct{}, 9)
@@ -163,6 +164,8 @@ func TestWebSocket(t *testing.T) {
 }
 
 // TestKill: after End returned, sockets are closed and nothing is sent.
+//
+// Threats: T57 (dispatch)
 func TestKill(t *testing.T) {
 	done := make(chan struct{}, 9)
 	started := make(chan struct{}, 9)
@@ -217,6 +220,8 @@ func TestKill(t *testing.T) {
 }
 
 // TestKillWithStuckClient: a client that stops reading cannot hold up a kill.
+//
+// Threats: T57 (door)
 func TestKillWithStuckClient(t *testing.T) {
 	o := newOrigin(t, false, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "image/png")
@@ -329,6 +334,8 @@ func TestClose(t *testing.T) {
 }
 
 // TestLedgerDown: no record, no effect.
+//
+// Threats: T55 (ledger)
 func TestLedgerDown(t *testing.T) {
 	o := newOrigin(t, true, nil)
 	r := newRig(t, o, nil)

@@ -152,6 +152,8 @@ func TestBrokenStreams(t *testing.T) {
 
 // The upstream puts the key into its answer: an error text, a header, a message,
 // an event.
+//
+// Threats: T44 (door)
 func TestKeyReflection(t *testing.T) {
 	escaped := ""
 	for _, r := range realKey {
@@ -241,6 +243,8 @@ func TestDriftOfPromptAndTools(t *testing.T) {
 
 // What has no canonical form, or would let the provider's side act past the
 // doors, is refused in the provider's shape and recorded, and is not sent.
+//
+// Threats: T2, B5, H2 (form)
 func TestRefused(t *testing.T) {
 	msg := func(extra string) string {
 		return `{"model":"m","max_tokens":1,"messages":[{"role":"user","content":"hi"}],` + extra + `}`
@@ -296,6 +300,8 @@ func TestRefused(t *testing.T) {
 }
 
 // Headers and request lines that other gateways take a base URL from.
+//
+// Threats: B8 (door)
 func TestBaseURLOverride(t *testing.T) {
 	evil := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the call went to the attacker") }))
 	defer evil.Close()
@@ -399,6 +405,8 @@ func TestEvidenceKeepsLongStringsOnce(t *testing.T) {
 }
 
 // T57: the end of the task cuts a stream that is on its way.
+//
+// Threats: T57 (dispatch)
 func TestKillCutsTheStream(t *testing.T) {
 	f := start(t, func(w http.ResponseWriter, r *http.Request) {
 		sse(w, started("claude-sample-1"))
