@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { chromium } from 'playwright-core';
 import { site, is, has, refused, run } from './scenarios.mjs';
 
@@ -101,6 +104,9 @@ await run({
   focus_blur: async p => { await form(p); await p.locator('#name').focus(); await p.locator('#name').blur(); is(await p.evaluate(() => document.activeElement.tagName), 'BODY'); },
   dispatch_event: async p => { await form(p); await p.dispatchEvent('#btn', 'click'); is(await p.textContent('#count'), '1'); },
   cdp_session: async p => { const s = await context.newCDPSession(p); is(typeof (await s.send('Page.getFrameTree')).frameTree, 'object'); await s.detach(); },
+  tracing: async p => { const file = join(mkdtempSync(join(tmpdir(), 'trace-')), 't.zip'); await context.tracing.start({ screenshots: true, snapshots: true }); await form(p); await p.click('#btn'); await context.tracing.stop({ path: file }); is(statSync(file).size > 1000, true); rmSync(dirname(file), { recursive: true }); },
+  ctrl_click_opens_a_page: async p => { await form(p); const [q] = await Promise.all([context.waitForEvent('page'), p.click('#link', { modifiers: ['Control'] })]); await q.close(); },
+  key_down_up: async p => { await form(p); await p.focus('#name'); await p.keyboard.down('a'); await p.keyboard.up('a'); is(await p.inputValue('#name'), 'a'); },
   close_page: async p => { await p.close(); is(p.isClosed(), true); },
 
   upload_own_bytes: async p => { await p.setContent('<input type=file id=u>'); await p.setInputFiles('#u', { name: 'a.txt', mimeType: 'text/plain', buffer: Buffer.from('mine') }); is(await p.evaluate(() => document.getElementById('u').files[0].name), 'a.txt'); },
@@ -114,6 +120,11 @@ await run({
   refused_pdf: async p => refused(p.pdf(), 'cdp_denied_method'),
   refused_permissions: async () => refused(context.grantPermissions(['clipboard-read']), 'cdp_denied_method'),
   refused_proxy: async () => refused(browser.newContext({ proxy: { server: 'direct://' } }), 'cdp_parameter'),
+  refused_user_agent: async () => { const c = await browser.newContext({ userAgent: 'other' }); try { await refused(c.newPage(), 'cdp_denied_method'); } finally { await c.close(); } },
+  refused_script_off: async () => { const c = await browser.newContext({ javaScriptEnabled: false }); try { await refused(c.newPage(), 'cdp_denied_method'); } finally { await c.close(); } },
+  refused_certificates: async () => { const c = await browser.newContext({ ignoreHTTPSErrors: true }); try { await refused(c.newPage(), 'cdp_denied_method'); } finally { await c.close(); } },
+  refused_storage_state: async () => refused(context.storageState(), 'cdp_denied_method'),
+  refused_add_cookies: async () => refused(context.addCookies([{ name: 'a', value: 'b', url: site }]), 'cdp_denied_method'),
   refused_methods: async p => {
     const s = await context.newCDPSession(p);
     for (const m of ['Debugger.enable', 'HeapProfiler.enable', 'Storage.getCookies', 'Fetch.enable', 'Page.setBypassCSP', 'Target.exposeDevToolsProtocol', 'Network.getAllCookies', 'DOMStorage.enable', 'Tracing.start', 'WebAuthn.enable'])
