@@ -33,7 +33,8 @@ import (
 
 const (
 	registerHost = "register.sandbox.brightwell.localhost"
-	devices      = "devices00000001" // id of the collection
+	devices      = "devices00000001" // ids of collections
+	visits       = "visits000000001"
 )
 
 // console is PocketBase, with its own proxy in front, as a company would run it.
@@ -156,7 +157,7 @@ func (c *console) call(t *testing.T, method, path string, in, out any) {
 	}
 }
 
-// seed makes a register of fifty devices.
+// seed makes a register of fifty devices and an empty one of visits.
 func (c *console) seed(t *testing.T) {
 	t.Helper()
 	c.call(t, "POST", "/api/collections", map[string]any{"id": devices, "name": "devices", "type": "base", "fields": []map[string]any{
@@ -165,6 +166,12 @@ func (c *console) seed(t *testing.T) {
 		{"name": "serial", "type": "number"}, {"name": "lost", "type": "bool"},
 		{"name": "created", "type": "autodate", "onCreate": true},
 		{"name": "updated", "type": "autodate", "onCreate": true, "onUpdate": true},
+	}}, nil)
+	c.call(t, "POST", "/api/collections", map[string]any{"id": visits, "name": "visits", "type": "base", "fields": []map[string]any{
+		{"name": "day", "type": "date"}, {"name": "notes", "type": "editor"}, {"name": "meta", "type": "json"},
+		{"name": "device", "type": "relation", "collectionId": devices, "maxSelect": 1}, {"name": "link", "type": "url"},
+		{"name": "photo", "type": "file", "maxSelect": 1, "maxSize": 100000},
+		{"name": "created", "type": "autodate", "onCreate": true},
 	}}, nil)
 	for i := range 50 {
 		c.call(t, "POST", "/api/collections/devices/records", map[string]any{"id": deviceID(i), "name": fmt.Sprintf("device %02d", i),

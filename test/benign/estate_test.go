@@ -198,7 +198,7 @@ func TestBenignOnTheEstate(t *testing.T) {
 			t.Errorf("%s: MFA is %s", u.ID, u.MFA)
 		}
 	}
-	y.print(t, "the sample estate")
+	y.report(t, "the sample estate")
 	r.NoSessions(t, action.Sandbox)
 
 	// The scale itself: a hold that the capability did not ask for is counted, and

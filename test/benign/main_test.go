@@ -26,7 +26,17 @@ import (
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
 
-func TestMain(m *testing.M) { rig.Main(m, map[string]rig.Program{"walk": Walk}) }
+func TestMain(m *testing.M) { rig.Main(m, map[string]rig.Program{"walk": Walk}, total) }
+
+// all are the workflows of every test, for the one line at the end.
+var all tally
+
+func total() error {
+	if all.workflows > 0 {
+		fmt.Println(all.line("benign workflows"))
+	}
+	return nil
+}
 
 // workflow is one piece of ordinary work.
 type workflow struct {
@@ -58,28 +68,31 @@ type tally struct {
 	took                time.Duration
 }
 
-func (y *tally) print(t testing.TB, what string) {
+func (y *tally) line(what string) string {
+	return fmt.Sprintf("%s: %d of %d complete, %d unasked holds, %d unasked denials (%.2f per workflow) in %s", what, y.complete, y.workflows,
+		len(y.unasked), len(y.denials), float64(len(y.unasked)+len(y.denials))/float64(max(y.workflows, 1)), y.took.Round(100*time.Millisecond))
+}
+
+// report prints the rate, and fails the test unless everything was done unasked.
+func (y *tally) report(t testing.TB, what string) {
 	t.Helper()
-	rate := 0.0
-	if y.workflows > 0 {
-		rate = float64(len(y.unasked)+len(y.denials)) / float64(y.workflows)
-	}
-	fmt.Printf("benign workflows on %s: %d of %d complete, %d unasked holds, %d unasked denials (%.2f per workflow) in %s\n",
-		what, y.complete, y.workflows, len(y.unasked), len(y.denials), rate, y.took.Round(100*time.Millisecond))
+	fmt.Println(y.line("benign workflows on " + what))
+	all.workflows, all.complete, all.took = all.workflows+y.workflows, all.complete+y.complete, all.took+y.took
+	all.unasked, all.denials = append(all.unasked, y.unasked...), append(all.denials, y.denials...)
 	for _, l := range slices.Concat(y.unasked, y.denials) {
 		t.Error("unasked: " + l)
 	}
-	if y.complete != y.workflows {
+	if y.complete != y.workflows || y.workflows == 0 {
 		t.Errorf("%d of %d workflows are complete", y.complete, y.workflows)
 	}
 }
 
 // run does workflows under one task of a capability, and judges each.
-func (y *tally) run(t testing.TB, r *rig.Rig, in server.Intent, all ...workflow) {
+func (y *tally) run(t testing.TB, r *rig.Rig, in server.Intent, work ...workflow) {
 	t.Helper()
 	start := time.Now()
-	walks := make([]walk, len(all))
-	for i, w := range all {
+	walks := make([]walk, len(work))
+	for i, w := range work {
 		walks[i] = w.walk
 	}
 	b, err := json.Marshal(walks)
@@ -97,17 +110,17 @@ func (y *tally) run(t testing.TB, r *rig.Rig, in server.Intent, all ...workflow)
 			said[o.Name] = o
 		}
 	}
-	parts := split(r.Decisions(t, x.ID), len(all))
+	parts := split(r.Decisions(t, x.ID), len(work))
 	outcomes := r.Outcomes(t, x.ID)
-	for i, w := range all {
+	for i, w := range work {
 		y.workflows++
 		y.judge(t, in.Capability, w, said[w.Name], parts[i], outcomes)
 	}
-	for _, w := range all {
+	for _, w := range work {
 		t.Logf("%5.1f s %s", said[w.Name].Seconds, w.Name)
 	}
 	y.took += time.Since(start)
-	t.Logf("%s: %d workflows in %s", in.Capability, len(all), time.Since(start).Round(100*time.Millisecond))
+	t.Logf("%s: %d workflows in %s", in.Capability, len(work), time.Since(start).Round(100*time.Millisecond))
 }
 
 // split cuts the decisions of a task at the waits that begin its workflows.
@@ -144,7 +157,7 @@ func (y *tally) judge(t testing.TB, capability string, w workflow, said told, ds
 		}
 		if d.Decision.Verdict != action.Allow {
 			if a.Params["class"] != "browser-internal" {
-				y.denials = append(y.denials, w.Name+": "+d.Decision.Reason+": "+rig.Say(d))
+				y.denials = append(y.denials, w.Name+": "+d.Decision.Reason+": "+rig.Say(d)+where(a.Element))
 			}
 			continue
 		}
@@ -219,4 +232,12 @@ func held(d gate.Decided, capability string) string {
 		}
 	}
 	return "unasked"
+}
+
+// where is an element's frame and page, for people.
+func where(e *action.Element) string {
+	if e == nil {
+		return ""
+	}
+	return fmt.Sprintf(" in frame %s of %s (%s) %s", e.FrameOrigin, e.TopOrigin, e.URL, e.Uninspectable)
 }

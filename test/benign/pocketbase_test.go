@@ -1,6 +1,7 @@
 package benign
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/sallyport-dev/sallyport/test/rig"
@@ -65,6 +66,9 @@ var keeping = []workflow{
 		writes("pocketbase.device.update " + deviceID(46)),
 	in("begin a change and discard it", "press:row:device 47", "press:field:name", "type:xx", "press:btn:Cancel", "press:btn:Yes", "see:row:device 47").
 		reads(list + "/" + deviceID(47)),
+	wf("note a visit: a day, a document, a relation, an address", "press:btn:visits", "see:sort:notes", "press:btn:New record", "see:frame:Rich Text Area",
+		"press:field:day", "press:day:November 17, 2026", "press:field:meta", "key:ctrl+a", `type:{"drift": 0.2}`, "scroll:down 10 460 125", "press:btn:Open picker", "press:btn:device 47",
+		"press:btn:Set selection", "press:field:link", "type:https://reports.example/17?a=b&c=d", save, shut).writes("pocketbase.visit.create"),
 	in("copy a record", "press:row:device 48", "press:btn:More record options", "press:btn:Duplicate", "press:field:name", "key:ctrl+a", "type:second probe", save, shut).
 		writes("pocketbase.device.create second probe"),
 	in("delete a record", "press:row:device 49", "press:btn:More record options", "press:btn:Delete", "press:btn:Yes", "gone:row:device 49").
@@ -84,7 +88,7 @@ func TestBenignOnPocketBase(t *testing.T) {
 	y.run(t, r, intent("register"), looking...)
 	y.run(t, r, intent("register"), keeping...)
 	c.check(t)
-	y.print(t, "PocketBase 0.36.8")
+	y.report(t, "PocketBase 0.36.8")
 }
 
 // check holds what PocketBase itself says against the workflows.
@@ -109,6 +113,18 @@ func (c *console) check(t *testing.T) {
 		if have != want {
 			t.Errorf("record %q: got %+v, want %+v", want.Name, have, want)
 		}
+	}
+	var noted struct {
+		Items []struct {
+			Day, Device, Link string
+			Meta              struct{ Drift float64 }
+		} `json:"items"`
+	}
+	c.call(t, "GET", "/api/collections/visits/records", nil, &noted)
+	if len(noted.Items) != 1 {
+		t.Errorf("visits: %+v", noted.Items)
+	} else if v := noted.Items[0]; !strings.HasPrefix(v.Day, "2026-11-1") || v.Device != deviceID(47) || v.Link != "https://reports.example/17?a=b&c=d" || v.Meta.Drift != 0.2 {
+		t.Errorf("visit: %+v", v)
 	}
 	if d, ok := got["device 49"]; ok || len(got) != 53 {
 		t.Errorf("there are %d records, want 53 without %+v", len(got), d)

@@ -48,7 +48,7 @@ const patience = 20 * time.Second
 //	type:TEXT      \n and \t are keys, as in the product
 //	key:CHORD      and key:CHORD*N, N times
 //	drag:MARK DX,DY from the mark
-//	scroll:DIRECTION AMOUNT   zoom:X0,Y0,X1,Y1   home:
+//	scroll:DIRECTION AMOUNT [X Y]   zoom:X0,Y0,X1,Y1   home:
 //	do:JSON        one action in the vendor's form
 func Walk(ctx context.Context, args []string) error {
 	var all []walk
@@ -138,12 +138,13 @@ func (w *walker) step(ctx context.Context, s string) (code string, err error) {
 		_, code, err = w.Do(ctx, map[string]any{"action": "left_click_drag", "start_coordinate": []int{m.X, m.Y}, "coordinate": []int{m.X + dx, m.Y + dy}})
 		return code, err
 	case "scroll":
+		x, y := 640, 500
 		var direction string
 		var amount int
-		if _, err := fmt.Sscan(arg, &direction, &amount); err != nil {
+		if n, err := fmt.Sscan(arg, &direction, &amount, &x, &y); n < 2 {
 			return "", err
 		}
-		_, code, err = w.Do(ctx, map[string]any{"action": "scroll", "coordinate": []int{640, 500}, "scroll_direction": direction, "scroll_amount": amount})
+		_, code, err = w.Do(ctx, map[string]any{"action": "scroll", "coordinate": []int{x, y}, "scroll_direction": direction, "scroll_amount": amount})
 		return code, err
 	case "do":
 		var in map[string]any

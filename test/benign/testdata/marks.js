@@ -26,7 +26,7 @@
   const level = v => 140 + (v & 3) * 30;
   const KINDS = [
     ['field', 'input:not([type=checkbox]):not([type=hidden]),textarea,[contenteditable=true]'],
-    ['row', 'tr.row-handle'], ['sort', 'th.col-sort'], ['box', 'input[type=checkbox]+label'],
+    ['frame', 'iframe'], ['day', '.flatpickr-day'], ['row', 'tr.row-handle'], ['sort', 'th.col-sort'], ['box', 'input[type=checkbox]+label'],
     ['btn', 'a[href],button,[role=button],[role=menuitem],[role=tab],.handle'],
     ['text', '.panel-title,.breadcrumb-item,.toast .content,.alert,h4,td.col-field-name .txt,.total'],
   ];
