@@ -28,6 +28,9 @@ type result struct {
 	problem
 	Cursor *cursor `json:"cursor,omitempty"`
 	Image  *img    `json:"image,omitempty"`
+
+	decided action.Decision // on the last primitive
+	origin  string          // of the page in Image, where it was asked for
 }
 
 // problem is the public text of anything but done.
@@ -38,6 +41,15 @@ type problem struct {
 	Next    string       `json:"next,omitempty"`
 }
 
+// text is the problem in one line, for a model.
+func (p problem) text(status string) string {
+	t := status + ": " + p.Code + " (" + string(p.Layer) + "): " + p.Message
+	if p.Next != "" {
+		t += ". Next: " + p.Next
+	}
+	return t
+}
+
 type cursor struct {
 	X int `json:"x"`
 	Y int `json:"y"`
@@ -46,6 +58,69 @@ type cursor struct {
 type img struct {
 	MediaType string `json:"mediaType"`
 	Data      []byte `json:"data"` // base64 in JSON
+}
+
+// outcome is what became of a request.
+type outcome struct {
+	results  []result
+	shot     *result // the picture that ends it, if there is one
+	approved bool    // a person approved what the provider asked
+}
+
+// problem is the first thing that was not done; status is empty if there is none.
+func (o outcome) problem() (status string, p problem) {
+	for _, r := range o.results {
+		if r.Status != statusDone {
+			return r.Status, r.problem
+		}
+	}
+	return "", problem{}
+}
+
+// perform asks what the provider wants asked, runs the actions, and takes the
+// picture that the format ends with. The picture is an action of its own, and is
+// taken also after an action that was not done, so that the model can go on.
+func (s *Server) perform(ctx context.Context, v view, req request, todo []planned) outcome {
+	var o outcome
+	if len(req.checks) > 0 {
+		r := s.confirm(ctx, req, todo)
+		o.results = append(o.results, r)
+		if r.Status != statusDone {
+			o.results = append(o.results, notExecuted(todo)...)
+			return o
+		}
+		o.approved = true
+	}
+	o.results = append(o.results, s.execute(ctx, v, todo)...)
+	if !req.shot {
+		return o
+	}
+	if n := len(o.results); n > 0 && !req.where && o.results[n-1].Type == "screenshot" && o.results[n-1].Image != nil {
+		o.shot = &o.results[n-1]
+		return o
+	}
+	if _, p := o.problem(); p.Layer == action.LayerAuthority {
+		return o // the task ended: there is nothing to see
+	}
+	if len(todo) > 0 {
+		pass(ctx, s.settle)
+	}
+	r := result{Type: "screenshot", Status: statusDone}
+	s.step(ctx, v, step{op: "screenshot", where: req.where}, &r)
+	if r.Status == statusDone {
+		o.shot = &r
+	} else {
+		o.results = append(o.results, r)
+	}
+	return o
+}
+
+func notExecuted(todo []planned) []result {
+	var out []result
+	for _, p := range todo {
+		out = append(out, result{Type: p.action, Status: statusNotExecuted})
+	}
+	return out
 }
 
 // execute runs the planned actions in order and ends with the first that is not
@@ -62,9 +137,7 @@ func (s *Server) execute(ctx context.Context, v view, todo []planned) []result {
 		}
 		out = append(out, r)
 		if r.Status != statusDone {
-			for _, rest := range todo[i+1:] {
-				out = append(out, result{Type: rest.action, Status: statusNotExecuted})
-			}
+			out = append(out, notExecuted(todo[i+1:])...)
 			break
 		}
 	}
@@ -74,9 +147,7 @@ func (s *Server) execute(ctx context.Context, v view, todo []planned) []result {
 // step decides and executes one primitive at its turn.
 func (s *Server) step(ctx context.Context, v view, st step, r *result) {
 	if why := s.order(st); why != nil {
-		s.malformed(ctx, why.code, []byte(st.op))
-		r.Status = statusDenied
-		r.problem = problem{why.code, action.LayerForm, why.message, why.next}
+		s.turnDown(ctx, st, why, r)
 		return
 	}
 	switch st.op {
@@ -89,6 +160,13 @@ func (s *Server) step(ctx context.Context, v view, st step, r *result) {
 	default:
 		s.input(ctx, st, r)
 	}
+}
+
+// turnDown refuses a primitive that has no place at its turn, and records it.
+func (s *Server) turnDown(ctx context.Context, st step, why *refusal, r *result) {
+	s.malformed(ctx, why.code, []byte(st.op))
+	r.Status = statusDenied
+	r.problem = problem{why.code, action.LayerForm, why.message, why.next}
 }
 
 // order keeps presses and releases of the button in pairs. While it is down
@@ -119,6 +197,7 @@ func (s *Server) act(ctx context.Context, a action.Action, blobs []record.Blob, 
 	if res.Action.ID != "" {
 		r.Actions = append(r.Actions, res.Action.ID)
 	}
+	r.decided = res.Decision
 	switch {
 	case res.Outcome == nil || res.Decision.Verdict != action.Allow:
 		r.Status = statusDenied
@@ -144,6 +223,13 @@ func (s *Server) failed(r *result, message string, err error) {
 // picture takes the picture, has it recorded as evidence of the decision, and
 // only then lets it out.
 func (s *Server) picture(ctx context.Context, v view, st step, r *result) {
+	origin := ""
+	if st.where {
+		// Where the page cannot be told, it is not; the picture may still be.
+		if t, err := s.c.Screen.GroundFocus(ctx); err == nil {
+			origin = t.Element.TopOrigin
+		}
+	}
 	shot, err := s.c.Screen.Screenshot(ctx)
 	if err != nil {
 		s.failed(r, "no picture of the screen could be taken", err)
@@ -159,6 +245,9 @@ func (s *Server) picture(ctx context.Context, v view, st step, r *result) {
 	if st.op == "zoom" {
 		a.Params["region"] = st.region.String()
 	}
+	if origin != "" {
+		a.Params["topOrigin"] = origin
+	}
 	sum := canon.Digest(pic)
 	a.Params["picture"] = string(sum)
 	a.Digest = sum
@@ -169,7 +258,7 @@ func (s *Server) picture(ctx context.Context, v view, st step, r *result) {
 		return action.Outcome{State: action.Done}
 	}, r)
 	if ok {
-		r.Image = &img{"image/png", pic}
+		r.Image, r.origin = &img{"image/png", pic}, origin
 		s.seen = sum
 	}
 }

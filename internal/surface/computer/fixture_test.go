@@ -180,16 +180,19 @@ func start(t *testing.T, p policy) *fixture {
 	return startOn(t, p, &screen{focus: target("input", "text")})
 }
 
-func startOn(t *testing.T, p policy, s0 computer.Screen) *fixture {
+func startOn(t *testing.T, p policy, s0 computer.Screen, edit ...func(*gate.Admission)) *fixture {
 	t.Helper()
 	f := &fixture{T: t, log: &memory{}, journal: computer.NewJournal()}
 	f.screen, _ = s0.(*screen)
 	f.real, _ = s0.(managed)
 	n := 0
 	f.gate = gate.New(func() string { n++; return fmt.Sprintf("a%d", n) })
-	err := f.gate.Admit(gate.Admission{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Stage: action.Sandbox, Policy: p, Holds: noHolds{},
-		Log: f.log, Deadline: time.Now().Add(time.Hour), MaxActions: 1000, HoldLimit: time.Second, Certified: func() error { return nil }})
-	if err != nil {
+	admission := gate.Admission{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Stage: action.Sandbox, Policy: p, Holds: noHolds{},
+		Log: f.log, Deadline: time.Now().Add(time.Hour), MaxActions: 1000, HoldLimit: time.Second, Certified: func() error { return nil }}
+	for _, e := range edit {
+		e(&admission)
+	}
+	if err := f.gate.Admit(admission); err != nil {
 		t.Fatal(err)
 	}
 	s, err := computer.New(computer.Config{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Gate: f.gate, Screen: s0,
@@ -197,6 +200,7 @@ func startOn(t *testing.T, p policy, s0 computer.Screen) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.SetSettle(0)
 	srv := httptest.NewServer(s)
 	t.Cleanup(srv.Close)
 	f.url = srv.URL

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"image"
 	"strconv"
 	"strings"
 	"time"
@@ -75,9 +76,17 @@ func (s *Server) ground(ctx context.Context, in Input) (aim, error) {
 	return a, err
 }
 
-func (s *Server) input(ctx context.Context, st step, r *result) {
-	in := st.in
-	end := s.cursor
+// print is over everything that the input would hit.
+func (a aim) print() action.Digest {
+	if a.to == nil {
+		return a.target.Fingerprint
+	}
+	return canon.Digest([]byte(a.target.Fingerprint + "\x00" + a.to.Fingerprint))
+}
+
+// place gives a primitive its points at its turn, and where the cursor will be.
+func (s *Server) place(st step) (in Input, end image.Point) {
+	in, end = st.in, s.cursor
 	if st.at != nil {
 		end = *st.at
 	}
@@ -92,12 +101,25 @@ func (s *Server) input(ctx context.Context, st step, r *result) {
 	if in.Kind != Key && in.Kind != Type {
 		in.X, in.Y = start.X, start.Y
 	}
+	return in, end
+}
+
+func (s *Server) input(ctx context.Context, st step, r *result) {
+	in, end := s.place(st)
 	aimed, err := s.ground(ctx, in)
 	if err != nil {
 		s.failed(r, "what the input would hit could not be found out", err)
 		return
 	}
+	if st.expect != "" && aimed.print() != st.expect {
+		s.turnDown(ctx, st, &refusal{code: "target_changed", message: "what the first input would hit is not what was approved any more",
+			next: "look at the screen and let the model act again"}, r)
+		return
+	}
 	a, blobs := s.describe(st.op, aimed)
+	if st.approved != "" {
+		a.Params["safetyCheck"] = st.approved
+	}
 	if st.wait > 0 {
 		a.Params["millis"] = strconv.FormatInt(st.wait.Milliseconds(), 10)
 	}
@@ -108,7 +130,7 @@ func (s *Server) input(ctx context.Context, st step, r *result) {
 	switch {
 	case in.Kind == Key || in.Kind == Type || !ok && r.Status != statusUnknown:
 	case in.Kind == Down:
-		s.down = true
+		s.down, s.pressed = true, aimed.target.Element.FrameOrigin
 	case in.Kind == Up:
 		s.down = false
 	default:
@@ -157,10 +179,11 @@ func (s *Server) describe(op string, a aim) (action.Action, []record.Blob) {
 	}
 	act := s.action(op, e)
 	act.Element = &a.target.Element
-	if act.App = s.c.AppOf(a.target.Element.FrameOrigin); a.to != nil && s.c.AppOf(a.to.Element.FrameOrigin) != act.App {
-		act.App = "" // a drag from one application to another is on neither
-	}
+	act.App = s.app(a)
 	p := act.Params
+	if a.in.Kind == Up {
+		p["fromOrigin"] = s.pressed
+	}
 	if len(a.in.Modifiers) > 0 {
 		p["modifiers"] = strings.Join(a.in.Modifiers, "+")
 	}
@@ -193,6 +216,16 @@ func (s *Server) describe(op string, a aim) (action.Action, []record.Blob) {
 		p["dx"], p["dy"] = strconv.Itoa(a.in.DX), strconv.Itoa(a.in.DY)
 	}
 	return act, nil
+}
+
+// app is the application that an input is on. A drag from one to another is on
+// neither, in one input or by hand.
+func (s *Server) app(a aim) string {
+	app := s.c.AppOf(a.target.Element.FrameOrigin)
+	if a.to != nil && s.c.AppOf(a.to.Element.FrameOrigin) != app || a.in.Kind == Up && s.c.AppOf(s.pressed) != app {
+		return ""
+	}
+	return app
 }
 
 // secretField reports whether typed text must not be recorded. What could not

@@ -49,6 +49,30 @@ func (v view) point(p *[2]int) (*image.Point, *refusal) {
 	return &image.Point{X: (2*x + 1) * v.screenW / (2 * v.w), Y: (2*y + 1) * v.screenH / (2 * v.h)}, nil
 }
 
+// distance maps a length on the view to screen pixels, to the nearest and never
+// to nothing.
+func (v view) distance(d *[2]int) *[2]int {
+	if d == nil {
+		return nil
+	}
+	scale := func(n, num, den int) int {
+		switch m := (2*abs(n)*num + den) / (2 * den); {
+		case n > 0:
+			return max(m, 1)
+		case n < 0:
+			return -max(m, 1)
+		}
+		return 0
+	}
+	limit := func(n int) int { return min(max(n, -maxDistance), maxDistance) }
+	return &[2]int{scale(limit(d[0]), v.screenW, v.w), scale(limit(d[1]), v.screenH, v.h)}
+}
+
+func abs(n int) int { return max(n, -n) }
+
+// grid is the space of a vendor that divides the screen into 1000 by 1000.
+func (v view) grid() view { return view{1000, 1000, v.screenW, v.screenH} }
+
 // area maps a region [x1, y1, x2, y2], its end excluded, outwards to whole
 // screen pixels.
 func (v view) area(r [4]int) (image.Rectangle, *refusal) {

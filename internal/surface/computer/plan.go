@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 	"unicode/utf8"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
 )
 
 // A set of members, to say what an action takes.
@@ -21,12 +23,13 @@ const (
 	mAmount
 	mSeconds
 	mRegion
+	mBy
 )
 
 func (c call) members() members {
 	var m members
 	for i, set := range []bool{c.at != nil, c.from != nil, c.text != nil, c.key != nil, c.modifiers != nil,
-		c.direction != nil, c.amount != nil, c.seconds != nil, c.region != nil} {
+		c.direction != nil, c.amount != nil, c.seconds != nil, c.region != nil, c.by != nil} {
 		if set {
 			m |= 1 << i
 		}
@@ -52,6 +55,7 @@ var actions = map[string]struct{ need, may members }{
 	"left_mouse_up":   {},
 	"left_click_drag": {need: mAt, may: mFrom},
 	"scroll":          {need: mDirection | mAmount, may: mAt | mModifiers},
+	"scroll_by":       {need: mBy, may: mAt | mModifiers},
 	"type":            {need: mText},
 	"key":             {need: mKey},
 	"hold_key":        {need: mKey | mSeconds},
@@ -65,6 +69,12 @@ type step struct {
 	in       Input
 	wait     time.Duration // of wait, and after the key of hold_key
 	region   image.Rectangle
+	where    bool // of screenshot: with the origin of the page
+
+	// After an approved question of the provider: its action, and what the first
+	// input must still hit.
+	approved string
+	expect   action.Digest
 }
 
 // planned is a call with its primitives.
@@ -134,6 +144,9 @@ func expand(c call, v view) ([]step, *refusal) {
 		s.op, s.in.Kind, s.in.Button, s.in.Count = "drag", Drag, "left", 1
 	case "scroll":
 		r = s.scroll(*c.direction, *c.amount)
+	case "scroll_by":
+		s.op = "scroll"
+		r = s.wheel(c.by[0], c.by[1])
 	case "type":
 		return typeSteps(*c.text)
 	case "key", "hold_key":
@@ -151,23 +164,24 @@ func (s *step) scroll(direction string, amount int) *refusal {
 	if amount < 1 || amount > maxScroll {
 		return refuse("bad_amount", "scroll takes 1 to %d wheel clicks", maxScroll)
 	}
-	d := amount * wheelClick
-	switch direction {
-	case "up":
-		s.in.DY = -d
-	case "down":
-		s.in.DY = d
-	case "left":
-		s.in.DX = -d
-	case "right":
-		s.in.DX = d
-	default:
+	d, ok := directions[direction]
+	if !ok {
 		return refuse("bad_direction", "scroll goes up, down, left or right")
+	}
+	return s.wheel(d[0]*amount*wheelClick, d[1]*amount*wheelClick)
+}
+
+var directions = map[string][2]int{"up": {0, -1}, "down": {0, 1}, "left": {-1, 0}, "right": {1, 0}}
+
+// wheel takes screen pixels; positive is right and down.
+func (s *step) wheel(dx, dy int) *refusal {
+	if most := maxScroll * wheelClick; abs(dx) > most || abs(dy) > most || dx == 0 && dy == 0 {
+		return refuse("bad_amount", "scroll takes up to %d pixels in a direction, and more than none", most)
 	}
 	if len(s.in.Modifiers) > 0 && !slices.Equal(s.in.Modifiers, []string{"Shift"}) {
 		return refuse("unknown_key", "scroll takes Shift alone: other modifiers zoom the browser")
 	}
-	s.in.Kind = Wheel
+	s.in.Kind, s.in.DX, s.in.DY = Wheel, dx, dy
 	return nil
 }
 

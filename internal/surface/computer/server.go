@@ -44,6 +44,11 @@ type Server struct {
 	cursor image.Point
 	down   bool
 	seen   action.Digest // the last picture that was let out
+	// pressed is the origin of the frame that the button went down on.
+	pressed string
+	// settle is how long a page gets before the picture that ends a request of a
+	// format that asks for none.
+	settle time.Duration
 }
 
 // New makes the endpoint. The cursor starts in the middle of the screen.
@@ -55,7 +60,7 @@ func New(c Config) (*Server, error) {
 	if _, err := rand.Read(key); err != nil {
 		return nil, fmt.Errorf("computer: make a key: %w", err)
 	}
-	s := &Server{c: c, key: key, cursor: image.Pt(c.Width/2, c.Height/2)}
+	s := &Server{c: c, key: key, cursor: image.Pt(c.Width/2, c.Height/2), settle: 500 * time.Millisecond}
 	// No write timeout: an action may be held until a person answers.
 	s.http = &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
 		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug)}
@@ -73,12 +78,8 @@ func (s *Server) Serve(l net.Listener) error {
 // Close cuts every connection; what is in flight sees its context end.
 func (s *Server) Close() error { return s.http.Close() }
 
-// The routes.
-const (
-	pathDisplay   = "/v1/display"
-	pathActions   = "/v1/actions"
-	pathAnthropic = "/v1/anthropic/computer_20251124"
-)
+// pathDisplay is the only path that is read; the others are of formats.
+const pathDisplay = "/v1/display"
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -88,6 +89,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var (
+		req  request
 		todo []planned
 		v    view
 	)
@@ -95,7 +97,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		v, why = parseView(r.URL.Query(), s.c.Width, s.c.Height)
 	}
 	if why == nil {
-		todo, why = parse(r.URL.Path, body, v)
+		req, todo, why = parse(r.URL.Path, body, v)
 	}
 	if why != nil {
 		s.malformed(r.Context(), why.code, body)
@@ -107,23 +109,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.busy.Unlock()
-	results := s.execute(r.Context(), v, todo)
-	if r.URL.Path == pathAnthropic {
-		writeJSON(w, http.StatusOK, toolResult(results[0]))
-		return
-	}
-	writeJSON(w, http.StatusOK, map[string]any{"results": results})
+	writeJSON(w, http.StatusOK, req.answer(s.perform(r.Context(), v, req, todo)))
 }
 
 // read checks everything about a request that is not its document.
 func (s *Server) read(w http.ResponseWriter, r *http.Request) ([]byte, *refusal) {
 	want := http.MethodPost
-	switch r.URL.Path {
-	case pathDisplay:
+	if r.URL.Path == pathDisplay {
 		want = http.MethodGet
-	case pathActions, pathAnthropic:
-	default:
-		return []byte(r.URL.Path), &refusal{http.StatusNotFound, "unknown_path", "the path is not known", "use " + pathDisplay + ", " + pathActions + " or " + pathAnthropic}
+	} else if _, ok := formatOf(r.URL.Path); !ok {
+		return []byte(r.URL.Path), &refusal{http.StatusNotFound, "unknown_path", "the path is not known", "GET " + pathDisplay + " lists the formats"}
 	}
 	if r.Method != want {
 		w.Header().Set("Allow", want)
@@ -151,16 +146,17 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request) ([]byte, *refusal)
 	return body, nil
 }
 
-func parse(path string, body []byte, v view) ([]planned, *refusal) {
-	readCalls := readNeutral
-	if path == pathAnthropic {
-		readCalls = readAnthropic
-	}
-	calls, why := readCalls(body)
+func parse(path string, body []byte, v view) (request, []planned, *refusal) {
+	f, _ := formatOf(path)
+	req, why := f.read(body, v)
 	if why != nil {
-		return nil, why
+		return request{}, nil, why
 	}
-	return plan(calls, v)
+	todo, why := plan(req.calls, req.space)
+	if why == nil {
+		why = askable(req.checks, todo)
+	}
+	return req, todo, why
 }
 
 // malformed records, through the gate, an attempt that has no canonical form.
@@ -174,35 +170,15 @@ func (s *Server) malformed(ctx context.Context, code string, raw []byte) {
 }
 
 func (s *Server) display(w http.ResponseWriter) {
+	var paths []string
+	for _, f := range formats {
+		paths = append(paths, f.path)
+	}
 	writeJSON(w, http.StatusOK, map[string]any{
 		"width": s.c.Width, "height": s.c.Height, "deviceScaleFactor": 1,
 		"scaling": map[string]any{"minWidth": (s.c.Width + 3) / 4, "maxWidth": s.c.Width, "aspectTolerancePixels": 1, "query": "display=WIDTHxHEIGHT"},
-		"formats": []string{pathActions, pathAnthropic},
+		"formats": paths,
 	})
-}
-
-// toolResult is the content of a tool_result block (Anthropic Messages API).
-// The caller adds tool_use_id.
-func toolResult(r result) map[string]any {
-	switch {
-	case r.Status != statusDone:
-		return toolError(r.Status, r.problem)
-	case r.Image != nil:
-		return map[string]any{"is_error": false, "content": []any{map[string]any{"type": "image",
-			"source": map[string]any{"type": "base64", "media_type": r.Image.MediaType, "data": r.Image.Data}}}}
-	case r.Cursor != nil:
-		return map[string]any{"is_error": false, "content": []any{map[string]any{"type": "text", "text": fmt.Sprintf("X=%d,Y=%d", r.Cursor.X, r.Cursor.Y)}}}
-	}
-	return map[string]any{"is_error": false, "content": []any{map[string]any{"type": "text", "text": "done"}}}
-}
-
-func toolError(status string, p problem) map[string]any {
-	text := status + ": " + p.Code + " (" + string(p.Layer) + "): " + p.Message
-	if p.Next != "" {
-		text += ". Next: " + p.Next
-	}
-	return map[string]any{"is_error": true, "content": []any{map[string]any{"type": "text", "text": text}},
-		"status": status, "code": p.Code, "layer": p.Layer, "message": p.Message, "next": p.Next}
 }
 
 // writeRefusal answers with the members of a problem and, for a client that

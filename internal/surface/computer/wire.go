@@ -16,9 +16,11 @@ const (
 	maxInputs  = 200       // primitive inputs of a request
 	maxText    = 8 << 10   // bytes of one text
 	maxScroll  = 50        // wheel clicks
-	maxWait    = 60 * time.Second
-	maxHold    = 10 * time.Second
-	wheelClick = 100 // CSS pixels of one wheel click
+	// maxDistance is more than any scroll may be, so that no sum overflows.
+	maxDistance = 1 << 20
+	maxWait     = 60 * time.Second
+	maxHold     = 10 * time.Second
+	wheelClick  = 100 // CSS pixels of one wheel click
 )
 
 // refusal is an answer to a request without canonical form. It is also an error
@@ -36,16 +38,66 @@ func refuse(code, format string, args ...any) *refusal {
 		next: "send an action of the documented form; nothing of this request was executed"}
 }
 
-// call is one action of either format. A nil member was not sent.
+// call is one action in the neutral form, which every format is translated to.
+// A nil member was not sent.
 type call struct {
 	action    string
-	at, from  *[2]int
+	at, from  *[2]int // in the request's space
 	text, key *string
 	modifiers *[]string
 	direction *string
 	amount    *int
 	seconds   *float64
 	region    *[4]int
+	by        *[2]int // of the wheel, screen pixels
+}
+
+// request is what a format was translated to.
+type request struct {
+	calls  []call
+	space  view    // of the points and regions of calls
+	checks []check // of the provider, that a person must answer first
+	// from names the provider in the record of checks.
+	from string
+	// shot asks for a picture after the last action, and for the origin of the
+	// page when where is set too.
+	shot, where bool
+	answer      func(outcome) any // in the shape of the format
+}
+
+// check is a question that the model's provider wants a person to answer. It
+// comes through the harness: its texts are evidence and nothing else.
+type check struct {
+	ID      string  `json:"id"`
+	Code    *string `json:"code"`
+	Message *string `json:"message"`
+}
+
+// format is one vendor's form of actions, by the path that it is served on.
+type format struct {
+	path string
+	read func(body []byte, v view) (request, *refusal)
+}
+
+// formats is the closed list of what is understood.
+var formats = []format{
+	{"/v1/actions", readNeutral},
+	{"/v1/anthropic/computer_20241022", readAnthropic(computer20241022)},
+	{"/v1/anthropic/computer_20250124", readAnthropic(computer20250124)},
+	{"/v1/anthropic/computer_20251124", readAnthropic(computer20251124)},
+	{"/v1/openai/computer", readOpenAI(true)},
+	{"/v1/openai/computer_use_preview", readOpenAI(false)},
+	{"/v1/gemini/computer_use", readGemini(geminiCurrent)},
+	{"/v1/gemini/computer_use_legacy", readGemini(geminiLegacy)},
+}
+
+func formatOf(path string) (format, bool) {
+	for _, f := range formats {
+		if f.path == path {
+			return f, true
+		}
+	}
+	return format{}, false
 }
 
 // neutralCall is an element of "actions" on /v1/actions.
@@ -60,21 +112,10 @@ type neutralCall struct {
 	Modifiers *[]string `json:"modifiers"`
 	Direction *string   `json:"direction"`
 	Amount    *int      `json:"amount"`
+	DX        *int      `json:"dx"`
+	DY        *int      `json:"dy"`
 	Seconds   *float64  `json:"seconds"`
 	Region    *[4]int   `json:"region"`
-}
-
-// anthropicCall is the input of a computer_20251124 tool_use block.
-type anthropicCall struct {
-	Action          string   `json:"action"`
-	Coordinate      *[2]int  `json:"coordinate"`
-	StartCoordinate *[2]int  `json:"start_coordinate"`
-	Text            *string  `json:"text"`
-	Key             *string  `json:"key"`
-	ScrollDirection *string  `json:"scroll_direction"`
-	ScrollAmount    *int     `json:"scroll_amount"`
-	Duration        *float64 `json:"duration"`
-	Region          *[4]int  `json:"region"`
 }
 
 func pair(x, y *int) (*[2]int, bool) {
@@ -102,61 +143,26 @@ func readJSON(body []byte, v any) *refusal {
 	return nil
 }
 
-func readNeutral(body []byte) ([]call, *refusal) {
+func readNeutral(body []byte, v view) (request, *refusal) {
 	var doc struct {
 		Actions []neutralCall `json:"actions"`
 	}
 	if r := readJSON(body, &doc); r != nil {
-		return nil, r
+		return request{}, r
 	}
 	if len(doc.Actions) == 0 || len(doc.Actions) > maxActions {
-		return nil, refuse("bad_batch", "a request has 1 to %d actions", maxActions)
+		return request{}, refuse("bad_batch", "a request has 1 to %d actions", maxActions)
 	}
-	var out []call
+	req := request{space: v, answer: func(o outcome) any { return map[string]any{"results": o.results} }}
 	for _, n := range doc.Actions {
 		at, ok1 := pair(n.X, n.Y)
 		from, ok2 := pair(n.FromX, n.FromY)
-		if !ok1 || !ok2 {
-			return nil, refuse("bad_point", "a point needs both coordinates")
+		by, ok3 := pair(n.DX, n.DY)
+		if !ok1 || !ok2 || !ok3 {
+			return request{}, refuse("bad_point", "a point or a distance needs both coordinates")
 		}
-		out = append(out, call{action: n.Type, at: at, from: from, text: n.Text, key: n.Key, modifiers: n.Modifiers,
-			direction: n.Direction, amount: n.Amount, seconds: n.Seconds, region: n.Region})
+		req.calls = append(req.calls, call{action: n.Type, at: at, from: from, text: n.Text, key: n.Key, modifiers: n.Modifiers,
+			direction: n.Direction, amount: n.Amount, seconds: n.Seconds, region: n.Region, by: v.distance(by)})
 	}
-	return out, nil
-}
-
-// readAnthropic maps the vendor's overloaded "text": a chord for key and
-// hold_key, text for type, a held modifier for pointer actions (the
-// documentation says text, the quickstart also accepts key).
-func readAnthropic(body []byte) ([]call, *refusal) {
-	var a anthropicCall
-	if r := readJSON(body, &a); r != nil {
-		return nil, r
-	}
-	c := call{action: a.Action, at: a.Coordinate, from: a.StartCoordinate, direction: a.ScrollDirection,
-		amount: a.ScrollAmount, seconds: a.Duration, region: a.Region}
-	switch a.Action {
-	case "type":
-		c.text, c.key = a.Text, a.Key
-	case "key", "hold_key":
-		if a.Text != nil && a.Key != nil {
-			return nil, refuse("bad_member", "a key is given by text or by key, not by both")
-		}
-		if c.key = a.Text; c.key == nil {
-			c.key = a.Key
-		}
-	default:
-		if a.Text != nil && a.Key != nil {
-			return nil, refuse("bad_member", "a held modifier is given by text or by key, not by both")
-		}
-		held := a.Text
-		if held == nil {
-			held = a.Key
-		}
-		if held != nil && *held != "" {
-			m := splitPlus(*held)
-			c.modifiers = &m
-		}
-	}
-	return []call{c}, nil
+	return req, nil
 }
