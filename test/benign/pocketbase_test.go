@@ -77,7 +77,10 @@ var keeping = []workflow{
 		writes("pocketbase.settings.update").asks("pocketbase.settings.update"),
 }
 
-// Ordinary work on a third party's single page application.
+// Ordinary work on a third party's single page application. Not in it, since the
+// boundary does not let an agent do it unasked: to delete several records by one
+// press, to send by Enter in a text area, to write in an editor that is a frame,
+// to attach a file, to save by a shortcut, and to set a password.
 func TestBenignOnPocketBase(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds PocketBase and starts a browser")
