@@ -136,7 +136,7 @@ func (s *site) wait(t *testing.T, prefix string) time.Time {
 }
 
 // real is a fixture whose screen is the managed browser on one page.
-func real(t *testing.T, html string, p policy) (*fixture, *site) {
+func real(t *testing.T, html string, p decider) (*fixture, *site) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts a browser")
@@ -302,4 +302,20 @@ func TestRealBrowserKnowsEveryKey(t *testing.T) {
 			t.Errorf("%s: %+v: %v", k, in, err)
 		}
 	}
+}
+
+// Two vendors' calls drive a real page: a batch that fills a form and sends it by
+// Enter, and one call that clicks, clears, types and presses Enter.
+func TestRealBrowserVendors(t *testing.T) {
+	f, s := real(t, formPage, allowAll)
+	_, a := f.raw(openai, cua(`{"type":"click","button":"left","x":50,"y":30},{"type":"type","text":"old phone"}`))
+	if a["status"] != "completed" {
+		t.Fatalf("openai: %.400v", a)
+	}
+	// On the grid, the middle of the same field; the text that was there goes.
+	_, a = f.raw(geminiLegacy, `{"name":"type_text_at","args":{"x":39,"y":37,"text":"new phone"}}`)
+	if r, _ := a["response"].(map[string]any); r["error"] != nil || r["url"] != "http://site.test/" || a["parts"] == nil {
+		t.Fatalf("gemini: %.400v", a)
+	}
+	s.wait(t, "POST /users/jo/mfa/reset why=new+phone")
 }

@@ -19,12 +19,42 @@
 //     by Screen.Press: a target that changed since the decision does not get the
 //     input.
 //   - One request at a time; cursor and button are kept here. A left_mouse_up
-//     without a left_mouse_down is refused.
+//     without a left_mouse_down is refused. A drag from one application to another
+//     is on neither, in one action or by hand.
 //   - A picture is recorded before it leaves.
 //   - Text that goes into a password field, or into something that could not be
 //     inspected, is in no record: only its length is. Digests over typed text
 //     are keyed with a key that dies with the server, so that a short text
 //     cannot be found by trying.
+//
+// Formats. Each is a path that takes POST; GET /v1/display lists them. A file per
+// vendor translates to one neutral form, which is all that the rest knows:
+//
+//	/v1/actions                       {"actions":[...]}, neutral; answer {"results":[...]}
+//	/v1/anthropic/computer_20241022   the input of a tool_use block; answer: content
+//	/v1/anthropic/computer_20250124   of a tool_result, to which the harness adds
+//	/v1/anthropic/computer_20251124   its tool_use_id
+//	/v1/openai/computer               a computer_call item, with action or actions;
+//	/v1/openai/computer_use_preview   with one action; answer: a computer_call_output
+//	/v1/gemini/computer_use           one function call, of generateContent or as a step
+//	/v1/gemini/computer_use_legacy    of the Interactions API; answer: its response
+//
+// An action that a version does not have is refused (not_in_version or
+// unknown_action). Addresses, search and history are refused (no_navigation), as
+// are keys and modifiers that would stay down (no_held_keys) and a drag whose path
+// bends (bent_path). OpenAI's and Gemini's answers end with a picture, which is an
+// action of its own, also when something was not done; then OpenAI's item says
+// "incomplete", and code, layer, message, next and results stand beside the
+// vendor's members, for the harness to take out. Gemini's url is the page's
+// origin alone, and its points are cells of a grid of 1000 by 1000.
+//
+// Safety checks. A question of the provider (pending_safety_checks,
+// safety_decision) becomes an action computer.safety_check before anything else of
+// the call. Only if policy holds it and people approve does the call go on, bound
+// to what they saw, each primitive at its own turn; only then does the answer
+// acknowledge. Otherwise: safety_check_pending. An acknowledgement that the
+// harness sends is refused. The harness can leave a question out: what it hands
+// on is all that is seen here.
 //
 // Scaled screens. A client may declare a display smaller than the screen
 // (?display=1024x640); pictures are scaled to it and points are mapped back. The

@@ -69,9 +69,9 @@ func (m *memory) operations() []string {
 	return out
 }
 
-type policy func(gate.Facts) action.Decision
+type decider func(gate.Facts) action.Decision
 
-func (p policy) Decide(f gate.Facts) action.Decision { return p(f) }
+func (p decider) Decide(f gate.Facts) action.Decision { return p(f) }
 
 func allowAll(gate.Facts) action.Decision { return action.Decision{Verdict: action.Allow} }
 
@@ -175,12 +175,12 @@ type fixture struct {
 	gate    *gate.Gate
 }
 
-func start(t *testing.T, p policy) *fixture {
+func start(t *testing.T, p decider) *fixture {
 	t.Helper()
 	return startOn(t, p, &screen{focus: target("input", "text")})
 }
 
-func startOn(t *testing.T, p policy, s0 computer.Screen, edit ...func(*gate.Admission)) *fixture {
+func startOn(t *testing.T, p decider, s0 computer.Screen, edit ...func(*gate.Admission)) *fixture {
 	t.Helper()
 	f := &fixture{T: t, log: &memory{}, journal: computer.NewJournal()}
 	f.screen, _ = s0.(*screen)

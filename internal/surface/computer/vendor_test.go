@@ -272,7 +272,7 @@ func TestOnePictureIsEnough(t *testing.T) {
 	f.want("allow computer.left_click", "allow computer.screenshot")
 }
 
-func denying(code string, match func(action.Action) bool) policy {
+func denying(code string, match func(action.Action) bool) decider {
 	return func(x gate.Facts) action.Decision {
 		if match(x.Action) {
 			return action.Denied(action.LayerGuardrail, code, "no", "leave it")
