@@ -108,8 +108,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeRefusal(w, &refusal{http.StatusConflict, "in_flight", "another action of this task is in flight", "send one action at a time"})
 		return
 	}
-	defer s.busy.Unlock()
-	writeJSON(w, http.StatusOK, req.answer(s.perform(r.Context(), v, req, todo)))
+	answer := func() any {
+		defer s.busy.Unlock() // before the answer: whoever has read it may go on
+		return req.answer(s.perform(r.Context(), v, req, todo))
+	}()
+	writeJSON(w, http.StatusOK, answer)
 }
 
 // read checks everything about a request that is not its document.

@@ -362,3 +362,16 @@ func TestDragAcrossFrames(t *testing.T) {
 		t.Errorf("release: got %.300s", fmt.Sprint(a))
 	}
 }
+
+// T57: after the end of the task there is neither an action nor a picture.
+func TestVendorAfterTheEnd(t *testing.T) {
+	f := start(t, allowAll)
+	if err := f.gate.End(t.Context(), func(gate.Admission) bool { return true }, "killed", "killed by test"); err != nil {
+		t.Fatal(err)
+	}
+	_, a := f.raw(openai, cua(`{"type":"click","button":"left","x":1,"y":1},{"type":"wait"}`))
+	if a["code"] != "killed" || a["output"] != nil {
+		t.Errorf("got %v", a)
+	}
+	f.want("deny computer.left_click")
+}
