@@ -3,7 +3,7 @@
 #
 #   scripts/deps.sh browser   Chromium's headless shell and a font: up, demo
 #   scripts/deps.sh           the same, Chromium itself, PostgreSQL, the OpenSSH
-#                             client and FUSE: what the tests run for real
+#                             client, FUSE, Node.js and npm: what the tests run for real
 #
 # Says nothing and changes nothing when everything is there. Exit status: 0 all
 # there, 2 something is missing and could not be installed (what to do is said).
@@ -32,6 +32,11 @@ have_postgres() {
 # Root mounts by itself; others need the helper, and a device that is open to all
 # (as every distribution's rules make it; a container without udev lacks them).
 have_fuse() { [ "$(id -u)" = 0 ] || { command -v fusermount3 >/dev/null && [ -r /dev/fuse ] && [ -w /dev/fuse ]; }; }
+# Node.js 20 or later, where a contained program can be (its clients run as agents).
+have_node() {
+	exists /usr/bin/node /usr/local/bin/node && command -v npm >/dev/null &&
+		node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' >/dev/null 2>&1
+}
 have_ssh() { command -v ssh-keygen >/dev/null && command -v ssh-agent >/dev/null; }
 
 missing() {
@@ -42,6 +47,7 @@ missing() {
 	have_postgres || echo postgres
 	have_ssh || echo ssh
 	have_fuse || echo fuse
+	have_node || echo node
 }
 
 need=$(missing | tr '\n' ' ')
@@ -58,6 +64,7 @@ fail() {
 		font) echo "  missing: any TrueType font in /usr/share/fonts, e.g. DejaVu" ;;
 		postgres) echo "  missing: the PostgreSQL server's programs (for tests; no running server is needed)" ;;
 		ssh) echo "  missing: the OpenSSH client (for tests)" ;;
+		node) echo "  missing: Node.js 20 or later in /usr/bin or /usr/local/bin, and npm (for tests)" ;;
 		fuse) echo "  missing: fusermount3, and read and write access to /dev/fuse (for tests by who is not root)" ;;
 		esac
 	done >&2
@@ -71,15 +78,15 @@ done
 packages() {
 	case $pm:$1 in
 	apt-get:shell) echo chromium-headless-shell ;; apt-get:full) echo chromium ;; apt-get:font) echo fonts-dejavu-core fonts-liberation ;;
-	apt-get:postgres) echo postgresql ;; apt-get:fuse) echo fuse3 ;; apt-get:ssh) echo openssh-client ;;
+	apt-get:postgres) echo postgresql ;; apt-get:fuse) echo fuse3 ;; apt-get:ssh) echo openssh-client ;; apt-get:node) echo nodejs npm ;;
 	dnf:shell) echo chromium-headless ;; dnf:full) echo chromium ;; dnf:font) echo dejavu-sans-fonts liberation-sans-fonts ;;
-	dnf:postgres) echo postgresql-server ;; dnf:fuse) echo fuse3 ;; dnf:ssh) echo openssh-clients ;;
+	dnf:postgres) echo postgresql-server ;; dnf:fuse) echo fuse3 ;; dnf:ssh) echo openssh-clients ;; dnf:node) echo nodejs npm ;;
 	apk:shell) echo chromium-headless-shell ;; apk:full) echo chromium ;; apk:font) echo font-dejavu font-liberation ;;
-	apk:postgres) echo postgresql ;; apk:fuse) echo fuse3 ;; apk:ssh) echo openssh-client openssh-keygen ;;
+	apk:postgres) echo postgresql ;; apk:fuse) echo fuse3 ;; apk:ssh) echo openssh-client openssh-keygen ;; apk:node) echo nodejs npm ;;
 	pacman:shell | pacman:full) echo chromium ;; pacman:font) echo ttf-dejavu ttf-liberation ;;
-	pacman:postgres) echo postgresql ;; pacman:fuse) echo fuse3 ;; pacman:ssh) echo openssh ;;
+	pacman:postgres) echo postgresql ;; pacman:fuse) echo fuse3 ;; pacman:ssh) echo openssh ;; pacman:node) echo nodejs npm ;;
 	zypper:shell | zypper:full) echo chromium ;; zypper:font) echo dejavu-fonts liberation-fonts ;;
-	zypper:postgres) echo postgresql-server ;; zypper:fuse) echo fuse3 ;; zypper:ssh) echo openssh-clients ;;
+	zypper:postgres) echo postgresql-server ;; zypper:fuse) echo fuse3 ;; zypper:ssh) echo openssh-clients ;; zypper:node) echo nodejs20 npm20 ;;
 	esac
 }
 

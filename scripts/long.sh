@@ -32,6 +32,8 @@ loop internal/browser 'TestRaceHostilePageWinsNoRound|TestFactsChangedInsideTheP
 loop internal/server 'TestStory'
 echo "== internal/browser, 1200 rounds of a page that swaps"
 SALLYPORT_RACE_ROUNDS=25 $go test ./internal/browser -run TestPageThatSwapsWinsNoRound -count 1 -v -timeout 30m || status=1
+echo "== test/urls, 10000 addresses"
+SALLYPORT_LONG=1 $go test ./test/urls -count 1 -v -timeout 30m || status=1
 echo "== test/crash, $crashes kills"
 SALLYPORT_CRASH_ROUNDS=$crashes $go test ./test/crash -count 1 -v -timeout 120m || status=1
 exit $status

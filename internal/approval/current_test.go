@@ -30,15 +30,22 @@ func (inForce) Current(tx record.Tx, s approval.Statement) error {
 	return nil
 }
 
-func (inForce) Keys(tx record.Tx) (map[string][]string, error) {
-	out := map[string][]string{}
-	err := tx.List("passkey", func(name string, raw []byte) error {
+func (d inForce) People(tx record.Tx) ([]approval.Person, error) {
+	all, err := d.directory.People(tx)
+	if err != nil {
+		return nil, err
+	}
+	err = tx.List("passkey", func(name string, raw []byte) error {
 		var line string
 		err := json.Unmarshal(raw, &line)
-		out[name] = append(out[name], line)
+		for i := range all {
+			if all[i].Name == name {
+				all[i].Keys = []string{line}
+			}
+		}
 		return err
 	})
-	return out, err
+	return all, err
 }
 
 func (f *fixture) set(kind, id string, v any) {

@@ -199,7 +199,7 @@ func (e *Engine) Reject(ctx context.Context, id, person, reason string) (Approva
 			}
 			for _, r := range p.Roles {
 				if r == a.Statement.Role {
-					return nil
+					return remember(tx, a)
 				}
 			}
 			if person == a.Requester {

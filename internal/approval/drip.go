@@ -3,8 +3,10 @@ package approval
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
@@ -22,6 +24,42 @@ const kindAsked = "approval-asked"
 
 type asked struct {
 	Count int `json:"count"`
+	// Rejected is what people said no to.
+	Rejected []action.Digest `json:"rejected,omitempty"`
+}
+
+// remember keeps a rejection for the life of its task, in the transaction of it:
+// the same question is not asked again until somebody is tired enough to say yes.
+func remember(tx record.Tx, a Approval) error {
+	if !a.Hold || a.Statement.Task == "" {
+		return nil
+	}
+	n, err := askedBy(tx, a.Statement.Task)
+	if err != nil {
+		return err
+	}
+	what, err := whatIs(a.Statement)
+	if err != nil || slices.Contains(n.Rejected, what) {
+		return err
+	}
+	n.Rejected = append(n.Rejected, what)
+	return tx.Put(kindAsked, a.Statement.Task, n)
+}
+
+// whatIs is the same for the same operation with the same parameters, however it
+// came about and was spelled.
+func whatIs(s Statement) (action.Digest, error) {
+	return canon.DigestOf(struct {
+		Operation string            `json:"operation"`
+		Params    map[string]string `json:"params"`
+	}{s.Operation, s.Params})
+}
+
+func askedBy(tx record.Tx, task string) (n asked, err error) {
+	if err = tx.Get(kindAsked, task, &n); errors.Is(err, record.ErrNotFound) {
+		err = nil
+	}
+	return n, err
 }
 
 // drip counts one more question by a held action, in the transaction that opens
@@ -48,11 +86,17 @@ func drip(tx record.Tx, a Approval) error {
 			}
 		}
 	}
-	var n asked
-	if err := tx.Get(kindAsked, a.Statement.Task, &n); err != nil && !errors.Is(err, record.ErrNotFound) {
+	n, err := askedBy(tx, a.Statement.Task)
+	if err != nil {
+		return err
+	}
+	what, err := whatIs(a.Statement)
+	if err != nil {
 		return err
 	}
 	switch {
+	case slices.Contains(n.Rejected, what):
+		return refuse("rejected_before", "people rejected this in this task already")
 	case ofTask >= MaxOpenPerTask:
 		return refuse("too_many_open", fmt.Sprintf("%d questions of this task wait for people", ofTask))
 	case ofPerson >= MaxOpenPerPerson:
@@ -66,6 +110,10 @@ func drip(tx record.Tx, a Approval) error {
 
 // alike returns the open questions that are the same as s.
 func alike(tx record.Tx, s Statement, now time.Time) (out []Approval, err error) {
+	like, err := likeness(s)
+	if err != nil || s.Task == "" {
+		return nil, err
+	}
 	for _, state := range []State{Granted, Pending} {
 		open, err := list(tx, state)
 		if err != nil {
@@ -75,9 +123,11 @@ func alike(tx record.Tx, s Statement, now time.Time) (out []Approval, err error)
 			if !a.Hold || inTime(a.Statement, now) != nil {
 				continue
 			}
-			if ok, err := same(a.Statement, s); err != nil {
+			its, err := likeness(a.Statement)
+			if err != nil {
 				return nil, err
-			} else if ok {
+			}
+			if its == like {
 				out = append(out, a)
 			}
 		}
@@ -85,16 +135,11 @@ func alike(tx record.Tx, s Statement, now time.Time) (out []Approval, err error)
 	return out, nil
 }
 
-// same reports whether two statements ask for the same thing under the same
+// likeness is equal for statements that ask for the same thing under the same
 // conditions: they differ in nonce and time, and in the name of the attempt.
-func same(a, b Statement) (bool, error) {
-	a.V, a.Nonce, a.Subject, a.NotBefore, a.Expires = b.V, b.Nonce, b.Subject, b.NotBefore, b.Expires
-	da, err := canon.DigestOf(a)
-	if err != nil {
-		return false, err
-	}
-	db, err := canon.DigestOf(b)
-	return a.Task != "" && da == db, err
+func likeness(s Statement) (action.Digest, error) {
+	s.V, s.Nonce, s.Subject, s.NotBefore, s.Expires = 0, "", "", time.Time{}, time.Time{}
+	return canon.DigestOf(s)
 }
 
 // claim notes that somebody here waits for the answer; false if somebody does.

@@ -27,12 +27,6 @@ type Directory interface {
 	People(record.Tx) ([]Person, error)
 }
 
-// Keyring is what a Directory may be as well: it knows all keys of the people, by
-// name, in the form of Person.Keys and in place of it.
-type Keyring interface {
-	Keys(record.Tx) (map[string][]string, error)
-}
-
 // Currency is what a Directory may be as well: it refuses a statement that names
 // a policy, a boundary or resources that are not in force in the transaction any
 // more. Its error is best a *Refusal.
@@ -40,24 +34,9 @@ type Currency interface {
 	Current(record.Tx, Statement) error
 }
 
-// read returns the people with all their keys.
 func (e *Engine) read(tx record.Tx) (people, error) {
 	all, err := e.people.People(tx)
-	if err != nil {
-		return nil, err
-	}
-	ring, ok := e.people.(Keyring)
-	if !ok {
-		return all, nil
-	}
-	keys, err := ring.Keys(tx)
-	if err != nil {
-		return nil, err
-	}
-	for i, p := range all {
-		all[i].Keys = keys[p.Name]
-	}
-	return all, nil
+	return all, err
 }
 
 // current asks the directory whether the statement still says what is in force.

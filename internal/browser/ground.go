@@ -176,7 +176,10 @@ func (b *Browser) grounded(g Grounded, p place, raw jsontext.Value) (Grounded, p
 		return g, p, fmt.Errorf("facts of an element: %w", err)
 	}
 	origin := p.frame.origin()
-	if f.Origin != origin { // a sandboxed frame shows its address, and has no origin
+	switch {
+	case strings.HasPrefix(f.URL, "about:"): // about:blank and about:srcdoc have the origin of who made them
+		origin = f.Origin
+	case f.Origin != origin: // a sandboxed frame shows its address, and has no origin
 		origin = "null"
 	}
 	g.Element = action.Element{

@@ -200,6 +200,7 @@ func TestGroundLayers(t *testing.T) {
 		"pointer_events": {button + `<div style="position:absolute;inset:0;pointer-events:none;background:#f008">Veil</div>`, 100, 100, "Under"},
 		"nested_shadow":  {`<div id=a style="position:absolute;left:20px;top:20px"></div><script>const r=a.attachShadow({mode:'closed'});r.innerHTML='<div></div>';const s=r.firstChild.attachShadow({mode:'closed'});s.innerHTML='<button style="width:300px;height:200px">Twice closed</button>';s.firstChild.onclick=()=>pressed='twice'</script>`, 100, 100, "Twice closed"},
 		"nested_frames":  {`<iframe src="http://other.example/mid" style="position:absolute;left:100px;top:100px;width:400px;height:300px;border:0"></iframe><script>onmessage=e=>pressed=e.data</script>`, 100 + 50 + 60, 100 + 50 + 40, "Leaf"},
+		"srcdoc_frame":   {`<iframe style="position:absolute;left:20px;top:20px;width:400px;height:300px;border:0" srcdoc="<body style='margin:0'><button style='width:400px;height:300px' onclick='parent.pressed=1'>Written</button>"></iframe>`, 100, 100, "Written"},
 		"smooth_scroll":  {`<style>html{scroll-behavior:smooth}</style><div style="height:3000px"></div><button style="position:fixed;left:20px;top:20px;width:400px;height:300px" onclick="window.pressed='fixed'">Fixed</button><script>scrollTo(0,500)</script>`, 100, 100, "Fixed"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -208,6 +209,9 @@ func TestGroundLayers(t *testing.T) {
 			g := w.ground(c.x, c.y)
 			if g.Element.Name != c.want || g.Element.Uninspectable != "" {
 				t.Fatalf("got %+v, want %q", g.Element, c.want)
+			}
+			if want := "http://site.test"; name != "nested_frames" && g.Element.FrameOrigin != want {
+				t.Errorf("got origin %q, want %q", g.Element.FrameOrigin, want)
 			}
 			w.must(g, Click{})
 			w.until("window.pressed")

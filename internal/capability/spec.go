@@ -96,7 +96,7 @@ type Surfaces struct {
 // lists its own. They act only on the capability's applications.
 var DefaultComputer = []string{
 	"cursor_position", "double_click", "drag", "hold_key", "home", "key", "left_click", "left_mouse_down",
-	"left_mouse_up", "middle_click", "move", "right_click", "screenshot", "scroll", "triple_click", "type", "wait",
+	"left_mouse_up", "middle_click", "move", "right_click", "safety_check", "screenshot", "scroll", "triple_click", "type", "wait",
 	"zoom",
 }
 

@@ -136,7 +136,7 @@ func (r *running) decide(now time.Time, a action.Action, approved bool) (action.
 	d := r.Policy.Decide(f)
 	f.Counts = nil // shared with the task; not for use outside the lock
 	if d.Verdict == action.Hold && approved {
-		d.Verdict, d.Code = action.Allow, "approved"
+		d.Verdict, d.Code = action.Allow, CodeApproved
 	}
 	switch d.Verdict {
 	case action.Allow:
@@ -189,6 +189,9 @@ func wellFormed(a action.Action) *action.Decision {
 	}
 	return nil
 }
+
+// CodeApproved is the code of a decision that people made.
+const CodeApproved = "approved"
 
 // CodeHeld is the code of a denial that is none: a person has not answered yet,
 // and the same attempt may be made again.

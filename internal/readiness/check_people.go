@@ -133,7 +133,7 @@ func checkSeparation(k *check) {
 
 func sharedKey(p, q approval.Person) bool {
 	for _, a := range p.Keys {
-		if _, shared := holds(q, keyOf(a)); shared {
+		if _, shared := holds(q, a); shared {
 			return true
 		}
 	}

@@ -41,9 +41,9 @@ func (e *evaluation) same(a, b string) bool {
 // holds reports whether the person has a usable key, and whether it is key.
 func holds(p approval.Person, key string) (usable, this bool) {
 	for _, line := range p.Keys {
-		if k, err := receipt.ParseSSHKey(line); err == nil {
+		if k, err := receipt.KeyDigest(line); err == nil {
 			usable = true
-			this = this || k == key
+			this = this || k == keyOf(key)
 		}
 	}
 	return usable, this
@@ -60,7 +60,7 @@ func (e *evaluation) verify(g granted) string {
 	if _, err := approval.ParseStatement(msg); err != nil {
 		return "its statement is not valid: " + err.Error()
 	}
-	signer, err := receipt.VerifySSHSIG(msg, []byte(g.Signature), receipt.ApprovalNamespace, []string{g.Key}, receipt.SSHPolicy{RequireVerification: st.UserVerification})
+	signer, err := receipt.VerifyApproval(msg, g.Signature, []string{g.Key}, receipt.SSHPolicy{RequireVerification: st.UserVerification})
 	switch {
 	case err != nil:
 		return "the signature does not verify"

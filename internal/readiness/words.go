@@ -12,10 +12,10 @@ import (
 
 func digest(s string) action.Digest { return action.Digest(s) }
 
-// keyOf is the form in which keys are compared; a line that is no key matches
-// nothing.
+// keyOf is the form in which keys are compared: who holds one private key is one
+// signer, whatever form the line has. A line that is no key matches nothing.
 func keyOf(line string) string {
-	k, err := receipt.ParseSSHKey(line)
+	k, err := receipt.KeyDigest(line)
 	if err != nil {
 		return "\x00"
 	}

@@ -175,26 +175,6 @@ func resourcesOf(all map[string]stored, agent string) (action.Digest, error) {
 	return canon.DigestOf(of)
 }
 
-// Keys implements approval.Keyring: SSH keys and passkeys of the people.
-func (directory) Keys(tx record.Tx) (map[string][]string, error) {
-	out := map[string][]string{}
-	err := tx.List(kindResource, func(_ string, raw []byte) error {
-		var s stored
-		if err := json.Unmarshal(raw, &s); err != nil || s.Kind != resource.KindPerson {
-			return err
-		}
-		r, err := resource.FromCanonical(s.Canonical)
-		if err != nil {
-			return err
-		}
-		if p, ok := r.Spec.(*resource.PersonSpec); ok {
-			out[s.Name] = p.ApprovalKeys()
-		}
-		return nil
-	})
-	return out, err
-}
-
 type hold struct {
 	engine *approval.Engine
 	id     string

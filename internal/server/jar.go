@@ -104,6 +104,15 @@ func (j *jar) Secrets() []egress.Secret {
 	return slices.Clone(j.seen)
 }
 
+// values are Secrets for the client of the browser's protocol.
+func (j *jar) values() []string {
+	var out []string
+	for _, s := range j.Secrets() {
+		out = append(out, string(s))
+	}
+	return out
+}
+
 // originOf is scheme://host[:port] without a default port.
 func originOf(r *http.Request) string {
 	host := strings.ToLower(r.URL.Host)

@@ -32,7 +32,8 @@ func (c recognizer) Recognize(r action.Request, body []byte) (egress.Recognized,
 	if len(m.Secrets) > 0 {
 		return egress.Recognized{}, errors.New("the operation takes a secret in a field, which no lease provides")
 	}
-	out := egress.Recognized{App: m.Connector, Effect: m.Effect, Params: m.Params, Labels: m.Labels, Allowed: true, AllowLocal: m.Local}
+	out := egress.Recognized{App: m.Connector, Effect: m.Effect, Params: m.Params, Labels: m.Labels, Allowed: true, AllowLocal: m.Local,
+		Override: m.Override}
 	if m.Matched {
 		out.Operation = m.Operation
 		out.WebSocket = r.Destination == "websocket"

@@ -480,7 +480,7 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 func (s *session) protocol() (*cdp.Server, error) {
 	version, _, _ := s.browser.Facts()
 	door, err := cdp.New(cdp.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Profile: cdp.Profile(s.agent.protocol),
-		Version: version, Width: screenWidth, Height: screenHeight, Gate: s.t.srv.gate, Journal: clientInputs{s.journal}, AppOf: s.appOf,
+		Version: version, Width: screenWidth, Height: screenHeight, Gate: s.t.srv.gate, Journal: clientInputs{s.journal}, AppOf: s.appOf, Secrets: s.jar.values,
 		Open: func(e cdp.Events) (cdp.Upstream, error) { return s.browser.OpenClient(browser.ClientEvents(e)) }})
 	if err != nil {
 		return nil, err

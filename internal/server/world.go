@@ -309,7 +309,7 @@ func (directory) People(tx record.Tx) ([]approval.Person, error) {
 		case *resource.TenantSpec:
 			demo = spec.Demo
 		case *resource.PersonSpec:
-			p := approval.Person{Name: s.Name, Keys: spec.SSHKeys}
+			p := approval.Person{Name: s.Name, Keys: spec.ApprovalKeys()}
 			for _, role := range spec.Roles {
 				p.Roles = append(p.Roles, string(role))
 			}

@@ -39,10 +39,10 @@ const (
 //   - script: any method, to the origin of the frame whose control was clicked, or
 //     got Enter or Space, if that by itself leads nowhere (no link, no form, or such
 //     as lead to the document itself); at most 3 s later. Weaker: the page's author
-//     chose the request.
+//     chose the request. Enter in a text area counts: some pages send by it.
 //
 // An input explains at most one request that is not GET or HEAD, so one click
-// cannot cover two writes.
+// cannot cover two writes; and when it has, no older one stands in for it.
 //
 // Limits: it is told facts of the document as it was just before the input.
 // A submit handler that changes the form's action afterwards makes the request
@@ -114,12 +114,15 @@ func (j *Journal) Why(r action.Request, at time.Time) (id, rule string) {
 	for i := len(j.inputs) - 1; i >= 0; i-- {
 		p := &j.inputs[i]
 		age := at.Sub(p.at)
-		if age < 0 || age > window || !safe && p.spent {
+		if age < 0 || age > window {
 			continue
 		}
 		rule := p.explains(r, age)
 		if rule == "" {
 			continue
+		}
+		if !safe && p.spent {
+			return "", "" // an older one was for something else
 		}
 		if !safe {
 			p.spent = true
@@ -144,7 +147,7 @@ func (p *pressed) explains(r action.Request, age time.Duration) string {
 		return RuleForm
 	case e.Link != "" && r.Method == "GET" && p.key != " " && sameTarget(e.Link, r):
 		return RuleLink
-	case age <= scriptWindow && p.leftToScript() && control(e) && e.FrameOrigin == r.Origin:
+	case age <= scriptWindow && p.leftToScript() && (control(e) || p.sends()) && e.FrameOrigin == r.Origin:
 		return RuleScript
 	}
 	return ""
@@ -167,6 +170,13 @@ func (p *pressed) leftToScript() bool {
 		return true
 	}
 	return false
+}
+
+// sends reports Enter in a text area whose form, if any, leads to the document
+// itself.
+func (p *pressed) sends() bool {
+	e := p.element
+	return p.key == "Enter" && e.Tag == "textarea" && (e.FormAction == "" || sameDocument(e.FormAction, e.URL))
 }
 
 // sameDocument compares addresses up to the fragment.

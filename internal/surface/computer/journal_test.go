@@ -60,6 +60,8 @@ func TestJournalRules(t *testing.T) {
 		{"script_of_a_form_button", click, button, post(iam, "/api/x"), time.Second, ""},
 		{"script_by_save", click, save, post(iam, "/api/x"), time.Second, RuleScript},
 		{"script_by_enter_in_a_name", enter, name, post(iam, "/api/x"), time.Second, RuleScript},
+		{"script_by_enter_in_a_text_area", enter, action.Element{Tag: "textarea", FrameOrigin: iam, URL: app}, post(iam, "/api/x"), time.Second, RuleScript},
+		{"script_by_click_in_a_text_area", click, action.Element{Tag: "textarea", FrameOrigin: iam, URL: app}, post(iam, "/api/x"), time.Second, ""},
 		{"script_by_click_in_a_name", click, name, post(iam, "/api/x"), time.Second, ""},
 		{"script_by_space_in_a_name", space, name, post(iam, "/api/x"), time.Second, ""},
 		{"script_by_a_button_in_a_form", click, inside, post(iam, "/api/x"), time.Second, RuleScript},
@@ -98,6 +100,14 @@ func TestJournalOneWriteForOnePress(t *testing.T) {
 	r.Method = "GET"
 	if j.Explain(r, now) != "a1" {
 		t.Error("a read was not explained")
+	}
+	// A control that was pressed before does not stand in for it.
+	j = NewJournal()
+	j.Note("open", Input{Kind: Click}, action.Element{Tag: "button", FrameOrigin: iam})
+	j.Note("yes", Input{Kind: Click}, action.Element{Tag: "button", FrameOrigin: iam})
+	now, r.Method = time.Now(), "DELETE"
+	if j.Explain(r, now) != "yes" || j.Explain(r, now) != "" {
+		t.Error("a second write was explained by an older press")
 	}
 }
 

@@ -29,9 +29,6 @@ const (
 // codePending says that the provider asks for a person and that nobody was asked.
 const codePending = "safety_check_pending"
 
-// codeApproved is the gate's own: no policy can make an allow with it.
-const codeApproved = "approved"
-
 var checkCode = regexp.MustCompile(`^[a-z][a-z0-9_.-]{0,63}$`)
 
 func noNavigation() *refusal {
@@ -120,7 +117,7 @@ func (s *Server) confirm(ctx context.Context, req request, todo []planned) resul
 		return action.Outcome{State: action.Done}
 	}, &r)
 	switch {
-	case ok && r.decided.Code == codeApproved && r.decided.Approvers != "":
+	case ok && r.decided.Code == gate.CodeApproved && r.decided.Approvers != "":
 		approve(todo, first, r.Actions[0], print)
 	case ok:
 		// Policy let it pass without a person. That answers nothing.

@@ -199,14 +199,10 @@ func TestSafetyCheckThatCannotBeAsked(t *testing.T) {
 	}
 }
 
-// engine is the real policy, with or without the rule that holds the question.
-func engine(t *testing.T, guardrail string, covered ...string) policyFunc {
+// engine is the real policy, with the shipped guardrails.
+func engine(t *testing.T, covered ...string) policyFunc {
 	t.Helper()
-	files := map[string][]byte{}
-	if guardrail != "" {
-		files["safety.cedar"] = []byte(guardrail)
-	}
-	set, err := policy.Parse(files)
+	set, err := policy.Parse(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,23 +215,22 @@ func engine(t *testing.T, guardrail string, covered ...string) policyFunc {
 	}
 }
 
-// The real policy engine can hold the question, by one rule and one operation in
-// the grant; without either of them the question is refused.
+// The shipped guardrails hold the question, if the grant covers it; otherwise it
+// is refused.
+//
+// Threats: T59 (guardrail)
 func TestRealPolicyHoldsTheQuestion(t *testing.T) {
-	const rule = `@id("input/safety-check") @hold("approver") @reason("the model's provider asks that a person confirms what follows")
-forbid (principal, action == Action::"computer.safety_check", resource);`
 	usual := []string{"computer.left_click", "computer.type", "computer.key", "computer.screenshot"}
 	for _, tc := range []struct {
-		name, rule string
-		covered    []string
-		done       bool
+		name    string
+		covered []string
+		done    bool
 	}{
-		{"held", rule, append([]string{"computer.safety_check"}, usual...), true},
-		{"not_covered", rule, usual, false},
-		{"no_rule", "", append([]string{"computer.safety_check"}, usual...), false},
+		{"held", append([]string{"computer.safety_check"}, usual...), true},
+		{"not_covered", usual, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			f, crowd := startAsking(t, engine(t, tc.rule, tc.covered...), approve)
+			f, crowd := startAsking(t, engine(t, tc.covered...), approve)
 			_, a := f.raw(openai, checked)
 			if done := a["status"] == "completed" && a["acknowledged_safety_checks"] != nil; done != tc.done || (len(crowd.asked) == 1) != tc.done {
 				t.Errorf("got %.400v, asked %d", a, len(crowd.asked))
