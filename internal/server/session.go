@@ -413,11 +413,10 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	}
 	s.onStop(func() { model.Close() })
 
-	protocol, err := s.protocol()
-	if err != nil {
-		return err
+	listen := []string{computerAddr, inferenceAddr, proxyAddr}
+	if s.drivers() {
+		listen = append(listen, cdpAddr)
 	}
-
 	ca := filepath.Join(s.dir, "ca.pem")
 	if err := os.WriteFile(ca, door.CAPEM(), 0o644); err != nil {
 		return err
@@ -442,7 +441,7 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 		mounts = append(mounts, s.program)
 	}
 	p, err := contain.Start(s.t.srv.ctx, contain.Spec{Path: h.Path, Args: h.Args, Env: s.environment(h), Dir: h.Dir,
-		Listen: []string{computerAddr, inferenceAddr, proxyAddr, cdpAddr}, Mounts: mounts,
+		Listen: listen, Mounts: mounts,
 		Stdin: h.Stdin, Stdout: h.Stdout, Stderr: h.Stderr})
 	if err != nil {
 		return err
@@ -471,9 +470,18 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	s.serve("computer", func() error { return screen.Serve(bounded(ls[0])) })
 	s.serve("inference", func() error { return model.Serve(bounded(ls[1])) })
 	s.serve("harness egress", func() error { return door.Serve(ls[2]) })
-	s.serve("browser protocol", func() error { return protocol.Serve(bounded(ls[3])) })
+	if s.drivers() {
+		protocol, err := s.protocol()
+		if err != nil {
+			return err
+		}
+		s.serve("browser protocol", func() error { return protocol.Serve(bounded(ls[3])) })
+	}
 	return nil
 }
+
+// drivers reports whether there is a door for clients of the DevTools protocol.
+func (s *session) drivers() bool { return s.agent.protocol != string(cdp.Sealed) }
 
 // protocol is the door for clients of the DevTools protocol, in the profile that
 // the boundary pins.
@@ -514,7 +522,7 @@ func (s *session) environment(h Harness) []string {
 	const placeholder = "placeholder-the-boundary-puts-in-the-real-one"
 	ours := []string{
 		"SALLYPORT_TASK=" + s.task.ID,
-		"SALLYPORT_COMPUTER_URL=http://" + computerAddr, "SALLYPORT_CDP_URL=http://" + cdpAddr,
+		"SALLYPORT_COMPUTER_URL=http://" + computerAddr,
 		"SPIFFE_ENDPOINT_SOCKET=unix://" + insideSocket,
 		"HTTPS_PROXY=http://" + proxyAddr, "HTTP_PROXY=http://" + proxyAddr, "ALL_PROXY=http://" + proxyAddr,
 		"https_proxy=http://" + proxyAddr, "http_proxy=http://" + proxyAddr,
@@ -523,6 +531,9 @@ func (s *session) environment(h Harness) []string {
 		"ANTHROPIC_BASE_URL=http://" + inferenceAddr, "ANTHROPIC_API_KEY=" + placeholder,
 		"ANTHROPIC_MODEL=" + s.agent.model,
 		"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/home/agent", "LANG=C.UTF-8",
+	}
+	if s.drivers() {
+		ours = append(ours, "SALLYPORT_CDP_URL=http://"+cdpAddr)
 	}
 	names := map[string]bool{}
 	for _, v := range ours {
