@@ -40,6 +40,7 @@ const (
 // without the line at its end that names its source, which a driver makes of
 // where it is installed.
 func ScriptDigest(script string) action.Digest {
+	script = strings.TrimRight(script, "\n")
 	if i := strings.LastIndexByte(script, '\n'); i >= 0 {
 		last := strings.TrimSpace(script[i:])
 		if strings.HasPrefix(last, "//# sourceURL=") && !strings.ContainsAny(last, "\r\u2028\u2029") {
