@@ -362,15 +362,18 @@ func (w *world) watch() context.Context {
 }
 
 // fill makes the disk full for the running server, and for it alone: from some
-// bytes after the end of its largest file a write fails with EFBIG.
+// bytes after the end of the largest file of its store a write fails with EFBIG.
 func (w *world) fill(more int64) {
 	w.Helper()
 	var size int64
 	err := filepath.WalkDir(w.Dir, func(_ string, d os.DirEntry, err error) error {
-		if fi, ierr := d.Info(); err == nil && ierr == nil {
+		if err != nil || !strings.HasPrefix(d.Name(), "ledger.") {
+			return nil
+		}
+		if fi, err := d.Info(); err == nil { // else gone meanwhile
 			size = max(size, fi.Size())
 		}
-		return nil // gone meanwhile
+		return nil
 	})
 	if err != nil {
 		w.Fatal(err)
