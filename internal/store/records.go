@@ -143,7 +143,7 @@ type firsts struct {
 	known map[first]bool
 }
 
-const maxFirsts = 1 << 14
+const maxFirsts = 1 << 10
 
 // first is 1 for a record to index: no other of its task in its window is known
 // to be.
