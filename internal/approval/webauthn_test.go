@@ -27,12 +27,12 @@ import (
 // what PublicKeyCredential.toJSON() gives (WebAuthn level 3, section 5.1).
 type passkey struct {
 	*testing.T
-	key                     crypto.Signer
-	id                      string
-	rpID, origin            string
-	flags                   byte
-	counter                 uint32
-	crossOrigin, noResponse bool
+	key          crypto.Signer
+	id           string
+	rpID, origin string
+	flags        byte
+	counter      uint32
+	crossOrigin  bool
 }
 
 func newPasskey(t *testing.T, kind string) *passkey {

@@ -147,7 +147,7 @@ func FuzzRoundTrip(f *testing.F) {
 // FuzzAgainstTheLibrary holds the short way against the library's.
 func FuzzAgainstTheLibrary(f *testing.F) {
 	for _, s := range []string{`{}`, `[]`, `{"b":1,"a":{"d":[],"c":[{"z":null,"y":true},false]},"ab":"é"}`, `{"a":1,"":2}`, `-0`, `-1`, `[123456789012345,1234567890123456]`,
-		`{"b":1.0,"a":2}`, `{"b":"\u0041","a":2}`, `{"\u0062":1,"a":2}`, `{"é":1,"a":2}`, `{"b":1, "a":2}`, `{"b":"\n"}`, `""`, `{"a":1,"a":2}`, `01`, `[1,]`, `{"a":1,}`,
+		`{"b":1.0,"a":2}`, `{"b":"\u0041","a":2}`, `{"\u0062":1,"a":2}`, `{"é":1,"a":2}`, `{"b":1, "a":2}`, `{"b":"\n"}`, "\"\x7f\"", `{"a":1,"a":2}`, `01`, `[1,]`, `{"a":1,}`,
 		strings.Repeat("[", 70) + strings.Repeat("]", 70)} {
 		f.Add([]byte(s))
 	}

@@ -118,7 +118,7 @@ sallyport approvals ID -o json, and --assertion takes what it gave
 			}
 			var signer ssh.Signer
 			var answer []byte
-			person := e.person
+			var person string
 			if assertion != "" {
 				answer, person, err = e.assertion(cmd.Context(), c, assertion)
 			} else {
