@@ -32,10 +32,10 @@ have_postgres() {
 # Root mounts by itself; others need the helper, and a device that is open to all
 # (as every distribution's rules make it; a container without udev lacks them).
 have_fuse() { [ "$(id -u)" = 0 ] || { command -v fusermount3 >/dev/null && [ -r /dev/fuse ] && [ -w /dev/fuse ]; }; }
-# Node.js 20 or later, where a contained program can be (its clients run as agents).
+# Node.js 18 or later, where a contained program can be (its clients run as agents).
 have_node() {
 	exists /usr/bin/node /usr/local/bin/node && command -v npm >/dev/null &&
-		node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' >/dev/null 2>&1
+		node -e 'process.exit(parseInt(process.versions.node) >= 18 ? 0 : 1)' >/dev/null 2>&1
 }
 have_ssh() { command -v ssh-keygen >/dev/null && command -v ssh-agent >/dev/null; }
 
@@ -64,7 +64,7 @@ fail() {
 		font) echo "  missing: any TrueType font in /usr/share/fonts, e.g. DejaVu" ;;
 		postgres) echo "  missing: the PostgreSQL server's programs (for tests; no running server is needed)" ;;
 		ssh) echo "  missing: the OpenSSH client (for tests)" ;;
-		node) echo "  missing: Node.js 20 or later in /usr/bin or /usr/local/bin, and npm (for tests)" ;;
+		node) echo "  missing: Node.js 18 or later in /usr/bin or /usr/local/bin, and npm (for tests)" ;;
 		fuse) echo "  missing: fusermount3, and read and write access to /dev/fuse (for tests by who is not root)" ;;
 		esac
 	done >&2
