@@ -22,9 +22,10 @@ deps:
 deps-browser:
 	scripts/deps.sh browser
 
+# STORE=postgres runs every server and ledger of the tests on a PostgreSQL of their own.
 test: deps
 	$(GO) vet ./...
-	scripts/test.sh
+	SALLYPORT_TEST_STORE=$(STORE) scripts/test.sh
 
 test-short:
 	$(GO) test -short ./...

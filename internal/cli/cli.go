@@ -49,6 +49,7 @@ func commands() []func(*env) *cobra.Command {
 // env is what every command works with: the global flags and the streams.
 type env struct {
 	data, server, tenant, person, output string
+	store                                string // of a stopped server; see storeFlag
 
 	in       io.Reader
 	out, err io.Writer

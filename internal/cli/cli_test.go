@@ -139,6 +139,9 @@ func (u *user) in(t *testing.T) *user { return &user{t, u.r} }
 
 func (u *user) do(stdin string, args ...string) result {
 	u.Helper()
+	if args[0] == "ledger" || args[0] == "readiness" {
+		args = append(args, "--store", u.r.Store) // asked when the server is stopped
+	}
 	return run(u.T, stdin, append([]string{"--data", u.r.Data}, args...)...)
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,8 +25,9 @@ import (
 
 func ledgerCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{Use: "ledger", Short: "Read, verify and export the log",
-		Long:    "Works against the server, and on the --data folder of a stopped one, which it only reads.",
+		Long:    "Works against the server, and on what a stopped one left in --data (and --store, if it has one), which it only reads.",
 		Example: "  sallyport ledger list --task t-01k...\n  sallyport ledger verify"}
+	e.storeFlag(cmd)
 	cmd.AddCommand(ledgerList(e), ledgerShow(e), ledgerVerify(e), ledgerProve(e), ledgerExport(e))
 	return cmd
 }
@@ -63,10 +65,7 @@ func (e *env) stopped(ctx context.Context, f func(*ledger.Log, *seal.Root) error
 	if err != nil {
 		return err
 	}
-	st, err := store.OpenSQLiteReadOnly(e.data)
-	if errors.Is(err, store.ErrInUse) {
-		return fmt.Errorf("%s is in use, but its server does not answer", e.data)
-	}
+	st, err := e.openReadOnly(ctx)
 	if err != nil {
 		return err
 	}
@@ -92,6 +91,32 @@ func (e *env) stopped(ctx context.Context, f func(*ledger.Log, *seal.Root) error
 		return err
 	}
 	return f(log, root)
+}
+
+// storeFlag adds --store to a command that reads what a stopped server left.
+func (e *env) storeFlag(cmd *cobra.Command) {
+	cmd.PersistentFlags().StringVar(&e.store, "store", "", "postgres://... of a stopped server that keeps its log there")
+}
+
+type readStore interface {
+	ledger.Store
+	Close() error
+}
+
+func (e *env) openReadOnly(ctx context.Context) (readStore, error) {
+	if e.store != "" {
+		return store.OpenPostgresReadOnly(ctx, e.store)
+	}
+	st, err := store.OpenSQLiteReadOnly(e.data)
+	switch {
+	case errors.Is(err, store.ErrInUse):
+		return nil, fmt.Errorf("%s is in use, but its server does not answer", e.data)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w: name the database with --store if the log is in one", err)
+	case err != nil:
+		return nil, err
+	}
+	return st, nil
 }
 
 // folder is the log in a data folder, as a reader.

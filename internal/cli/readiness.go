@@ -24,8 +24,8 @@ func readinessCommand(e *env) *cobra.Command {
 		Short: "Decide whether an agent may act in production, as it is now",
 		Long: `Checks the ten conditions of a production-ready deployment in the running system
 and prints READY or NOT READY with the evidence. Unknown counts as not ready. The
-exit status is 0 for READY and 1 for NOT READY. Without a server it works on the
---data folder of a stopped one, which it only reads; there nothing can be probed.`,
+exit status is 0 for READY and 1 for NOT READY. Without a server it works on what a
+stopped one left in --data (and --store), which it only reads; there nothing can be probed.`,
 		Example: "  sallyport readiness helpdesk --probe\n  sallyport readiness helpdesk --format html > readiness.html",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -59,6 +59,7 @@ exit status is 0 for READY and 1 for NOT READY. Without a server it works on the
 			return nil
 		},
 	}
+	e.storeFlag(cmd)
 	f := cmd.Flags()
 	f.StringVar(&format, "format", "text", "text, json, html or oscal")
 	f.BoolVar(&probe, "probe", false, "also try to break the running system; nothing that is tried has an effect")

@@ -28,13 +28,53 @@ var ErrNotPrimary = errors.New("not a durable primary")
 // Postgres is a ledger.Store in a PostgreSQL database that nodes share. The
 // lock on a tenant's head row sequences its log among all nodes.
 type Postgres struct {
-	pool   *pgPool
-	firsts firsts
+	pool     *pgPool
+	firsts   firsts
+	readOnly bool
 }
 
 // OpenPostgres connects to the database at url and brings its schema up to
 // date.
 func OpenPostgres(ctx context.Context, url string) (*Postgres, error) {
+	s, err := connect(url)
+	if err != nil {
+		return nil, err
+	}
+	err = s.Update(ctx, func(w ledger.WriteTx) error {
+		t := w.(*tx)
+		// Nodes that start together migrate one after the other.
+		if err := t.c.rows(`SELECT pg_advisory_xact_lock(7821934650182)`, 1, func([]any) error { return nil }); err != nil {
+			return err
+		}
+		return migrate(t, "postgres")
+	})
+	return s.opened(err)
+}
+
+// OpenPostgresReadOnly connects to the database at url for whoever reads what a
+// server left there. Update is refused.
+func OpenPostgresReadOnly(ctx context.Context, url string) (*Postgres, error) {
+	s, err := connect(url)
+	if err != nil {
+		return nil, err
+	}
+	s.readOnly = true
+	known, err := migrations("postgres")
+	if err == nil {
+		err = s.View(ctx, func(r ledger.ReadTx) error { return checkNewest(r.(*tx), int64(len(known))) })
+	}
+	return s.opened(err)
+}
+
+func (s *Postgres) opened(err error) (*Postgres, error) {
+	if err != nil {
+		s.Close()
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	return s, nil
+}
+
+func connect(url string) (*Postgres, error) {
 	cfg, err := pgx.ParseConfig(url)
 	if err != nil {
 		// The cause may repeat the URL, which may hold a password.
@@ -46,20 +86,7 @@ func OpenPostgres(ctx context.Context, url string) (*Postgres, error) {
 	p["lock_timeout"] = "5s"
 	p["idle_in_transaction_session_timeout"] = "10s"
 	p["application_name"] = "sallyport"
-	s := &Postgres{pool: newPool(cfg)}
-	err = s.Update(ctx, func(w ledger.WriteTx) error {
-		t := w.(*tx)
-		// Nodes that start together migrate one after the other.
-		if err := t.c.rows(`SELECT pg_advisory_xact_lock(7821934650182)`, 1, func([]any) error { return nil }); err != nil {
-			return err
-		}
-		return migrate(t, "postgres")
-	})
-	if err != nil {
-		s.Close()
-		return nil, fmt.Errorf("open store: %w", err)
-	}
-	return s, nil
+	return &Postgres{pool: newPool(cfg)}, nil
 }
 
 // checkPrimary refuses a standby, whose epochs and approvals may be old, and a
@@ -98,6 +125,9 @@ func (s *Postgres) View(ctx context.Context, f func(ledger.ReadTx) error) error 
 
 // Update implements ledger.Store.
 func (s *Postgres) Update(ctx context.Context, f func(ledger.WriteTx) error) error {
+	if s.readOnly {
+		return errReadOnly
+	}
 	var err error
 	for try := range txRetries {
 		if try > 0 {

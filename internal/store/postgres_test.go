@@ -434,3 +434,26 @@ func TestPragmas(t *testing.T) {
 		}
 	}
 }
+
+// Who reads what a stopped server left changes nothing there: neither data nor
+// schema.
+func TestPostgresReadOnly(t *testing.T) {
+	url := pgtest.URL(t)
+	if _, err := OpenPostgresReadOnly(t.Context(), url); err == nil {
+		t.Fatal("a database without a schema was opened")
+	}
+	s, err := OpenPostgres(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	r, err := OpenPostgresReadOnly(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	called := false
+	if err := r.Update(t.Context(), func(ledger.WriteTx) error { called = true; return nil }); err == nil || called {
+		t.Errorf("update: got %v, called %v; want refused", err, called)
+	}
+}

@@ -35,6 +35,8 @@ var ErrPoisoned = errors.New("store is poisoned by a failed fsync")
 // ErrInUse is wrapped when another process has the folder open.
 var ErrInUse = errors.New("store is open in another process")
 
+var errReadOnly = errors.New("store is open for reading only")
+
 // SQLite is a ledger.Store in a folder.
 type SQLite struct {
 	dir  string
@@ -112,7 +114,7 @@ func openSQLite(dir, params string, logPages int) (_ *SQLite, err error) {
 // OpenSQLiteReadOnly opens the store of a stopped server. Update is refused. A
 // poisoned store can be read.
 func OpenSQLiteReadOnly(dir string) (_ *SQLite, err error) {
-	s := &SQLite{dir: dir, fatal: errors.New("store is open for reading only")}
+	s := &SQLite{dir: dir, fatal: errReadOnly}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("open store %s: %w", dir, err)

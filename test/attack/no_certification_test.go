@@ -9,7 +9,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/seal"
-	"github.com/sallyport-dev/sallyport/internal/store"
 	"github.com/sallyport-dev/sallyport/internal/task"
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
@@ -39,7 +38,7 @@ func age(t *testing.T, r *rig.Rig) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := store.OpenSQLite(r.Dir)
+	s, err := r.OpenStore(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -104,7 +104,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) up() {
 	w.Helper()
 	w.out = new(rig.Output)
-	w.server = exec.Command(w.binary, "up", "--data", w.Dir, "--listen", "off")
+	w.server = exec.Command(w.binary, "up", "--data", w.Dir, "--listen", "off", "--store", w.Store)
 	w.server.Stdout, w.server.Stderr = w.out, w.out
 	if err := w.server.Start(); err != nil {
 		w.Fatal(err)

@@ -32,8 +32,11 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/estate"
 	"github.com/sallyport-dev/sallyport/internal/estate/provider"
+	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/server"
+	"github.com/sallyport-dev/sallyport/internal/store"
+	"github.com/sallyport-dev/sallyport/internal/store/pgtest"
 )
 
 // Options of a rig. The zero value is the sample tenant as it ships.
@@ -64,6 +67,7 @@ type Rig struct {
 	Ports    helpdesk.Ports
 	EstateCA []byte // PEM
 	Dir      string // data folder
+	Store    string // URL of a database; "" for the embedded store
 
 	key     string // of the scripted model
 	options Options
@@ -114,6 +118,9 @@ func (r *Rig) start() error {
 		r.closers = append(r.closers, func() error { return os.RemoveAll(base) })
 		r.Dir = filepath.Join(base, "data")
 	}
+	if r.Store, err = pgtest.Chosen(ctx); err != nil {
+		return err
+	}
 	if r.Estate, err = estate.Serve(ctx, estate.Config{AdminAddr: "127.0.0.1:0", Password: r.options.Password}); err != nil {
 		return err
 	}
@@ -163,8 +170,19 @@ func (r *Rig) start() error {
 
 // Open opens the server on the rig's data folder.
 func (r *Rig) Open() (err error) {
-	r.Server, err = server.Open(context.Background(), server.Config{Data: r.Dir, HoldLimit: r.options.HoldLimit, Log: r.options.Log})
+	r.Server, err = server.Open(context.Background(), server.Config{Data: r.Dir, Store: r.Store, HoldLimit: r.options.HoldLimit, Log: r.options.Log})
 	return err
+}
+
+// OpenStore opens the store of a stopped server, to be closed by the caller.
+func (r *Rig) OpenStore(ctx context.Context) (interface {
+	ledger.Store
+	Close() error
+}, error) {
+	if r.Store != "" {
+		return store.OpenPostgres(ctx, r.Store)
+	}
+	return store.OpenSQLite(r.Dir)
 }
 
 // CloseServer stops the server and the scripted approver; the world stays.

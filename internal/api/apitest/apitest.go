@@ -23,6 +23,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/demo"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/server"
+	"github.com/sallyport-dev/sallyport/internal/store/pgtest"
 )
 
 // Main is the first statement of TestMain.
@@ -35,6 +36,7 @@ type Rig struct {
 	Faces       *api.Faces
 	Sample      *demo.Sample
 	Keys        map[string]ssh.Signer // of the people
+	Store       string                // URL of a database; "" for the embedded store
 }
 
 // Start runs a server with nothing in it. Addresses are chosen by the kernel, so
@@ -48,6 +50,9 @@ func Start(t testing.TB) *Rig {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	r := &Rig{Data: filepath.Join(dir, "data"), Files: filepath.Join(dir, "files"), Keys: map[string]ssh.Signer{}}
+	if r.Store, err = pgtest.Chosen(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if r.Sample, err = demo.ServeSample(context.Background(), demo.Addrs{}, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +89,7 @@ func (r *Rig) Open(t testing.TB) {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	var err error
-	if r.Server, err = server.Open(context.Background(), server.Config{Data: r.Data, Log: log}); err != nil {
+	if r.Server, err = server.Open(context.Background(), server.Config{Data: r.Data, Store: r.Store, Log: log}); err != nil {
 		t.Fatal(err)
 	}
 	if r.Faces, err = api.Serve(r.Server, api.Config{Data: r.Data, People: r.People(), Listen: "127.0.0.1:0", Issuer: "https://sallyport.example", Log: log}); err != nil {

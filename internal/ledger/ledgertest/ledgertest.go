@@ -11,12 +11,13 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/seal"
 	"github.com/sallyport-dev/sallyport/internal/store"
+	"github.com/sallyport-dev/sallyport/internal/store/pgtest"
 )
 
 // Tenant is the name of the log that New makes.
 const Tenant = "acme"
 
-// New returns an empty log on SQLite. It is checked and closed at the end of
+// New returns an empty log on the store that pgtest.StoreEnv chooses. It is checked and closed at the end of
 // the test.
 func New(t testing.TB) record.Log {
 	t.Helper()
@@ -33,17 +34,35 @@ func New(t testing.TB) record.Log {
 func NewLedger(t testing.TB) (*ledger.Ledger, *seal.Root) {
 	t.Helper()
 	root := Root(t)
-	s, err := store.OpenSQLite(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	l, err := ledger.Open(t.Context(), s, root)
+	l, err := ledger.Open(t.Context(), open(t), root)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
 	return l, root
+}
+
+// open opens an empty store of the chosen kind.
+func open(t testing.TB) ledger.Store {
+	t.Helper()
+	url, err := pgtest.Chosen(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if url != "" {
+		s, err := store.OpenPostgres(t.Context(), url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		return s
+	}
+	s, err := store.OpenSQLite(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
 }
 
 // Root returns a root key that is the same in every test.

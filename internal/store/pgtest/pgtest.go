@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/user"
@@ -42,6 +43,9 @@ type Server struct {
 	cmd  *exec.Cmd
 	attr *syscall.SysProcAttr
 	done chan struct{} // closed when cmd has ended
+
+	guard *exec.Cmd      // see watch
+	held  io.WriteCloser // its standard input
 }
 
 var (
@@ -53,32 +57,56 @@ var (
 )
 
 // URL returns the URL of a new, empty database. The server is started once for
-// the test binary; its Main must call Stop.
+// the test binary.
 func URL(t testing.TB) string {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts a PostgreSQL server")
 	}
+	url, err := database(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return url
+}
+
+// StoreEnv chooses the store of tests that run a whole server: "postgres", or
+// nothing for the embedded one.
+const StoreEnv = "SALLYPORT_TEST_STORE"
+
+// Chosen is the URL of a new, empty database if StoreEnv asks for one, and ""
+// otherwise.
+func Chosen(ctx context.Context) (string, error) {
+	switch v := os.Getenv(StoreEnv); v {
+	case "":
+		return "", nil
+	case "postgres":
+		return database(ctx)
+	default:
+		return "", fmt.Errorf("%s is %q: want postgres, or nothing for the embedded store", StoreEnv, v)
+	}
+}
+
+func database(ctx context.Context) (string, error) {
 	once.Do(func() { shared, failed = Start() })
 	if failed != nil {
-		t.Fatalf("this test needs a PostgreSQL server, such as Debian's postgresql-15: %v", failed)
+		return "", fmt.Errorf("this test needs a PostgreSQL server, such as Debian's postgresql-15: %w", failed)
 	}
 	mu.Lock()
 	count++
 	name := fmt.Sprintf("t%d", count)
 	mu.Unlock()
-	c, err := pgx.Connect(t.Context(), shared.URL("postgres"))
+	c, err := pgx.Connect(ctx, shared.URL("postgres"))
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	defer c.Close(context.WithoutCancel(t.Context()))
-	if _, err := c.Exec(t.Context(), "CREATE DATABASE "+name); err != nil {
-		t.Fatal(err)
-	}
-	return shared.URL(name)
+	defer c.Close(context.WithoutCancel(ctx))
+	_, err = c.Exec(ctx, "CREATE DATABASE "+name)
+	return shared.URL(name), err
 }
 
-// Stop ends the shared server, if it was started.
+// Stop ends the shared server, if it was started. It is over in any case when the
+// test binary is.
 func Stop() {
 	if shared != nil {
 		shared.Stop()
@@ -138,7 +166,23 @@ func start(prepare func(data string) error) (_ *Server, err error) {
 	}
 	// Without Pdeathsig: it is tied to the thread, which Go may end.
 	s.attr = &syscall.SysProcAttr{Credential: attr.Credential}
+	if err := s.watch(); err != nil {
+		return nil, err
+	}
 	return s, s.run()
+}
+
+// watch starts a process that outlives this one by a moment: when its standard
+// input ends it stops the server, if there still is one, and removes the folder.
+func (s *Server) watch() (err error) {
+	s.guard = exec.Command("/bin/sh", "-c", `read -r _
+if pid=$(head -n 1 "$0/data/postmaster.pid" 2>/dev/null); then kill -QUIT "$pid" 2>/dev/null; fi
+rm -rf "$0"`, s.Dir)
+	s.guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a Ctrl-C is for the tests
+	if s.held, err = s.guard.StdinPipe(); err != nil {
+		return err
+	}
+	return s.guard.Start()
 }
 
 func (s *Server) run() error {
@@ -198,5 +242,8 @@ func (s *Server) Stop() error {
 		<-s.done
 		s.cmd = nil
 	}
-	return os.RemoveAll(s.Dir)
+	if s.guard == nil {
+		return os.RemoveAll(s.Dir)
+	}
+	return errors.Join(s.held.Close(), s.guard.Wait())
 }
