@@ -132,8 +132,10 @@ func TestNoSecretIsLeftAnywhere(t *testing.T) {
 		t.Skip("starts browsers")
 	}
 	tmp := t.TempDir()
-	if err := os.Chmod(tmp, 0o711); err != nil {
-		t.Fatal(err)
+	for _, dir := range []string{filepath.Dir(tmp), tmp} { // harnesses and databases run as others
+		if err := os.Chmod(dir, 0o711); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Setenv("TMPDIR", tmp)
 	var captured logs
