@@ -8,11 +8,11 @@ import (
 )
 
 // The certified rig ran the certification suite once. Each test starts where
-// that ended, on a copy of the data folder.
+// that ended, on a copy of its state.
 var (
-	certifiedOnce sync.Once
-	certifiedRig  *rig.Rig
-	certifiedDir  string
+	certifiedOnce  sync.Once
+	certifiedRig   *rig.Rig
+	certifiedState *rig.Snapshot
 )
 
 func certified(t *testing.T) *rig.Rig {
@@ -28,14 +28,16 @@ func certified(t *testing.T) *rig.Rig {
 		certifiedRig = r
 		r.Ready(t)
 		r.Certify(t)
-		if certifiedDir, err = r.Snapshot(); err != nil {
+		s, err := r.Snapshot(t.Context())
+		if err != nil {
 			t.Fatal(err)
 		}
+		certifiedState = &s
 	})
-	if certifiedDir == "" {
+	if certifiedState == nil {
 		t.Fatal("the certification failed")
 	}
-	if err := certifiedRig.Restore(certifiedDir); err != nil {
+	if err := certifiedRig.Restore(t.Context(), *certifiedState); err != nil {
 		t.Fatal(err)
 	}
 	fresh(t, certifiedRig)

@@ -1,37 +1,53 @@
 package rig
 
 import (
+	"context"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/sallyport-dev/sallyport/internal/store/pgtest"
 )
 
-// Snapshot stops the server and keeps a copy of its data folder, so that tests
-// can begin where it stands. The copy goes with the rig.
-func (r *Rig) Snapshot() (string, error) {
+// Snapshot is the state of a stopped server.
+type Snapshot struct{ dir, store string }
+
+// Snapshot stops the server and keeps a copy of its state, so that tests can
+// begin where it stands. The copy goes with the rig.
+func (r *Rig) Snapshot(ctx context.Context) (s Snapshot, err error) {
 	if err := r.CloseServer(); err != nil {
-		return "", err
+		return s, err
 	}
 	base, err := os.MkdirTemp("", "rig-")
 	if err != nil {
-		return "", err
+		return s, err
 	}
 	r.closers = append(r.closers, func() error { return os.RemoveAll(base) })
-	dir := filepath.Join(base, "data")
-	return dir, copyFolder(dir, r.Dir)
+	s.dir = filepath.Join(base, "data")
+	if r.Store != "" {
+		if s.store, err = pgtest.Copy(ctx, r.Store); err != nil {
+			return s, err
+		}
+	}
+	return s, copyFolder(s.dir, r.Dir)
 }
 
-// Restore stops the server, puts a snapshot in the place of its data folder, and
-// starts it again. The world keeps its state.
-func (r *Rig) Restore(snapshot string) error {
+// Restore stops the server, puts a snapshot in the place of its state, and starts
+// it again. The world keeps its state.
+func (r *Rig) Restore(ctx context.Context, s Snapshot) (err error) {
 	if err := r.CloseServer(); err != nil {
 		return err
+	}
+	if s.store != "" {
+		if r.Store, err = pgtest.Copy(ctx, s.store); err != nil {
+			return err
+		}
 	}
 	if err := os.RemoveAll(r.Dir); err != nil {
 		return err
 	}
-	if err := copyFolder(r.Dir, snapshot); err != nil {
+	if err := copyFolder(r.Dir, s.dir); err != nil {
 		return err
 	}
 	return r.Open()

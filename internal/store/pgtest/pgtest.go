@@ -92,6 +92,19 @@ func database(ctx context.Context) (string, error) {
 	if failed != nil {
 		return "", fmt.Errorf("this test needs a PostgreSQL server, such as Debian's postgresql-15: %w", failed)
 	}
+	return create(ctx, "template1")
+}
+
+// Copy makes a database like the one at url, which nobody may be connected to.
+func Copy(ctx context.Context, url string) (string, error) {
+	c, err := pgx.ParseConfig(url)
+	if err != nil {
+		return "", err
+	}
+	return create(ctx, c.Database)
+}
+
+func create(ctx context.Context, template string) (string, error) {
 	mu.Lock()
 	count++
 	name := fmt.Sprintf("t%d", count)
@@ -101,7 +114,7 @@ func database(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer c.Close(context.WithoutCancel(ctx))
-	_, err = c.Exec(ctx, "CREATE DATABASE "+name)
+	_, err = c.Exec(ctx, "CREATE DATABASE "+name+" TEMPLATE "+template)
 	return shared.URL(name), err
 }
 
