@@ -146,13 +146,20 @@ func TestTricks(t *testing.T) {
 		"encoded_matrix":          {reset("/users/jo%3bx/mfa/reset"), "ambiguous_path"},
 		"double_slash":            {reset("/users//jo/mfa/reset"), "ambiguous_path"},
 		"leading_double_slash":    {reset("//users/jo/mfa/reset"), "ambiguous_path"},
-		"trailing_slash":          {reset("/users/jo/mfa/reset/"), "ambiguous_path"},
+		"trailing_slash":          {reset("/users/jo/mfa/reset/"), "similar_path"},
+		"two_trailing_slashes":    {reset("/users/jo/mfa/reset//"), "ambiguous_path"},
+		"dot_at_the_end":          {reset("/users/jo/mfa/reset/."), "ambiguous_path"},
+		"encoded_slash_at_end":    {reset("/users/jo/mfa/reset%2f"), "ambiguous_path"},
+		"parameter_at_the_end":    {reset("/users/jo/mfa/reset/;x"), "ambiguous_path"},
+		"only_slashes":            {reset("//"), "ambiguous_path"},
+		"get_write_slash":         {[4]string{"GET", "/logout/?t=1", "", ""}, "similar_path"},
+		"get_write_case":          {[4]string{"GET", "/LogOut?t=1", "", ""}, "similar_path"},
 		"empty_param":             {reset("/users//mfa/reset"), "ambiguous_path"},
 		"tab":                     {reset("/users/jo\t/mfa/reset"), "ambiguous_path"},
 		"no_slash":                {reset("users/jo/mfa/reset"), "ambiguous_path"},
 		"absolute_form":           {reset("https://iam.example/users/jo/mfa/reset"), "ambiguous_path"},
 		"empty_path":              {reset(""), "ambiguous_path"},
-		"case":                    {reset("/Users/jo/mfa/reset"), "no_operation"},
+		"case":                    {reset("/Users/jo/mfa/reset"), "similar_path"},
 		"other_method":            {[4]string{"PUT", "/users/jo/mfa/reset", form, "_csrf=x"}, "no_operation"},
 		"lower_case_method":       {[4]string{"post", "/users/jo/mfa/reset", form, "_csrf=x"}, "no_operation"},
 		"trace":                   {[4]string{"TRACE", "/users/jo", "", ""}, "no_operation"},
@@ -234,6 +241,105 @@ func TestTricks(t *testing.T) {
 				t.Errorf("got %+v: something of a refused match is left", m)
 			}
 		})
+	}
+}
+
+// TestTrailingSlash: "/teams" and "/teams/" are two paths, whichever of them is
+// declared; the other one is neither the operation nor a mere read. Of a path of
+// no operation either spelling is a read.
+//
+// Threats: D6, T19 (guardrail)
+func TestTrailingSlash(t *testing.T) {
+	sp := spec()
+	sp.Operations = append(sp.Operations,
+		connector.Operation{Name: "iam.team.read", Method: "GET", Path: "/teams/{team}/", Effect: action.Read, Labels: []string{"pii"}},
+		connector.Operation{Name: "iam.team.purge", Method: "GET", Path: "/teams/purge/", Effect: action.Irreversible},
+		connector.Operation{Name: "iam.team.join", Method: "POST", Path: "/teams/{team}/join/", Effect: action.Write,
+			ReadBack: &connector.ReadBack{Path: "/api/teams/{team}/", Pointer: "/joined", Changed: true}},
+		connector.Operation{Name: "iam.both", Method: "POST", Path: "/both", Effect: action.Write},
+		connector.Operation{Name: "iam.both", Method: "POST", Path: "/both/", Effect: action.Write},
+		connector.Operation{Name: "iam.plain", Method: "POST", Path: "/plain", Effect: action.Write},
+		connector.Operation{Name: "iam.slash", Method: "POST", Path: "/plain/", Effect: action.Privileged})
+	set, err := connector.NewSet(map[string]*connector.Spec{"iam": sp})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for target, want := range map[string]string{
+		"GET /teams/red/": "iam.team.read", "GET /teams/red": "similar_path read", "GET /teams/": "iam.read", "GET /teams": "iam.read", "GET /teams//": "ambiguous_path write",
+		"GET /teams/red//": "ambiguous_path write", "GET /teams/red/.": "ambiguous_path write", "GET /teams/red/..": "ambiguous_path write", "GET /teams/red%2f": "ambiguous_path write",
+		"GET /teams/red/%2e/": "ambiguous_path write", "GET /teams/red;x=1/": "ambiguous_path write", "GET /teams/red/;x": "ambiguous_path write", "GET /teams/./red/": "ambiguous_path write",
+		"GET /teams/purge/": "iam.team.purge", "GET /teams/purge": "similar_path write", "GET /teams/PURGE/": "similar_path write", "GET /teams/Purge": "similar_path write", "HEAD /teams/purge/": "no_operation write",
+		"POST /teams/red/join/": "iam.team.join", "POST /teams/red/join": "similar_path write", "POST /Teams/red/join/": "similar_path write", "POST /teams//join/": "ambiguous_path write",
+		"POST /both": "iam.both", "POST /both/": "iam.both", "POST /plain": "iam.plain", "POST /plain/": "iam.slash",
+		"GET /users/jo/": "similar_path read", "GET /users/new/": "similar_path read", "GET /users/New": "similar_path read", "GET /static/": "iam.read", "GET /static/css/": "iam.asset",
+	} {
+		method, path, _ := strings.Cut(target, " ")
+		r, _ := request(method, path, "", "")
+		m, err := set.Recognize(action.Production, r, nil)
+		got := m.Operation
+		if !m.Matched {
+			got = m.Code + " " + string(m.Effect)
+		}
+		if err != nil || got != want {
+			t.Errorf("%s: got %s, want %s (%v)", target, got, want, err)
+		}
+		if m.Operation == "iam.team.join" && (m.ReadBack == nil || m.ReadBack.Path != "/api/teams/red/") {
+			t.Errorf("%s: got the read-back %+v", target, m.ReadBack)
+		}
+	}
+	for path, want := range map[string]string{"//": "two readers", "/x//": "two readers", "/x/{a}//": "two readers", "/x/./": "two readers"} {
+		bad := spec()
+		operation(func(o *connector.Operation) { o.Path = path })(bad)
+		if _, err := connector.NewSet(map[string]*connector.Spec{"iam": bad}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want an error with %q", path, err, want)
+		}
+	}
+}
+
+// TestFold: the spellings that an application takes for one are one parameter,
+// wherever it is read from, and what may be folded otherwise has none.
+//
+// Threats: D5, T19 (guardrail)
+func TestFold(t *testing.T) {
+	sp := spec()
+	sp.Fold = []string{"user"}
+	set, err := connector.NewSet(map[string]*connector.Spec{"iam": sp})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, from := range []func(user string) (action.Request, []byte){
+		func(u string) (action.Request, []byte) {
+			return request("POST", "/users/"+strings.ReplaceAll(url.PathEscape(u), "%40", "@")+"/mfa/reset", form, "_csrf=x")
+		},
+		func(u string) (action.Request, []byte) {
+			b, err := json.Marshal(map[string]string{"user": u})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return request("POST", "/api/groups/G/members", js, string(b))
+		},
+	} {
+		for user, want := range map[string]string{"jo": "jo", "Jo": "jo", "JO": "jo", "Jo@Example.COM": "jo@example.com", "Jo M": "jo m",
+			"JÖ": "", "\u212ao": "", "\u0131o": "", "ｊｏ": "", "jo\u0301": "", "jo\u200b": "", " jo": "", "jo ": "", "j  o": ""} {
+			r, body := from(user)
+			m, err := set.Recognize(action.Production, r, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want != "" && (!m.Matched || m.Params["user"] != want) || want == "" && (m.Matched || m.Effect != action.Write || m.Code != "value_form") {
+				t.Errorf("%q in %s: got %+v, want %q", user, r.Path, m, want)
+			}
+			if g, ok := m.Params["group"]; ok && g != "G" {
+				t.Errorf("%q: a parameter that is not folded became %q", user, g)
+			}
+		}
+	}
+	for name, fold := range map[string][]string{"no operation has": {"usr"}, "named twice": {"user", "user"}} {
+		bad := spec()
+		bad.Fold = fold
+		if _, err := connector.NewSet(map[string]*connector.Spec{"iam": bad}); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("got %v, want an error with %q", err, name)
+		}
 	}
 }
 

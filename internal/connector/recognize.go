@@ -188,21 +188,50 @@ func (t *target) recognize(m *Match, r action.Request, body []byte) {
 		}
 		try, ref := op.match(*m, kind, r, parts, body)
 		if ref == nil {
+			ref = t.spec.fold(try.Params)
+		}
+		if ref == nil {
 			matched, hit = append(matched, try), op
 		} else if ref.code != "no_operation" {
 			m.Code, m.Why = ref.code, ref.why
 		}
 	}
-	switch len(matched) {
-	case 0:
-		t.byDefault(m, r)
-	case 1:
-		*m = matched[0]
-		t.plan(m, hit)
-	default:
+	switch {
+	case len(matched) > 1:
 		m.Effect = action.Write
 		m.Code, m.Why = "ambiguous", "more than one operation matches"
+	case t.resembling(m, r, parts, near, hit):
+		m.Code, m.Why = "similar_path", "the path differs from an operation's by its case or by a slash at its end"
+	case hit == nil && !slices.ContainsFunc(near, func(op *compiled) bool { return op.hasMethod(r) }):
+		t.byDefault(m, r)
+	case hit == nil: // "iam.user.read" with a field more is not "iam.read": its labels and rules would be lost
+	default:
+		*m = matched[0]
+		t.plan(m, hit)
 	}
+}
+
+// resembling keeps apart what servers that do not mind case or a slash at the
+// end would not: a path that is no operation's of this method, and not a mere
+// read since it is nearly one's; and a path whose parameter is nearly the word of
+// a narrower operation. A second spelling that is in use is declared as another
+// request of the operation.
+func (t *target) resembling(m *Match, r action.Request, parts []string, near []*compiled, hit *compiled) bool {
+	if hit == nil && slices.ContainsFunc(near, func(op *compiled) bool { return op.hasMethod(r) }) {
+		return false
+	}
+	found := false
+	for _, op := range t.ops {
+		if _, exact := matchPath(op.path, parts); exact || !op.hasMethod(r) || !resembles(op.path, parts) ||
+			hit != nil && relate(withoutSlash(hit.path), withoutSlash(op.path)) != wider {
+			continue
+		}
+		found = true
+		if op.Effect.Changes() || hit != nil && hit.Effect.Changes() || op.Body != nil && op.Body.Type == BodyGraphQL {
+			m.Effect = action.Write
+		}
+	}
+	return found
 }
 
 // byPath are the operations whose path matches, without those for which a
@@ -221,6 +250,12 @@ func (t *target) byPath(parts []string) []*compiled {
 			return ok && a.Method == b.Method && relate(a.path, b.path) == wider
 		})
 	})
+}
+
+// hasMethod reports whether the operation is had by r's method; HEAD is GET without
+// the answer.
+func (c *compiled) hasMethod(r action.Request) bool {
+	return c.Method == r.Method || r.Method == "HEAD" && c.Method == "GET"
 }
 
 // match tries one operation whose path matches.

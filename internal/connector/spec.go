@@ -34,7 +34,11 @@ type Spec struct {
 	// Reads says what becomes of a GET or HEAD that no operation describes.
 	Reads ReadsDefault `json:"reads,omitempty"`
 	// Assets are path prefixes ending in "/" under which a GET is a plain asset.
-	Assets     []string    `json:"assets,omitempty"`
+	Assets []string `json:"assets,omitempty"`
+	// Fold names the parameters that the application takes for the same in any
+	// case, as most do with e-mail addresses and user names. They are decided in
+	// lower case, and sent as they came; see Fold. Others are compared exactly.
+	Fold       []string    `json:"fold,omitempty"`
 	Operations []Operation `json:"operations,omitempty"`
 }
 

@@ -8,7 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// segment of a path template: a literal or a parameter.
+// segment of a path template: a literal or a parameter. A slash at the end is
+// an empty literal, the only one, so that "/users/" and "/users" are two paths.
 type segment struct {
 	literal string
 	param   string
@@ -26,7 +27,8 @@ func parseTemplate(path string) ([]segment, error) {
 	}
 	var out []segment
 	seen := map[string]bool{}
-	for _, part := range strings.Split(path[1:], "/") {
+	parts := strings.Split(path[1:], "/")
+	for i, part := range parts {
 		if name, ok := strings.CutPrefix(part, "{"); ok {
 			name, ok = strings.CutSuffix(name, "}")
 			if !ok || !paramName.MatchString(name) {
@@ -43,7 +45,7 @@ func parseTemplate(path string) ([]segment, error) {
 			return nil, fmt.Errorf("segment %q: a parameter is a whole segment", part)
 		}
 		lit, err := decodeSegment(part)
-		if err != nil {
+		if err != nil && (part != "" || i == 0 || i < len(parts)-1) {
 			return nil, fmt.Errorf("segment %q: %w", part, err)
 		}
 		out = append(out, segment{literal: lit})
@@ -54,8 +56,9 @@ func parseTemplate(path string) ([]segment, error) {
 var errAmbiguous = errors.New("two readers could understand it differently")
 
 // splitPath reads a path as sent. It refuses every path that has a second
-// reading: empty segments, dot segments, matrix parameters, backslashes, raw
-// non-ASCII, and percent encodings of what need not or must not be encoded.
+// reading: empty segments but the one behind a slash at the end, dot segments,
+// matrix parameters, backslashes, raw non-ASCII, and percent encodings of what
+// need not or must not be encoded.
 func splitPath(path string) ([]string, error) {
 	if path == "/" {
 		return nil, nil
@@ -65,6 +68,9 @@ func splitPath(path string) ([]string, error) {
 	}
 	parts := strings.Split(path[1:], "/")
 	for i, p := range parts {
+		if p == "" && i > 0 && i == len(parts)-1 {
+			break // a slash at the end
+		}
 		d, err := decodeSegment(p)
 		if err != nil {
 			return nil, err
@@ -134,12 +140,40 @@ func matchPath(t []segment, parts []string) (map[string]string, bool) {
 	for i, s := range t {
 		switch {
 		case s.param != "":
+			if parts[i] == "" {
+				return nil, false
+			}
 			params[s.param] = parts[i]
 		case s.literal != parts[i]:
 			return nil, false
 		}
 	}
 	return params, true
+}
+
+// resembles reports whether parts could be a path of t for a server that does
+// not mind case or a slash at the end.
+func resembles(t []segment, parts []string) bool {
+	t = withoutSlash(t)
+	if n := len(parts); n > 0 && parts[n-1] == "" {
+		parts = parts[:n-1]
+	}
+	if len(t) != len(parts) {
+		return false
+	}
+	for i, s := range t {
+		if s.param == "" && !strings.EqualFold(s.literal, parts[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func withoutSlash(t []segment) []segment {
+	if n := len(t); n > 0 && t[n-1] == (segment{}) {
+		return t[:n-1]
+	}
+	return t
 }
 
 // relation of two templates by the paths that both match.
@@ -162,6 +196,8 @@ func relate(a, b []segment) relation {
 		al, bl := a[i].param == "", b[i].param == ""
 		switch {
 		case al && bl && a[i].literal != b[i].literal:
+			return disjoint
+		case al != bl && a[i].literal == b[i].literal: // no parameter is empty
 			return disjoint
 		case al && !bl:
 			an = true
@@ -186,8 +222,11 @@ func expand(t []segment, params map[string]string) (string, bool) {
 		return "/", true
 	}
 	var b strings.Builder
-	for _, s := range t {
+	for i, s := range t {
 		b.WriteByte('/')
+		if s == (segment{}) && i == len(t)-1 {
+			break
+		}
 		text := s.literal
 		if s.param != "" {
 			v, ok := params[s.param]

@@ -47,11 +47,12 @@ func (s *Spec) Validate(name string, report func(path, problem string)) {
 		}
 	}
 	for i, a := range s.Assets {
-		parts, err := splitPath(strings.TrimSuffix(a, "/"))
-		if err != nil || len(parts) == 0 || !strings.HasSuffix(a, "/") {
+		parts, err := splitPath(a)
+		if err != nil || len(parts) < 2 || parts[len(parts)-1] != "" {
 			c.bad(fmt.Sprintf("assets[%d]", i), "want a plain path prefix that begins and ends with /")
 		}
 	}
+	c.fold()
 	first := map[string]*Operation{}
 	for i := range s.Operations {
 		op, at := &s.Operations[i], fmt.Sprintf("operations[%d]", i)
