@@ -389,6 +389,7 @@ func (u *user) ledger() {
 func TestPolicy(t *testing.T) {
 	files := filepath.Join("..", "..", "examples", "helpdesk")
 	run(t, "", "policy", "check", filepath.Join(files, "policies", "company.cedar")).want(t, 0, "ok")
+	run(t, "", "policy", "check", "-f", files, filepath.Join(files, "policies", "company.cedar")).want(t, 0, `warning: `, `parameter "group" is compared exactly`, "fold")
 	run(t, "", "policy", "test", "-f", files).want(t, 0, "cases as expected")
 	bad := filepath.Join(t.TempDir(), "bad.cedar")
 	if err := os.WriteFile(bad, []byte("permit(principal, action, resource);\n"), 0o600); err != nil {

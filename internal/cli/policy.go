@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -20,15 +21,22 @@ func policyCommand(e *env) *cobra.Command {
 }
 
 func policyCheck(e *env) *cobra.Command {
-	return &cobra.Command{
-		Use: "check FILE...", Short: "Check Cedar files against the schema", Example: "  sallyport policy check policies/company.cedar",
-		Long: "Reports everything for which an apply would refuse these guardrails, and what is suspicious.", Args: cobra.MinimumNArgs(1),
+	var declared []string
+	cmd := &cobra.Command{
+		Use: "check FILE...", Short: "Check Cedar files against the schema", Example: "  sallyport policy check policies/company.cedar -f examples/helpdesk",
+		Long: `Reports everything for which an apply would refuse these guardrails, and what is suspicious.
+With -f, names that no connector among the resources declares, and parameters that are compared in a spelling that slips past.`,
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			files, err := e.policies(args)
 			if err != nil {
 				return err
 			}
-			found := policy.Check(files, nil)
+			vocabulary, err := e.vocabulary(declared)
+			if err != nil {
+				return err
+			}
+			found := policy.Check(files, vocabulary)
 			if found == nil {
 				found = []policy.Problem{}
 			}
@@ -46,6 +54,29 @@ func policyCheck(e *env) *cobra.Command {
 			return err
 		},
 	}
+	cmd.Flags().StringArrayVarP(&declared, "file", "f", nil, "resources, file or folder: their connectors are the vocabulary")
+	return cmd
+}
+
+// vocabulary is what the connectors among resources declare, or nil.
+func (e *env) vocabulary(paths []string) (*policy.Vocabulary, error) {
+	if len(paths) == 0 {
+		return nil, nil
+	}
+	all, err := e.load(paths)
+	if err != nil {
+		return nil, err
+	}
+	tenants := map[string]bool{}
+	for _, r := range all {
+		if r.Kind == resource.KindConnector {
+			tenants[r.Metadata.Tenant] = true
+		}
+	}
+	if len(tenants) != 1 {
+		return nil, usage("the resources of -f have connectors of %d tenants; want one", len(tenants))
+	}
+	return resource.Vocabulary(all, slices.Collect(maps.Keys(tenants))[0]), nil
 }
 
 func (e *env) policies(names []string) (map[string][]byte, error) {

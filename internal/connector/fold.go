@@ -36,6 +36,11 @@ func (s *Spec) fold(params map[string]string) *refusal {
 	return nil
 }
 
+// HasParam reports whether an operation has the parameter.
+func (s *Spec) HasParam(name string) bool {
+	return slices.ContainsFunc(s.Operations, func(o Operation) bool { return slices.Contains(paramsOf(&o), name) })
+}
+
 // Decides reports whether value is the spelling in which the parameter is
 // decided: a rule that compares it with another one never matches.
 func (s *Spec) Decides(param, value string) bool {
@@ -52,7 +57,7 @@ func (c *checker) fold() {
 		if slices.Contains(c.spec.Fold[:i], name) {
 			c.bad(at, "%q is named twice", name)
 		}
-		if !slices.ContainsFunc(c.spec.Operations, func(o Operation) bool { return slices.Contains(paramsOf(&o), name) }) {
+		if !c.spec.HasParam(name) {
 			c.bad(at, "no operation has a parameter %q", name)
 		}
 	}

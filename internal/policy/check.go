@@ -43,6 +43,10 @@ func (p Problem) String() string {
 type Vocabulary struct {
 	Operations map[string][]string // operation to the names of its parameters
 	Apps       []string
+	// Decides reports whether an operation is decided with the parameter in this
+	// spelling, and whether its application compares it without case. Of a
+	// parameter that several applications have, some may. Nil checks no values.
+	Decides func(param, value string) (spelling, folded bool)
 }
 
 // Check lints guardrails: everything that Parse refuses, and with a
@@ -94,6 +98,17 @@ func (v *Vocabulary) check(e *entry) []Problem {
 	for _, k := range m.keys["counts"] {
 		if _, ok := v.Operations[string(k)]; !ok {
 			warn("counts: no connector declares operation %q", k)
+		}
+	}
+	for _, c := range m.compared {
+		if v.Decides == nil || !params[c.param] {
+			continue
+		}
+		switch spelling, folded := v.Decides(c.param, c.text); {
+		case !spelling:
+			warn("parameter %q is never %q: its connector folds it, so write it in lower case", c.param, c.text)
+		case !folded && strings.ToLower(c.text) != strings.ToUpper(c.text):
+			warn("parameter %q is compared exactly: if an application takes %q for the same in another case, name it in the connector's fold", c.param, c.text)
 		}
 	}
 	return ps

@@ -315,6 +315,32 @@ func TestCheckKnowsTheVocabulary(t *testing.T) {
 	}
 }
 
+// TestCheckKnowsSpellings: a text that a folded parameter never is, and one that
+// another case would slip past.
+func TestCheckKnowsSpellings(t *testing.T) {
+	v := &policy.Vocabulary{Operations: map[string][]string{"iam.x": {"user", "group", "ticket"}}, Apps: []string{"iam"},
+		Decides: func(param, value string) (bool, bool) {
+			return param != "user" || value == strings.ToLower(value), param == "user"
+		}}
+	for cond, want := range map[string]string{
+		`context.params.user == "Jo"`: "is never", `"Jo" == context.params.user`: "is never", `["a", "Jo"].contains(context.params.user)`: "is never", `context.params.user == "jo"`: "",
+		`context.params.group == "admins"`: "compared exactly", `context.params.group != "admins"`: "compared exactly", `["admins"].contains(context.params.group)`: "compared exactly", `context.params.ticket == "4711"`: "",
+	} {
+		for _, name := range []string{"user", "group", "ticket"} {
+			if strings.Contains(cond, "."+name) {
+				cond = "context.params has " + name + " && " + cond
+			}
+		}
+		var got []string
+		for _, p := range policy.Check(map[string][]byte{"p.cedar": []byte(`@id("a") forbid (principal, action == Action::"iam.x", resource) when { ` + cond + ` };`)}, v) {
+			got = append(got, p.Message)
+		}
+		if len(got) > 1 || strings.Join(got, "") == "" != (want == "") || !strings.Contains(strings.Join(got, ""), want) {
+			t.Errorf("%s: got %q, want %q", cond, got, want)
+		}
+	}
+}
+
 // Threats: I6 (policy)
 func TestShippedGuardrailsCannotBeLeftOut(t *testing.T) {
 	ids := parse(t, "").IDs()

@@ -40,7 +40,11 @@ type mentions struct {
 	operations []types.EntityUID
 	apps       []string
 	keys       map[types.String][]types.String // params, taskParams, counts
+	compared   []comparison
 }
+
+// comparison of a parameter of the operation with a text.
+type comparison struct{ param, text string }
 
 var openRecords = []types.String{"params", "taskParams", "counts"}
 
@@ -76,6 +80,35 @@ func (m *mentions) node(n ast.IsNode) {
 		m.value(n.Value)
 	case ast.NodeTypeIsIn:
 		m.node(n.Entity)
+	case ast.NodeTypeEquals:
+		m.compare(n.Left, n.Right)
+		m.compare(n.Right, n.Left)
+	case ast.NodeTypeNotEquals:
+		m.compare(n.Left, n.Right)
+		m.compare(n.Right, n.Left)
+	case ast.NodeTypeContains: // of a set of texts
+		if set, ok := n.Left.(ast.NodeTypeSet); ok {
+			for _, e := range set.Elements {
+				m.compare(n.Right, e)
+			}
+		}
+	}
+}
+
+// compare notes a parameter that is held against a text.
+func (m *mentions) compare(a, b ast.IsNode) {
+	param, ok := a.(ast.NodeTypeAccess)
+	if !ok {
+		return
+	}
+	inner, ok := param.Arg.(ast.NodeTypeAccess)
+	if !ok || inner.Value != "params" {
+		return
+	}
+	if v, ok := b.(ast.NodeValue); ok {
+		if text, ok := v.Value.(types.String); ok {
+			m.compared = append(m.compared, comparison{string(param.Value), string(text)})
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package resource
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/sallyport-dev/sallyport/internal/capability"
 	"github.com/sallyport-dev/sallyport/internal/connector"
@@ -132,12 +133,22 @@ func TestPolicies(all []Resource, tenant string, sets ...string) (policy.Report,
 // Vocabulary is what a tenant's connectors declare, for policy.Check.
 func Vocabulary(all []Resource, tenant string) *policy.Vocabulary {
 	v := &policy.Vocabulary{Operations: map[string][]string{}}
+	var specs []*connector.Spec
+	v.Decides = func(param, value string) (spelling, folded bool) {
+		for _, s := range specs {
+			if s.HasParam(param) {
+				spelling = spelling || s.Decides(param, value)
+				folded = folded || slices.Contains(s.Fold, param)
+			}
+		}
+		return spelling, folded
+	}
 	for _, r := range all {
 		s, ok := r.Spec.(*connector.Spec)
 		if !ok || r.Metadata.Tenant != tenant {
 			continue
 		}
-		v.Apps = append(v.Apps, r.Metadata.Name)
+		v.Apps, specs = append(v.Apps, r.Metadata.Name), append(specs, s)
 		for _, op := range s.Operations {
 			v.Operations[op.Name], _ = op.Params()
 		}

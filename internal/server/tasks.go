@@ -12,6 +12,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/approval"
+	"github.com/sallyport-dev/sallyport/internal/capability"
 	"github.com/sallyport-dev/sallyport/internal/contain"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/record"
@@ -63,6 +64,9 @@ func (t *tenant) open(ctx context.Context, requester string, o Intent) (task.Tas
 	if err != nil {
 		return task.Task{}, problem(Invalid, "invalid_parameters", err.Error(), "see: sallyport get Capability "+o.Capability)
 	}
+	if err := w.spelled(in); err != nil {
+		return task.Task{}, err
+	}
 	if err := t.mayOpen(ctx, w, a, o); err != nil {
 		return task.Task{}, err
 	}
@@ -80,6 +84,21 @@ func (t *tenant) open(ctx context.Context, requester string, o Intent) (task.Tas
 		x.Certification, x.BoundaryDigest = cert.ID, cert.Boundary
 	}
 	return t.tasks.Open(ctx, x, nil)
+}
+
+// spelled refuses a task whose parameters are never those of an operation, since
+// the connector folds them: nothing would ever be covered by its grant.
+func (w *world) spelled(in *capability.Instance) error {
+	for _, r := range in.Rules {
+		spec := w.connectors.Spec(r.App)
+		for _, name := range slices.Sorted(maps.Keys(r.Params)) {
+			if v := r.Params[name]; spec != nil && !v.Any && !spec.Decides(name, v.Equals) {
+				return problem(Invalid, "invalid_parameters", fmt.Sprintf("%s of %s is not written as connector %s decides it", name, r.Operation, r.App),
+					"write the task's parameter in lower-case ASCII")
+			}
+		}
+	}
+	return nil
 }
 
 // mayOpen: the capability and the boundary are approved as they are now, nothing
