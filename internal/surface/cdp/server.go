@@ -10,11 +10,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/surface/local"
 )
 
 // Config is what one endpoint needs. Every field but Profile and Secrets must be set.
@@ -143,8 +144,8 @@ func (s *Server) Close() error {
 // is behind it: the ones that act (/json/new, /json/close, /json/activate and
 // the pages' own sockets) do not exist.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if why := s.foreign(r); why != nil {
-		writeProblem(w, http.StatusForbidden, *why)
+	if why := local.Refuse(r); why != nil {
+		writeProblem(w, http.StatusForbidden, problem{Layer: layerForm, Code: why.Code, Message: why.Message, Next: why.Next})
 		return
 	}
 	if s.c.Profile == Sealed {
@@ -175,22 +176,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, http.StatusNotFound, problem{Layer: layerForm, Code: "unknown_path", Message: "the path is not known",
 			Next: "use /json/version, /json/list or /json/protocol"})
 	}
-}
-
-// foreign refuses requests of web pages, and those that came by another name
-// than an address of this machine (DNS rebinding).
-func (s *Server) foreign(r *http.Request) *problem {
-	if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
-		return &problem{Layer: layerForm, Code: "from_a_page", Message: "requests of web pages are refused", Next: "call from the harness"}
-	}
-	host := r.Host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); host != "localhost" && (err != nil || !a.IsLoopback()) {
-		return &problem{Layer: layerForm, Code: "wrong_host", Message: "the request names another host", Next: "use the address in SALLYPORT_CDP_URL"}
-	}
-	return nil
 }
 
 // socket serves the one client. Order: its place, the handshake, its view.

@@ -18,6 +18,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/surface/local"
 )
 
 // Config is what one endpoint needs. Every field must be set.
@@ -117,6 +118,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // read checks everything about a request that is not its document.
 func (s *Server) read(w http.ResponseWriter, r *http.Request) ([]byte, *refusal) {
+	if why := local.Refuse(r); why != nil {
+		return []byte(r.URL.Path), &refusal{http.StatusForbidden, why.Code, why.Message, why.Next}
+	}
 	want := http.MethodPost
 	if r.URL.Path == pathDisplay {
 		want = http.MethodGet
@@ -126,11 +130,6 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request) ([]byte, *refusal)
 	if r.Method != want {
 		w.Header().Set("Allow", want)
 		return []byte(r.Method), &refusal{http.StatusMethodNotAllowed, "wrong_method", "the method is not allowed here", "use " + want}
-	}
-	if r.Header.Get("Origin") != "" {
-		// No page has business here; a browser inside the harness would be
-		// an unmanaged one.
-		return []byte(r.URL.Path), &refusal{http.StatusForbidden, "from_a_page", "requests of web pages are refused", "call from the harness"}
 	}
 	if want == http.MethodGet {
 		return nil, nil

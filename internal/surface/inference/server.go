@@ -21,6 +21,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/surface/local"
 )
 
 const (
@@ -127,17 +128,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // read checks everything about a call that is not its document.
 func (s *Server) read(w http.ResponseWriter, r *http.Request) ([]byte, *refusal) {
-	switch {
-	case r.URL.IsAbs() || r.URL.Host != "":
+	if r.URL.IsAbs() || r.URL.Host != "" {
 		return []byte(r.RequestURI), bad("absolute_request", "this endpoint is not a proxy")
+	}
+	if why := local.Refuse(r); why != nil {
+		return []byte(path), &refusal{http.StatusForbidden, "permission_error", why.Code, why.Message}
+	}
+	switch {
 	case r.URL.Path != path:
 		return []byte(r.URL.Path), &refusal{http.StatusNotFound, "not_found_error", "unknown_path", "only POST " + path + " is served here"}
 	case r.Method != http.MethodPost:
 		return []byte(r.Method), &refusal{http.StatusMethodNotAllowed, "invalid_request_error", "wrong_method", "only POST is served here"}
 	case r.URL.RawQuery != "" && r.URL.RawQuery != "beta=true":
 		return []byte(r.URL.RawQuery), bad("bad_query", "the only query is beta=true")
-	case r.Header.Get("Origin") != "":
-		return []byte(path), &refusal{http.StatusForbidden, "permission_error", "from_a_page", "requests of web pages are refused"}
 	case r.Header.Get("Content-Encoding") != "":
 		return []byte(path), bad("bad_encoding", "the body must not be encoded")
 	}
