@@ -19,6 +19,13 @@ import (
 
 func TestMain(m *testing.M) {
 	contain.Main()
+	if what := os.Getenv(networkVariable); what != "" {
+		if err := networkProgram(what); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -131,6 +132,9 @@ type Config struct {
 	// pool means the system's.
 	RootsFor func(origin string) *x509.CertPool
 	MaxBody  int64 // bytes; 0 is DefaultMaxBody
+	// MaxAnswer and MaxTotal bound one answer and all of them, in bytes; 0 is
+	// the default.
+	MaxAnswer, MaxTotal int64
 }
 
 // Proxy is the egress door of one session. It shares no pool, cache or key with
@@ -144,6 +148,7 @@ type Proxy struct {
 	scrub     scrubCache
 	ups       upstreams
 	redirects redirects
+	answers   allowance
 	inflight  chan struct{}
 
 	ctx    context.Context // done when closed
@@ -167,6 +172,7 @@ func New(cfg Config) (*Proxy, error) {
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = DefaultMaxBody
 	}
+	cfg.MaxAnswer, cfg.MaxTotal = cmp.Or(cfg.MaxAnswer, DefaultMaxAnswer), cmp.Or(cfg.MaxTotal, DefaultMaxTotal)
 	if cfg.Dialer == nil {
 		cfg.Dialer = systemDialer{}
 	}
@@ -177,6 +183,7 @@ func New(cfg Config) (*Proxy, error) {
 	p := &Proxy{cfg: cfg, authority: a, inflight: make(chan struct{}, maxInflight),
 		listeners: map[net.Listener]struct{}{}, conns: map[net.Conn]struct{}{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.answers.left.Store(cfg.MaxTotal)
 	p.ups.init(p)
 	p.sorted = newQueue()
 	p.tls = &tls.Config{

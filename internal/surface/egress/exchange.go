@@ -42,6 +42,14 @@ func (x *exchange) failure() string {
 	return x.code
 }
 
+// next is what a client that got no answer may do.
+func (x *exchange) next() string {
+	if x.code == "response_too_large" {
+		return "ask for less, or in another task; a write may have taken effect"
+	}
+	return "try again later; a write may have taken effect"
+}
+
 func (x *exchange) failed(code string) action.Outcome {
 	x.code = code
 	return action.Outcome{State: action.Failed, Detail: code}
@@ -143,18 +151,24 @@ func (x *exchange) answer(ctx context.Context, resp *http.Response, id string) a
 	}
 	outcome := action.Outcome{State: action.Done, Status: resp.StatusCode}
 	body, length, err := decode(resp, x.out.Method)
-	if err != nil {
-		outcome.Detail = "response_encoding"
-		x.code = outcome.Detail
+	bodyless := x.out.Method == "HEAD" || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified
+	switch {
+	case err != nil:
+		x.code = "response_encoding"
+	case !bodyless && length > x.p.cfg.MaxAnswer, x.p.answers.left.Load() <= 0:
+		x.code = "response_too_large"
+	}
+	if x.code != "" {
+		outcome.Detail = x.code
 		return outcome
 	}
+	body = &bounded{src: body, left: x.p.cfg.MaxAnswer, total: &x.p.answers}
 	live := resp.ContentLength < 0 // of unknown length: events, slow pages
 	if scrub.active() && isText(resp.Header.Get("Content-Type")) {
 		body, length = scrub.whole(body, length)
 	}
 	h := x.w.Header()
 	copyResponseHeader(h, resp.Header, !x.rec.OwnCredentials, scrub)
-	bodyless := x.out.Method == "HEAD" || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified
 	if length >= 0 && !bodyless {
 		h.Set("Content-Length", itoa(length))
 	}
@@ -169,6 +183,9 @@ func (x *exchange) answer(ctx context.Context, resp *http.Response, id string) a
 	if err := copyBody(x.w, body, live); err != nil {
 		x.cut = true
 		outcome.Detail = "response_cut"
+		if errors.Is(err, errTooLarge) {
+			outcome.Detail = "response_too_large"
+		}
 	}
 	return outcome
 }

@@ -212,8 +212,7 @@ func (p *Proxy) decide(w http.ResponseWriter, r *http.Request, in incoming) {
 		panic(http.ErrAbortHandler) // the client must see that the response is not whole
 	case x.started:
 	case res.Decision.Verdict == action.Allow && res.Outcome != nil:
-		p.tell(w, r, http.StatusBadGateway, notice{verdict: "allow", code: x.failure(), layer: action.LayerDispatch, action: res.Action.ID,
-			next: "try again later; a write may have taken effect"})
+		p.tell(w, r, http.StatusBadGateway, notice{verdict: "allow", code: x.failure(), layer: action.LayerDispatch, action: res.Action.ID, next: x.next()})
 	default:
 		p.deny(w, r, res)
 	}

@@ -15,9 +15,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/action"
 )
 
-// maxDecoded bounds what a compressed response may grow to, in bytes.
-const maxDecoded = 256 << 20
-
 var errEncoding = errors.New("response has an encoding that was not asked for")
 
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }
@@ -35,8 +32,7 @@ func decode(resp *http.Response, method string) (io.Reader, int64, error) {
 		if method == "HEAD" || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
 			return resp.Body, -1, nil
 		}
-		z, err := newLazyGzip(resp.Body)
-		return z, -1, err
+		return &lazyGzip{src: resp.Body}, -1, nil
 	}
 	return nil, 0, errEncoding
 }
@@ -44,12 +40,9 @@ func decode(resp *http.Response, method string) (io.Reader, int64, error) {
 // lazyGzip opens the stream at the first Read, so that the head of a slow
 // response is passed on at once.
 type lazyGzip struct {
-	src  io.Reader
-	z    *gzip.Reader
-	left int64
+	src io.Reader
+	z   *gzip.Reader
 }
-
-func newLazyGzip(r io.Reader) (*lazyGzip, error) { return &lazyGzip{src: r, left: maxDecoded}, nil }
 
 func (l *lazyGzip) Read(p []byte) (int, error) {
 	if l.z == nil {
@@ -59,11 +52,7 @@ func (l *lazyGzip) Read(p []byte) (int, error) {
 		}
 		l.z = z
 	}
-	n, err := l.z.Read(p)
-	if l.left -= int64(n); l.left < 0 {
-		return 0, errors.New("response grows beyond the limit")
-	}
-	return n, err
+	return l.z.Read(p)
 }
 
 // copyResponseHeader passes on what the client may see.

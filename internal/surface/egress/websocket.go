@@ -91,8 +91,11 @@ func (x *exchange) relay(ctx context.Context, resp *http.Response, s *scrubber) 
 		defer cut()
 		frames(up, client, true, nil)
 	}()
-	if err := frames(client, up, false, s); errors.Is(err, errReflected) {
+	switch err := frames(client, &bounded{src: up, left: x.p.cfg.MaxTotal, total: &x.p.answers}, false, s); {
+	case errors.Is(err, errReflected):
 		outcome.Detail = "secret_reflected"
+	case errors.Is(err, errTooLarge):
+		outcome.Detail = "response_too_large"
 	}
 	cut()
 	<-sent

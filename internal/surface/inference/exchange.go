@@ -192,7 +192,7 @@ func (x *exchange) whole(ctx context.Context, resp *http.Response, b []byte) err
 // streamed passes events on one by one. The first must be message_start: its
 // model is observed before the harness has a byte, the status line included.
 func (x *exchange) streamed(ctx context.Context, resp *http.Response) error {
-	in, model, skipLF := newEvents(resp.Body), "", false
+	in, model, skipLF := newEvents(http.MaxBytesReader(nil, resp.Body, maxStream)), "", false
 	rc := http.NewResponseController(x.w)
 	for {
 		ev, err := in.next(&skipLF)

@@ -352,6 +352,7 @@ func TestUpstreamCertificateIsVerified(t *testing.T) {
 	}
 	defer s.Close()
 	r := httptest.NewRequest("POST", "/v1/messages", strings.NewReader(plain))
+	r.Host = "127.0.0.1"
 	r.Header.Set("Content-Type", "application/json")
 	w := httptest.NewRecorder()
 	s.ServeHTTP(w, r)

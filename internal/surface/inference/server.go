@@ -30,6 +30,7 @@ const (
 	DefaultMaxBody = 15 << 20
 	// maxAnswer bounds an answer that is not a stream, in bytes.
 	maxAnswer  = 32 << 20
+	maxStream  = 256 << 20 // a stream, in bytes
 	apiVersion = "2023-06-01"
 	path       = "/v1/messages"
 )
