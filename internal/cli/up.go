@@ -3,6 +3,8 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
+	stdlog "log"
 	"log/slog"
 	"net"
 	"time"
@@ -12,6 +14,14 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/server"
 )
+
+// onlyLog makes l what everything logs to. What net/http logs by itself goes
+// nowhere: it repeats bytes that an origin has sent unasked, which may be a
+// credential or made to look like a line of ours.
+func onlyLog(l *slog.Logger) {
+	slog.SetDefault(l)
+	stdlog.SetOutput(io.Discard) // after SetDefault, which leads it to l
+}
 
 func upCommand(e *env) *cobra.Command {
 	var listen, people, store, issuer string
@@ -38,6 +48,7 @@ is made new; one that has state but no root key is refused.`,
 				}
 			}
 			log := slog.New(slog.NewTextHandler(e.err, nil))
+			onlyLog(log)
 			ctx := cmd.Context()
 			fmt.Fprintln(e.out, "starting: what this machine can contain is tried first")
 			s, err := server.Open(ctx, server.Config{Data: e.data, Store: store, Issuer: issuer, HoldLimit: hold, Log: log})
