@@ -321,6 +321,56 @@ func TestRollbackIsNoticed(t *testing.T) {
 	}
 }
 
+// TestForkIsNoticed: whoever holds root key and machine goes back to an old copy
+// of the whole store and lives on from there, longer than before and properly
+// signed. Alone the second history is whole; to whoever kept a checkpoint of the
+// first it is another log, in either direction.
+//
+// Threats: T53 (ledger)
+func TestForkIsNoticed(t *testing.T) {
+	dir, _, old := stopped(t)
+	second := copyDir(t, dir)
+	live := func(dir string, records ...string) []byte {
+		t.Helper()
+		s, err := store.OpenSQLite(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := ledger.Open(t.Context(), s, ledgertest.Root(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		log, err := l.Tenant(t.Context(), tenant)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, typ := range records {
+			if _, err := log.Append(t.Context(), record.Draft{Type: typ}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cp, err := log.CheckpointNow(t.Context())
+		if err := errors.Join(err, l.Close(), s.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return cp
+	}
+	first, other := live(dir, "task.revoked", "task.closed"), live(second, "task.closed", "task.closed", "task.closed")
+	for name, tt := range map[string]struct {
+		dir  string
+		kept []byte
+		ok   bool
+	}{
+		"first_by_its_own": {dir, first, true}, "first_by_the_common_past": {dir, old, true}, "second_by_its_own": {second, other, true}, "second_by_the_common_past": {second, old, true},
+		"second_by_the_first": {second, first, false}, "first_by_the_second": {dir, other, false},
+	} {
+		rep, err := verify(t, tt.dir, tt.kept)
+		if err != nil || rep.OK() != tt.ok {
+			t.Errorf("%s: got %v, %v; want ok %v", name, rep.Problems, err, tt.ok)
+		}
+	}
+}
+
 // TestForeignCheckpointIsRefused: another log's checkpoint proves nothing here.
 //
 // Threats: T53 (ledger)
