@@ -46,7 +46,10 @@ func hostile(t *testing.T, script string, answer func(http.ResponseWriter, *http
 	}
 	tappedOnce.Do(func() {
 		theTap.Intercept, theTap.Page = theTap.intercept, theTap.page
-		tappedRig, tappedErr = rig.Start(rig.Options{Before: theTap.Start, Edit: rig.Replace("capability.yaml", "where: {user: \"{{user}}\"}\n      max: 1", "where: {user: \"{{user}}\"}\n      max: 2")})
+		tappedRig, tappedErr = rig.Start(rig.Options{Before: theTap.Start, Edit: func(f map[string][]byte) {
+			rig.Replace("capability.yaml", "where: {user: \"{{user}}\"}\n      max: 1", "where: {user: \"{{user}}\"}\n      max: 2")(f)
+			fetchesForOthers(f)
+		}})
 	})
 	if tappedErr != nil {
 		t.Fatal(tappedErr)
