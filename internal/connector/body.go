@@ -32,10 +32,21 @@ type value struct {
 
 // similar is the name under which servers that forgive could find a field: PHP
 // and Rails read "user[]" as user and turn blanks and dots into underscores;
-// others do not mind case.
+// Spring takes "!user" for the default of user; others do not mind case, and Go's
+// encoding/json folds as Unicode does, so that "u\u017fer" is user.
 func similar(name string) string {
-	name, _, _ = strings.Cut(strings.ToLower(strings.TrimSpace(name)), "[")
+	name, _, _ = strings.Cut(strings.TrimLeft(strings.Map(foldRune, strings.TrimSpace(name)), "!"), "[")
 	return strings.NewReplacer(" ", "_", ".", "_", "-", "_").Replace(name)
+}
+
+// foldRune is one of the runes that are the same without case (Unicode simple
+// folding), the same one for all of them.
+func foldRune(r rune) rune {
+	least := r
+	for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
+		least = min(least, next)
+	}
+	return unicode.ToLower(least)
 }
 
 // overrides are names that some frameworks read as another method.
@@ -237,8 +248,8 @@ func (t *taken) take(want Fields, got map[string]value) *refusal {
 
 // looksDeclared reports an extra field that a server could take for a declared one.
 func looksDeclared(name string, fields map[string]Field) bool {
-	if strings.IndexFunc(name, unicode.IsControl) >= 0 {
-		return true // some readers end a name at NUL
+	if strings.IndexFunc(name, func(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf) }) >= 0 {
+		return true // some readers end a name at NUL, or drop what does not show
 	}
 	for declared := range fields {
 		if similar(declared) == similar(name) {

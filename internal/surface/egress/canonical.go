@@ -66,7 +66,9 @@ var (
 	intermediary = []string{"Forwarded", "X-Real-Ip", "Via", "X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip"}
 	overrides    = []string{"X-Http-Method-Override", "X-Method-Override", "X-Http-Method",
 		"X-Original-Url", "X-Rewrite-Url", "X-Override-Url", "X-Original-Uri", "X-Original-Method", "X-Original-Host", "X-Host",
-		"X-Http-Host-Override", "X-Http-Path-Override", "X-Envoy-Original-Path", "X-Sendfile-Type", "X-Accel-Mapping"}
+		"X-Http-Host-Override", "X-Http-Path-Override", "X-Envoy-Original-Path", "X-Sendfile-Type", "X-Accel-Mapping",
+		// These choose the operation beside path and body, and no connector reads them.
+		"Soapaction", "X-Amz-Target", "Next-Action"}
 	brokered = []string{"Cookie", "Cookie2", "Authorization", "Range", "If-Range"}
 )
 

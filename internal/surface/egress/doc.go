@@ -29,8 +29,8 @@
 // Header policy. Removed before deciding, always: hop-by-hop fields, Proxy-*,
 // Sallyport-* and X-Sallyport-*, fields with an underscore in their name, fields
 // by which a client speaks for an intermediary (Forwarded, X-Forwarded-*,
-// X-Real-Ip, Via), fields that override the method or the target (recorded in
-// the parameter "stripped"), Expect, Trailer, and Accept-Encoding (replaced).
+// X-Real-Ip, Via), fields that override the method or the target, or choose the
+// operation (recorded in the parameter "stripped", which no grant names), Expect, Trailer, and Accept-Encoding (replaced).
 // Removed on a brokered origin: Cookie, Authorization, and Range and If-Range,
 // by which a reflected secret could be read in pieces. Everything else is sent
 // and is part of the digest.
