@@ -66,7 +66,12 @@ func (o *origin) one(t testing.TB) seen {
 
 func newOrigin(t testing.TB, secure bool, h http.HandlerFunc) *origin {
 	t.Helper()
-	o := &origin{host: "app.localhost"}
+	return newOriginAt(t, "app.localhost", secure, h)
+}
+
+func newOriginAt(t testing.TB, host string, secure bool, h http.HandlerFunc) *origin {
+	t.Helper()
+	o := &origin{host: host}
 	if h == nil {
 		h = func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") }
 	}

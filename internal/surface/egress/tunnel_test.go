@@ -6,6 +6,7 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -303,15 +304,9 @@ func TestEncryptedClientHello(t *testing.T) {
 //
 // Threats: T42, C13 (form)
 func TestTunnelIsForOneAuthority(t *testing.T) {
-	o, other := newOrigin(t, true, nil), newOrigin(t, true, nil)
-	other.host = "mail.localhost"
+	o, other := newOrigin(t, true, nil), newOriginAt(t, "mail.localhost", true, nil)
 	r := newRig(t, o, nil, func(c *Config) {
-		c.Connectors = connectors(func(q action.Request, b []byte) (Recognized, error) {
-			if q.Origin == other.name() {
-				return allow(other.name())(q, b)
-			}
-			return allow(o.name())(q, b)
-		})
+		both(c, o, other)
 	})
 	for _, host := range []string{other.authority(), o.host, o.host + ":443", o.host + ":" + other.port(), "evil.example", o.host + ".evil.example:" + o.port(), o.authority() + "@" + other.authority()} {
 		c, err := r.tlsTunnel(t, o.authority(), o.host, "http/1.1")
@@ -333,11 +328,30 @@ func TestTunnelIsForOneAuthority(t *testing.T) {
 	if n := len(other.all()); n != 0 {
 		t.Errorf("%d requests arrived at the other application", n)
 	}
+	if resp, _ := get(t, r.client(true), other.name()+"/"); resp.StatusCode != 200 || len(other.all()) != 1 {
+		t.Fatalf("the other application cannot be reached at all: %d", resp.StatusCode)
+	}
 	if _, err := r.tlsTunnel(t, o.host+":"+other.port(), o.host); err != nil {
 		t.Error(err) // nothing is dialled for a tunnel
 	}
-	if n := len(other.all()); n != 0 {
-		t.Errorf("%d requests arrived at the other port", n)
+	if n := len(other.all()); n != 1 {
+		t.Errorf("%d requests arrived at the other port", n-1)
+	}
+}
+
+// both governs two origins.
+func both(c *Config, o, other *origin) {
+	c.Connectors = connectors(func(q action.Request, b []byte) (Recognized, error) {
+		if q.Origin == other.name() {
+			return allow(other.name())(q, b)
+		}
+		return allow(o.name())(q, b)
+	})
+	c.RootsFor = func(of string) *x509.CertPool {
+		if of == other.name() {
+			return other.TLS.ClientCAs
+		}
+		return o.TLS.ClientCAs
 	}
 }
 
