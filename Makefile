@@ -2,7 +2,7 @@
 GO    ?= go
 OUT   ?= demo-out
 STORE ?=
-export GO FUZZ CRASHES ROUNDS
+export GO FUZZ FUZZ_REST CRASHES ROUNDS
 
 .PHONY: build up demo deps deps-browser test test-short test-long lint bench generate clean
 
@@ -30,7 +30,7 @@ test: deps
 test-short:
 	$(GO) test -short ./...
 
-# FUZZ=2m for each fuzz target, CRASHES=50 kills of the server, ROUNDS=3 of every other crash loop.
+# FUZZ=10m for each reader at the doors, FUZZ_REST=1m for every other fuzz target, CRASHES=50 kills of the server, ROUNDS=3 of every other crash loop.
 test-long: deps
 	scripts/long.sh
 

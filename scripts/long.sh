@@ -1,11 +1,14 @@
 #!/bin/sh
-# The tests that find more the longer they run. FUZZ is the time for each fuzz
-# target, CRASHES how often the running server is killed, ROUNDS how often each
+# The tests that find more the longer they run. FUZZ is the time for each of the
+# three readers at the doors (a client of the browser's protocol, a request on
+# the wire, what a request means), FUZZ_REST that for every other fuzz target,
+# CRASHES how often the running server is killed, ROUNDS how often each
 # other loop of crashes, races and power losses is repeated (each repetition has a
 # new seed, which it logs, and 15 to 25 kills of its own).
 set -eu
 go=${GO:-go}
-fuzz=${FUZZ:-2m}
+fuzz=${FUZZ:-10m}
+rest=${FUZZ_REST:-1m}
 rounds=${ROUNDS:-3}
 crashes=${CRASHES:-50}
 status=0
@@ -13,8 +16,12 @@ status=0
 for pkg in $($go list ./...); do
 	dir=$($go list -f '{{.Dir}}' "$pkg")
 	for target in $(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$dir"/*_test.go 2>/dev/null); do
-		echo "== $pkg $target for $fuzz"
-		$go test "$pkg" -run '^$' -fuzz "^$target\$" -fuzztime "$fuzz" -parallel 2 || status=1
+		case ${pkg##*/}.$target in
+		cdp.FuzzParseRequest | egress.FuzzRequest | connector.FuzzRecognize) time=$fuzz ;;
+		*) time=$rest ;;
+		esac
+		echo "== $pkg $target for $time"
+		$go test "$pkg" -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 5s -parallel 2 || status=1
 	done
 done
 
