@@ -202,7 +202,7 @@ func (w *world) Observe(*http.Response) {}
 // Recognize owns every origin that a connector can be declared for, with reads
 // allowed.
 func (w *world) Recognize(r action.Request, body []byte) (egress.Recognized, error) {
-	if r.Origin == control && (r.Path == "/run" || r.Path == "/next" || r.Path == "/done") {
+	if r.Origin == control && (r.Path == "/run" || r.Path == "/next" || r.Path == "/done" || r.Path == "/at") {
 		return egress.Recognized{App: "control", Operation: "control.page", Effect: action.Read, Allowed: true, AllowLocal: true}, nil
 	}
 	set, err := connector.NewSet(map[string]*connector.Spec{"app": {Reads: connector.ReadsAllow, Stages: map[action.Stage]connector.Stage{

@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,13 +37,18 @@ func TestMain(m *testing.M) {
 
 const (
 	batchSize = 200
-	pageLimit = 5 * time.Minute
+	// stallLimit is how long the page may get no further: a batch asks for 20 s
+	// at most, and opens 20 frames for 1.5 s each.
+	stallLimit = 2 * time.Minute
 )
 
 // page asks for batches of addresses until there are no more, and opens one in
-// ten as a frame too. The Referer says which address a request is for.
+// ten as a frame too. The Referer says which address a request is for. Nothing is
+// waited for without a limit, and every few seconds the page says what it is at.
 const page = `<!doctype html><title>urls</title><base href="/run"><body><script>
 const read = u => { try { const x = new URL(u, document.baseURI); return {ok: true, open: /^https?:$/.test(x.protocol) && !x.username && !x.password, scheme: x.protocol.slice(0, -1), host: x.hostname, port: x.port, path: x.pathname, query: x.search.slice(1)} } catch { return {ok: false} } };
+let at = {};
+setInterval(() => fetch('/at', {method: 'POST', body: JSON.stringify(at), referrerPolicy: 'no-referrer', signal: AbortSignal.timeout(4000)}).catch(() => {}), 5000);
 const ask = async (id, u) => { try { await fetch(u, {mode: 'no-cors', credentials: 'omit', referrer: '/r/' + id, referrerPolicy: 'unsafe-url', cache: 'no-store', signal: AbortSignal.timeout(20000)}); return true } catch { return false } };
 const frame = (id, u) => new Promise(r => {
   history.replaceState(null, '', '/r/' + id);
@@ -51,14 +57,17 @@ const frame = (id, u) => new Promise(r => {
   f.src = u; document.body.append(f);
 });
 // A kept connection that the door closes under a request is no answer.
-const call = async (u, o) => { for (;;) { try { const r = await fetch(u, {cache: 'no-store', ...o}); if (r.ok) return r } catch {} await new Promise(r => setTimeout(r, 100)) } };
+const call = async (u, o) => { for (;;) { try { const r = await fetch(u, {cache: 'no-store', signal: AbortSignal.timeout(10000), ...o}); if (r.ok) return r } catch {} await new Promise(r => setTimeout(r, 100)) } };
 (async () => {
   for (let from = 0;;) {
     const batch = await (await call('/next?from=' + from)).json();
     if (!batch.length) break;
     from += batch.length;
-    const out = await Promise.all(batch.map(async ({id, u}) => ({id, ...read(u), asked: await ask(id, u)})));
-    for (const {id, u} of batch) if (id % 10 == 0 && read(u).open) await frame('f' + id, u);
+    const open = new Set(batch.map(b => b.id));
+    const tell = what => at = {from, what, open: [...open].slice(0, 10)};
+    const out = await Promise.all(batch.map(async ({id, u}) => { const a = {id, ...read(u), asked: await ask(id, u)}; open.delete(id); tell('asking'); return a }));
+    for (const {id, u} of batch) if (id % 10 == 0 && read(u).open) { at = {from, what: 'frame', open: [id]}; await frame('f' + id, u) }
+    tell('telling');
     document.body.replaceChildren();
     history.replaceState(null, '', '/run');
     await call('/done', {method: 'POST', body: JSON.stringify(out)});
@@ -80,6 +89,8 @@ type pageServer struct {
 	urls    []string
 	mu      sync.Mutex
 	answers map[string]answer
+	at      string    // what the page is at, in its own words
+	said    time.Time // when
 	end     sync.Once
 	over    chan struct{}
 }
@@ -119,9 +130,21 @@ func (s *pageServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		for _, a := range out {
 			s.answers[a.ID] = a
 		}
+	case "/at":
+		b, err := io.ReadAll(io.LimitReader(r.Body, 1<<10))
+		if err == nil {
+			s.at, s.said = string(b), time.Now()
+		}
 	default:
 		http.NotFound(w, r)
 	}
+}
+
+// asked is how many addresses the page is through with.
+func (s *pageServer) asked() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.answers)
 }
 
 // Threats: A1, A2, A3, A4, A5, A6, A7, A8, A9, A10, A11, A12, A13, D1, T40 (form)
@@ -180,15 +203,34 @@ func askBrowser(t *testing.T, w *world, s *pageServer) {
 	if err := b.Navigate(t.Context(), control+"/run"); err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case <-s.over:
-	case <-b.Done():
-		t.Fatal("the browser has ended")
-	case <-time.After(pageLimit):
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		t.Fatalf("the page has asked for %d of %d addresses only", len(s.answers), len(s.urls))
+	for was := -1; ; {
+		select {
+		case <-s.over:
+			return
+		case <-b.Done():
+			t.Fatal("the browser has ended")
+		case <-time.After(stallLimit):
+			if now := s.asked(); now > was {
+				was = now
+				continue
+			}
+			stalled(t, w, s, b)
+		}
 	}
+}
+
+// stalled says where the page, the browser and the door are.
+func stalled(t *testing.T, w *world, s *pageServer, b *browser.Browser) {
+	t.Helper()
+	_, err := b.Screenshot(t.Context())
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t.Fatalf("the page has asked for %d of %d addresses and gets no further; %v ago it was at %s; a picture of it: %v; %d were decided, %d came\n%s",
+		len(s.answers), len(s.urls), time.Since(s.said).Round(time.Second), s.at, err, len(w.decided), len(w.came), stacks)
 }
 
 // judge compares what was let through under an id with what the browser says of
