@@ -216,6 +216,7 @@ func TestTricks(t *testing.T) {
 		"json_null":                      {add(js, `{"user":null}`), "field_type"},
 		"json_number_for_text":           {add(js, `{"user":1}`), "field_type"},
 		"json_batch":                     {add(js, `[{"user":"jo"},{"user":"ana"}]`), "json"},
+		"json_utf16":                     {add(js, "\xff\xfe{\x00}\x00"), "json"},
 		"json_bom":                       {add(js, "\ufeff"+`{"user":"jo"}`), "json"},
 		"json_comment":                   {add(js, `{"user":"jo"/*x*/}`), "json"},
 		"json_nan":                       {add(js, `{"user":"jo","days":NaN}`), "json"},
@@ -351,6 +352,28 @@ func TestFold(t *testing.T) {
 		bad.Fold = fold
 		if _, err := connector.NewSet(map[string]*connector.Spec{"iam": bad}); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("got %v, want an error with %q", err, name)
+		}
+	}
+}
+
+// TestNumbers: an id has one spelling.
+//
+// Threats: D7, T19 (guardrail)
+func TestNumbers(t *testing.T) {
+	sp := spec()
+	sp.Numbers = []string{"user"}
+	set, err := connector.NewSet(map[string]*connector.Spec{"iam": sp})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for user, ok := range map[string]bool{"7": true, "0": true, "-7": true, "70": true, "07": false, "+7": false, "7.json": false, "7.0": false, "7e0": false, "0x7": false, "7%20": false,
+		"%207": false, "7,8": false, "-0": false, "%D9%A7": false, "jo": false, "9223372036854775808": false} {
+		for _, req := range [][2]string{{"POST", "/users/" + user + "/mfa/reset"}, {"GET", "/users/" + user}} {
+			r, body := request(req[0], req[1], form, map[string]string{"POST": "_csrf=x"}[req[0]])
+			m, err := set.Recognize(action.Production, r, body)
+			if err != nil || m.Matched != ok || ok && m.Params["user"] != user || !ok && m.Code != "value_form" {
+				t.Errorf("%s %s: got %+v %v, want matched %v", req[0], req[1], m, err, ok)
+			}
 		}
 	}
 }

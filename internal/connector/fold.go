@@ -3,6 +3,7 @@ package connector
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -22,8 +23,14 @@ func Fold(value string) (string, bool) {
 	return strings.ToLower(value), true
 }
 
-// fold puts the parameters of a match into their one spelling.
-func (s *Spec) fold(params map[string]string) *refusal {
+// spell puts the parameters of a match into their one spelling.
+func (s *Spec) spell(params map[string]string) *refusal {
+	for _, name := range s.Numbers {
+		v, ok := params[name]
+		if n, err := strconv.ParseInt(v, 10, 64); ok && (err != nil || strconv.FormatInt(n, 10) != v) {
+			return refuse("value_form", "a parameter that is read as a number is not a plain whole number")
+		}
+	}
 	for _, name := range s.Fold {
 		v, ok := params[name]
 		if !ok {
@@ -45,20 +52,24 @@ func (s *Spec) HasParam(name string) bool {
 // decided: a rule that compares it with another one never matches.
 func (s *Spec) Decides(param, value string) bool {
 	if !slices.Contains(s.Fold, param) {
-		return true
+		return !slices.Contains(s.Numbers, param) || s.spell(map[string]string{param: value}) == nil
 	}
 	f, ok := Fold(value)
 	return ok && f == value
 }
 
-func (c *checker) fold() {
-	for i, name := range c.spec.Fold {
-		at := fmt.Sprintf("fold[%d]", i)
-		if slices.Contains(c.spec.Fold[:i], name) {
-			c.bad(at, "%q is named twice", name)
-		}
-		if !c.spec.HasParam(name) {
-			c.bad(at, "no operation has a parameter %q", name)
+func (c *checker) spellings() {
+	list := func(at string, names, others []string) {
+		for i, name := range names {
+			at := fmt.Sprintf("%s[%d]", at, i)
+			if slices.Contains(names[:i], name) || slices.Contains(others, name) {
+				c.bad(at, "%q is named twice", name)
+			}
+			if !c.spec.HasParam(name) {
+				c.bad(at, "no operation has a parameter %q", name)
+			}
 		}
 	}
+	list("fold", c.spec.Fold, nil)
+	list("numbers", c.spec.Numbers, c.spec.Fold)
 }

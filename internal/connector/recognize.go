@@ -188,7 +188,7 @@ func (t *target) recognize(m *Match, r action.Request, body []byte) {
 		}
 		try, ref := op.match(*m, kind, r, parts, body)
 		if ref == nil {
-			ref = t.spec.fold(try.Params)
+			ref = t.spec.spell(try.Params)
 		}
 		if ref == nil {
 			matched, hit = append(matched, try), op

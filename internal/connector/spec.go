@@ -38,7 +38,11 @@ type Spec struct {
 	// Fold names the parameters that the application takes for the same in any
 	// case, as most do with e-mail addresses and user names. They are decided in
 	// lower case, and sent as they came; see Fold. Others are compared exactly.
-	Fold       []string    `json:"fold,omitempty"`
+	Fold []string `json:"fold,omitempty"`
+	// Numbers names the parameters that the application reads as whole numbers,
+	// as most do with ids. Only the plain spelling is recognised: "07", "+7",
+	// "7.json" and "7 " are 7 to somebody.
+	Numbers    []string    `json:"numbers,omitempty"`
 	Operations []Operation `json:"operations,omitempty"`
 }
 

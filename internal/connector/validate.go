@@ -52,7 +52,7 @@ func (s *Spec) Validate(name string, report func(path, problem string)) {
 			c.bad(fmt.Sprintf("assets[%d]", i), "want a plain path prefix that begins and ends with /")
 		}
 	}
-	c.fold()
+	c.spellings()
 	first := map[string]*Operation{}
 	for i := range s.Operations {
 		op, at := &s.Operations[i], fmt.Sprintf("operations[%d]", i)

@@ -106,7 +106,7 @@ func (v *Vocabulary) check(e *entry) []Problem {
 		}
 		switch spelling, folded := v.Decides(c.param, c.text); {
 		case !spelling:
-			warn("parameter %q is never %q: its connector folds it, so write it in lower case", c.param, c.text)
+			warn("parameter %q is never %q: its connector decides it in another spelling (fold, numbers)", c.param, c.text)
 		case !folded && strings.ToLower(c.text) != strings.ToUpper(c.text):
 			warn("parameter %q is compared exactly: if an application takes %q for the same in another case, name it in the connector's fold", c.param, c.text)
 		}

@@ -138,7 +138,7 @@ func Vocabulary(all []Resource, tenant string) *policy.Vocabulary {
 		for _, s := range specs {
 			if s.HasParam(param) {
 				spelling = spelling || s.Decides(param, value)
-				folded = folded || slices.Contains(s.Fold, param)
+				folded = folded || slices.Contains(s.Fold, param) || slices.Contains(s.Numbers, param)
 			}
 		}
 		return spelling, folded

@@ -94,7 +94,7 @@ func (w *world) spelled(in *capability.Instance) error {
 		for _, name := range slices.Sorted(maps.Keys(r.Params)) {
 			if v := r.Params[name]; spec != nil && !v.Any && !spec.Decides(name, v.Equals) {
 				return problem(Invalid, "invalid_parameters", fmt.Sprintf("%s of %s is not written as connector %s decides it", name, r.Operation, r.App),
-					"write the task's parameter in lower-case ASCII")
+					"write the task's parameter in lower-case ASCII, or as a plain number")
 			}
 		}
 	}

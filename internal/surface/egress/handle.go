@@ -39,6 +39,10 @@ func (p *Proxy) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	in, code := p.read(w, r, conn, inside, ok)
+	if code != "" {
+		// net/http reads the rest of a body before it goes on, in the client's time.
+		http.NewResponseController(w).SetReadDeadline(time.Now().Add(drainTimeout))
+	}
 	if wc, isWire := conn.(*wire); isWire && code == "body_unreadable" && wc.denial != nil {
 		p.deny(w, r, *wc.denial) // recorded when it was found
 		return

@@ -189,13 +189,24 @@ func TestHandshakeInPieces(t *testing.T) {
 	}
 }
 
-// TestSlowHandshake: a client that says a little at a time, always before any
-// limit between two bytes could be over, has the time of one handshake in all.
+// TestSlowClient: a client that says a little at a time, always before any limit
+// between two bytes could be over, has the time of one handshake, one head or one
+// body in all.
 //
 // Threats: C13, M3 (door)
-func TestSlowHandshake(t *testing.T) {
+func TestSlowClient(t *testing.T) {
 	hello := clientHello(t)
-	for _, first := range []string{"", string(hello[:1]), "GET / HTTP/1.1\r\n"} {
+	const fields = "Host: a.example:443\r\n"
+	for name, tt := range map[string]struct {
+		says  string
+		limit time.Duration
+	}{
+		"silent":    {"", headTimeout},
+		"handshake": {string(hello), headTimeout},
+		"head":      {"GET / HTTP/1.1\r\n" + fields + strings.Repeat("X-A: b\r\n", 100), headTimeout},
+		"body":      {"POST / HTTP/1.1\r\n" + fields + "Content-Length: 4000\r\n\r\n" + strings.Repeat("x", 4000), headTimeout + bodyTimeout},
+		"chunks":    {"POST / HTTP/1.1\r\n" + fields + "Transfer-Encoding: chunked\r\n\r\n" + strings.Repeat("1\r\nx\r\n", 4000), headTimeout + bodyTimeout},
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			k := gatetest.New(t, nil)
 			p, err := New(Config{Tenant: gatetest.Tenant, Task: gatetest.Task, Agent: gatetest.Agent, Source: "browser", Stage: action.Sandbox, Gate: k,
@@ -215,20 +226,18 @@ func TestSlowHandshake(t *testing.T) {
 			began := time.Now()
 			var writer sync.WaitGroup
 			writer.Go(func() {
-				rest := hello
-				if strings.HasPrefix(first, "GET") {
-					rest = []byte(first + strings.Repeat("X-A: b\r\n", 100))
-				}
-				for _, c := range rest {
-					if _, err := ours.Write([]byte{c}); err != nil || first == "" {
+				for i := range len(tt.says) {
+					if _, err := io.WriteString(ours, tt.says[i:i+1]); err != nil {
 						return
 					}
-					time.Sleep(time.Second)
+					if i > len(fields) { // a body may follow its head at once
+						time.Sleep(200 * time.Millisecond)
+					}
 				}
 			})
 			io.Copy(io.Discard, br)
-			if took := time.Since(began); took > 2*headTimeout {
-				t.Errorf("%.10q: the door waited %v", first, took)
+			if took := time.Since(began); took > tt.limit+headTimeout || took == 0 {
+				t.Errorf("%s: the door waited %v", name, took)
 			}
 			ours.Close()
 			writer.Wait()
