@@ -48,6 +48,7 @@ func hostile(t *testing.T, script string, answer func(http.ResponseWriter, *http
 		theTap.Intercept, theTap.Page = theTap.intercept, theTap.page
 		tappedRig, tappedErr = rig.Start(rig.Options{Before: theTap.Start, Edit: func(f map[string][]byte) {
 			rig.Replace("capability.yaml", "where: {user: \"{{user}}\"}\n      max: 1", "where: {user: \"{{user}}\"}\n      max: 2")(f)
+			rig.Replace("capability.yaml", `"[a-z][a-z0-9-]{1,30}"`, `"[A-Za-z][A-Za-z0-9-]{1,30}"`)(f)
 			fetchesForOthers(f)
 		}})
 	})
