@@ -37,6 +37,7 @@ have_node() {
 	exists /usr/bin/node /usr/local/bin/node && command -v npm >/dev/null &&
 		node -e 'process.exit(parseInt(process.versions.node) >= 18 ? 0 : 1)' >/dev/null 2>&1
 }
+have_ip() { PATH=$PATH:/usr/sbin:/sbin command -v ip >/dev/null; }
 have_ssh() { command -v ssh-keygen >/dev/null && command -v ssh-agent >/dev/null; }
 
 missing() {
@@ -46,6 +47,7 @@ missing() {
 	have_full || echo full
 	have_postgres || echo postgres
 	have_ssh || echo ssh
+	have_ip || echo ip
 	have_fuse || echo fuse
 	have_node || echo node
 }
@@ -64,6 +66,7 @@ fail() {
 		font) echo "  missing: any TrueType font in /usr/share/fonts, e.g. DejaVu" ;;
 		postgres) echo "  missing: the PostgreSQL server's programs (for tests; no running server is needed)" ;;
 		ssh) echo "  missing: the OpenSSH client (for tests)" ;;
+		ip) echo "  missing: ip, of iproute2 (for tests)" ;;
 		node) echo "  missing: Node.js 18 or later in /usr/bin or /usr/local/bin, and npm (for tests)" ;;
 		fuse) echo "  missing: fusermount3, and read and write access to /dev/fuse (for tests by who is not root)" ;;
 		esac
@@ -78,15 +81,15 @@ done
 packages() {
 	case $pm:$1 in
 	apt-get:shell) echo chromium-headless-shell ;; apt-get:full) echo chromium ;; apt-get:font) echo fonts-dejavu-core fonts-liberation ;;
-	apt-get:postgres) echo postgresql ;; apt-get:fuse) echo fuse3 ;; apt-get:ssh) echo openssh-client ;; apt-get:node) echo nodejs npm ;;
+	apt-get:postgres) echo postgresql ;; apt-get:fuse) echo fuse3 ;; apt-get:ssh) echo openssh-client ;; apt-get:node) echo nodejs npm ;; apt-get:ip) echo iproute2 ;;
 	dnf:shell) echo chromium-headless ;; dnf:full) echo chromium ;; dnf:font) echo dejavu-sans-fonts liberation-sans-fonts ;;
-	dnf:postgres) echo postgresql-server ;; dnf:fuse) echo fuse3 ;; dnf:ssh) echo openssh-clients ;; dnf:node) echo nodejs npm ;;
+	dnf:postgres) echo postgresql-server ;; dnf:fuse) echo fuse3 ;; dnf:ssh) echo openssh-clients ;; dnf:node) echo nodejs npm ;; dnf:ip) echo iproute ;;
 	apk:shell) echo chromium-headless-shell ;; apk:full) echo chromium ;; apk:font) echo font-dejavu font-liberation ;;
-	apk:postgres) echo postgresql ;; apk:fuse) echo fuse3 ;; apk:ssh) echo openssh-client openssh-keygen ;; apk:node) echo nodejs npm ;;
+	apk:postgres) echo postgresql ;; apk:fuse) echo fuse3 ;; apk:ssh) echo openssh-client openssh-keygen ;; apk:node) echo nodejs npm ;; apk:ip) echo iproute2 ;;
 	pacman:shell | pacman:full) echo chromium ;; pacman:font) echo ttf-dejavu ttf-liberation ;;
-	pacman:postgres) echo postgresql ;; pacman:fuse) echo fuse3 ;; pacman:ssh) echo openssh ;; pacman:node) echo nodejs npm ;;
+	pacman:postgres) echo postgresql ;; pacman:fuse) echo fuse3 ;; pacman:ssh) echo openssh ;; pacman:node) echo nodejs npm ;; pacman:ip) echo iproute2 ;;
 	zypper:shell | zypper:full) echo chromium ;; zypper:font) echo dejavu-fonts liberation-fonts ;;
-	zypper:postgres) echo postgresql-server ;; zypper:fuse) echo fuse3 ;; zypper:ssh) echo openssh-clients ;; zypper:node) echo nodejs20 npm20 ;;
+	zypper:postgres) echo postgresql-server ;; zypper:fuse) echo fuse3 ;; zypper:ssh) echo openssh-clients ;; zypper:node) echo nodejs20 npm20 ;; zypper:ip) echo iproute2 ;;
 	esac
 }
 

@@ -65,9 +65,6 @@ func TestNothingLeavesAroundTheProxy(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts browsers")
 	}
-	if _, err := exec.LookPath("ip"); err != nil {
-		t.Skip("needs ip, of the package iproute2")
-	}
 	guarded := "launched"
 	if os.Getuid() != 0 {
 		guarded = "switches"

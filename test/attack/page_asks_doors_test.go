@@ -159,7 +159,7 @@ let came = 0; onmessage = e => { read.push(...e.data); if (++came == 3) fetch('/
 		if len(read) > 0 {
 			t.Errorf("the page has read %.2000q", read)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the page did not come to its end")
 	}
 	for name, d := range doors {

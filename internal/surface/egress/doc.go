@@ -25,6 +25,8 @@
 //   - Every address that is dialled was checked after it was resolved and is not
 //     resolved again in between.
 //   - When the action's context ends, both sockets of it are closed.
+//   - An answer, and all answers of a session, have an end: behind it the client
+//     sees a broken connection, never a whole answer.
 //
 // Header policy. Removed before deciding, always: hop-by-hop fields, Proxy-*,
 // Sallyport-* and X-Sallyport-*, fields with an underscore in their name, fields
