@@ -117,7 +117,7 @@ func TestRecognize(t *testing.T) {
 }
 
 // TestTricks: each is a request that some server reads as an operation and some
-// reader does not. None may be recognised, and none may count as a read when it
+// reader does not (JSON keys by case: CVE-2026-27896). None may be recognised, and none may count as a read when it
 // could be a write.
 //
 // Threats: T19, A13, D1, D2, D3, D5, M1 (guardrail)
@@ -459,6 +459,45 @@ func TestReadBackPlan(t *testing.T) {
 	if !m.ReadBack.Newer || m.ReadBack.Pointer != "/mfaResetAt" {
 		t.Errorf("got %+v, want the condition", m.ReadBack)
 	}
+}
+
+// TestArgumentsStayInTheirPlace: whatever a parameter is, the read-back that it is
+// put into asks for one segment in its place, or there is none (CVE-2026-29791).
+//
+// Threats: B8, D2, T19 (form)
+func TestArgumentsStayInTheirPlace(t *testing.T) {
+	sp := spec()
+	sp.Operations = []connector.Operation{{Name: "iam.user.note", Method: "POST", Path: "/note", Effect: action.Write,
+		Body:     &connector.Body{Type: connector.BodyJSON, Fields: map[string]connector.Field{"user": {Param: "user"}}},
+		ReadBack: &connector.ReadBack{Path: "/api/users/{user}/notes/", Pointer: "/n", Changed: true}}}
+	set, err := connector.NewSet(map[string]*connector.Spec{"iam": sp})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(t interface{ Errorf(string, ...any) }, user string) (planned bool) {
+		b, err := json.Marshal(map[string]string{"user": user})
+		r, body := request("POST", "/note", js, string(b))
+		m, err2 := set.Recognize(action.Production, r, body)
+		if err != nil || err2 != nil || !m.Matched || m.Params["user"] != user || m.ReadBack == nil {
+			return false
+		}
+		u, err := url.Parse(here + m.ReadBack.Path)
+		if err != nil || u.Host != "iam.example" || u.RawQuery != "" || u.Fragment != "" || u.Path != "/api/users/"+user+"/notes/" || strings.Count(u.Path, "/") != 5 || strings.Contains(m.ReadBack.Path, "..") && !strings.Contains(user, "..") {
+			t.Errorf("%q is asked for as %s", user, m.ReadBack.Path)
+		}
+		return true
+	}
+	for _, user := range []string{"..", ".", "", "a/../../admin", "a/b", "a\\b", "a?b=c", "a#b", "a%2fb", "a;b=c", "a\r\nHost: evil", "a\x00", "@evil.example/", "//evil.example"} {
+		if check(t, user) {
+			t.Errorf("%q has a read-back", user)
+		}
+	}
+	for _, user := range []string{"jo", "jo m", "jö", "a:b", "a@b", "a&b=c", "a+b"} {
+		if !check(t, user) {
+			t.Errorf("%q has no read-back", user)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) { check(t, rapid.String().Draw(t, "user")) })
 }
 
 // TestFormsRoundTrip: what a browser would send for any values is recognised

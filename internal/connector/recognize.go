@@ -222,8 +222,10 @@ func (t *target) resembling(m *Match, r action.Request, parts []string, near []*
 	}
 	found := false
 	for _, op := range t.ops {
-		if _, exact := matchPath(op.path, parts); exact || !op.hasMethod(r) || !resembles(op.path, parts) ||
-			hit != nil && relate(withoutSlash(hit.path), withoutSlash(op.path)) != wider {
+		if !op.hasMethod(r) || !resembles(op.path, parts) || hit != nil && relate(withoutSlash(hit.path), withoutSlash(op.path)) != wider {
+			continue
+		}
+		if _, exact := matchPath(op.path, parts); exact {
 			continue
 		}
 		found = true

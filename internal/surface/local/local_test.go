@@ -13,8 +13,8 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/surface/local"
 )
 
-// TestRefuse: what pages and rebound names send, in bytes on a socket, and what
-// programs do.
+// TestRefuse: what pages and rebound names (CVE-2026-34742) send, in bytes on a
+// socket, and what programs do.
 //
 // Threats: T8, B5 (form)
 func TestRefuse(t *testing.T) {
