@@ -161,6 +161,10 @@ func (e *Engine) Request(ctx context.Context, d Draft) (Statement, error) {
 	}
 	if d.Adopt {
 		e.claim(a)
+		// The new question stands, whatever becomes of the old one.
+		if err := e.supersede(ctx, a); err != nil {
+			return s, fmt.Errorf("withdraw what was asked before: %w", err)
+		}
 	}
 	return s, nil
 }

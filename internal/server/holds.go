@@ -210,6 +210,8 @@ func (h *hold) Wait(ctx context.Context) (err error) {
 		return err
 	case a.State == approval.Granted:
 		return nil
+	case a.State == approval.Rejected && a.By == "":
+		return fmt.Errorf("the question was withdrawn: %s", a.Reason)
 	case a.State == approval.Rejected:
 		return fmt.Errorf("rejected by %s", a.By)
 	}

@@ -154,26 +154,26 @@ func (s *Server) Person(ctx context.Context, actor string, body []byte) ([]byte,
 }
 
 // do works on one request at a time, as one turn of its actor. When it returns,
-// the next may begin.
+// the next may begin. Whose turn it is not learns nothing of whose it is.
 func (s *Server) do(ctx context.Context, actor string, v view, req request, todo []planned) (outcome, *refusal) {
+	ctx, end, ok := s.c.Gate.Turn(ctx, s.by(actor, "turn", action.Observe))
+	defer end()
+	if !ok {
+		return outcome{results: s.outOfTurn(ctx, actor, todo)}, nil
+	}
 	if !s.busy.TryLock() {
 		return outcome{}, &refusal{http.StatusConflict, "in_flight", "another action of this task is in flight", "send one action at a time"}
 	}
 	defer s.busy.Unlock()
 	s.actor = actor
-	ctx, end, ok := s.c.Gate.Turn(ctx, s.action("turn", action.Observe))
-	defer end()
-	if !ok {
-		return outcome{results: s.outOfTurn(ctx, todo)}, nil
-	}
 	return s.perform(ctx, v, req, todo), nil
 }
 
 // outOfTurn has the gate refuse, and record, the first of what was asked, before
 // anything of the page was looked at.
-func (s *Server) outOfTurn(ctx context.Context, todo []planned) []result {
+func (s *Server) outOfTurn(ctx context.Context, actor string, todo []planned) []result {
 	r := result{Type: todo[0].action, Status: statusDone}
-	a := s.action(todo[0].steps[0].op, action.Read)
+	a := s.by(actor, todo[0].steps[0].op, action.Read)
 	a.Digest = form{Task: s.c.Task, Operation: a.Operation}.digest()
 	s.act(ctx, a, nil, func(context.Context, gate.Permit) action.Outcome {
 		return action.Outcome{State: action.Failed, Detail: "the session has just changed hands"}
