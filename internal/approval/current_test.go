@@ -277,6 +277,24 @@ func TestSupersededQuestionIsWithdrawn(t *testing.T) {
 	}
 	_, err := f.grant(old, "jo", k)
 	f.want(err, "not_pending")
+	// Of several that are the same, whoever comes back takes up one.
+	twin := ask("new")
+	f.eng.Abandon(next.Nonce)
+	f.eng.Abandon(twin.Nonce)
+	one := ask("new")
+	for _, s := range []approval.Statement{next, twin} {
+		if s.Nonce == one.Nonce {
+			state(s, approval.Pending)
+		} else {
+			state(s, approval.Rejected)
+		}
+	}
+	// What has expired is not taken up.
+	f.eng.Abandon(one.Nonce)
+	f.pass(time.Hour)
+	if s := ask("new"); s.Nonce == one.Nonce {
+		t.Error("an expired question was taken up")
+	}
 	// It was no answer of people: the same may be asked again.
 	if s := ask("old"); s.Nonce == old.Nonce {
 		t.Error("a withdrawn question was taken up")

@@ -136,7 +136,7 @@ func (e *Engine) Request(ctx context.Context, d Draft) (Statement, error) {
 	}
 	for _, a := range known {
 		if e.claim(a) {
-			return a.Statement, nil
+			return a.Statement, e.supersede(ctx, a)
 		}
 	}
 	a := Approval{V: 1, Statement: s, Hold: d.Hold, State: Pending, Version: 1, Requester: d.Requester, Requested: now}
