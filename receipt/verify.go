@@ -54,8 +54,8 @@ type Report struct {
 	// and Seen those of them whose picture is among the records. In a complete
 	// bundle all are.
 	Pictures, Seen int
-	Statements  []SignedStatement
-	Documents   []Document
+	Statements     []SignedStatement
+	Documents      []Document
 }
 
 // SignedApproval is an approval and who signed it.
