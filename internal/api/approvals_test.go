@@ -14,6 +14,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/receipt"
 )
 
 // heldActions runs the sample agent, whose privileged operations are held, and
@@ -65,6 +66,29 @@ func heldActions(t *testing.T, r *apitest.Rig) {
 		}
 		t.Errorf("got %+v, want how ines decides", q)
 	})
+	t.Run("offline", func(t *testing.T) { verifiedOffline(t, r) })
+}
+
+// verifiedOffline: what passkeys approved is verified from a bundle alone, and so
+// is that the picture which an approval names was given to the agent.
+func verifiedOffline(t *testing.T, r *apitest.Rig) {
+	var b bytes.Buffer
+	if err := r.As("lin").Export(t.Context(), &b, api.Export{}); err != nil {
+		t.Fatal(err)
+	}
+	rep, err := receipt.Verify(&b, receipt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	passkeys := 0
+	for _, a := range rep.Approvals {
+		if a.Signer.Verified && strings.HasPrefix(a.Signature, "{") {
+			passkeys++
+		}
+	}
+	if passkeys == 0 || rep.Pictures == 0 || rep.Seen != rep.Pictures {
+		t.Errorf("got %d approvals by passkey; %d pictures named, %d found", passkeys, rep.Pictures, rep.Seen)
+	}
 }
 
 // held waits for an action that is held.

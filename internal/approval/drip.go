@@ -18,7 +18,7 @@ const (
 	MaxOpenPerTask   = 16  // held actions of one task at one time
 	MaxOpenPerPerson = 64  // of all tasks that one person requested
 	MaxAskedPerTask  = 100 // in the life of a task
-	MaxAskedPerHour  = 120 // of all tasks, of the people with one role
+	MaxAskedPerHour  = 120 // of the people with one role, by all tasks but certification runs
 	// MaxRejected is how often people say no to an operation in a task, whatever
 	// its parameters, before they are not asked about it any more.
 	MaxRejected = 3
@@ -81,8 +81,8 @@ func askedBy(tx record.Tx, task string) (n asked, err error) {
 }
 
 // drip counts one more question by a held action, in the transaction that opens
-// it, or refuses it.
-func drip(tx record.Tx, a Approval) error {
+// it, or refuses it. Planned ones are not counted against the hour.
+func drip(tx record.Tx, a Approval, planned bool) error {
 	if !a.Hold || a.Statement.Task == "" {
 		return nil
 	}
@@ -127,13 +127,15 @@ func drip(tx record.Tx, a Approval) error {
 		return refuse("too_many_open", fmt.Sprintf("%d questions of tasks of %s wait for people", ofPerson, a.Requester))
 	case n.Count >= MaxAskedPerTask:
 		return refuse("too_many_asked", fmt.Sprintf("this task has asked people %d times", n.Count))
-	case len(of.At) >= MaxAskedPerHour:
+	case len(of.At) >= MaxAskedPerHour && !planned:
 		return refuse("too_many_asked", fmt.Sprintf("people with the role %s were asked %d times within an hour", a.Statement.Role, len(of.At)))
 	}
 	n.Count++
-	of.At = append(of.At, a.Requested)
-	if err := tx.Put(kindAskedOf, a.Statement.Role, of); err != nil {
-		return err
+	if !planned {
+		of.At = append(of.At, a.Requested)
+		if err := tx.Put(kindAskedOf, a.Statement.Role, of); err != nil {
+			return err
+		}
 	}
 	return tx.Put(kindAsked, a.Statement.Task, n)
 }
@@ -187,9 +189,19 @@ func likeness(s Statement) (action.Digest, error) {
 // and parameters with other content, if nobody waits for the answer any more: the
 // new question is in its place. A crash before it leaves both open; the task ends
 // with it, and its questions with the task.
-func (e *Engine) supersede(ctx context.Context, by Approval) error {
+func (e *Engine) supersede(ctx context.Context, by Approval) (err error) {
+	defer func() {
+		if err != nil { // the new question stands, and nobody waits for it
+			e.Abandon(by.ID())
+			err = fmt.Errorf("withdraw what was asked before: %w", err)
+		}
+	}()
 	what, err := whatIs(by.Statement)
 	if err != nil || !by.Hold || by.Statement.Task == "" {
+		return err
+	}
+	like, err := likeness(by.Statement)
+	if err != nil {
 		return err
 	}
 	return e.sweep(ctx, Rejected, "superseded by "+by.ID(), func(a Approval) bool {
@@ -197,7 +209,11 @@ func (e *Engine) supersede(ctx context.Context, by Approval) error {
 			return false
 		}
 		its, err := whatIs(a.Statement)
-		return err == nil && its == what
+		if err != nil || its != what {
+			return false
+		}
+		alike, err := likeness(a.Statement) // whoever asked that may come back for it
+		return err == nil && alike != like
 	})
 }
 

@@ -52,7 +52,10 @@ func approvalsCommand(e *env) *cobra.Command {
 						fmt.Fprintf(w, ", signed by %s", plain(s.Person))
 					}
 					if a.Approval.By != "" {
-						fmt.Fprintf(w, " by %s: %s", plain(a.Approval.By), plain(a.Approval.Reason))
+						fmt.Fprintf(w, " by %s", plain(a.Approval.By))
+					}
+					if a.Approval.Reason != "" {
+						fmt.Fprintf(w, ": %s", plain(a.Approval.Reason))
 					}
 					fmt.Fprintln(w)
 				})

@@ -49,17 +49,17 @@ func (g *Gate) Act(ctx context.Context, a action.Action, blobs []record.Blob, d 
 	if a.Source == "browser" && a.Actor == "" {
 		a.Actor = r.inHand()
 	}
-	ctx, endTurn, _ := r.turn(ctx, a) // decide sees it where there is none
+	ctx, endTurn, turn := r.turn(ctx, a)
 	defer endTurn()
 
-	dec, facts := r.decide(g.now(), a, false)
+	dec, facts := r.decide(g.now(), a, turn, false)
 	var hold Hold
 	question := ""
 	if dec.Verdict == action.Hold {
 		dec, hold, question = g.ask(ctx, r, a, dec)
 		if hold != nil {
 			// The world may have changed while people thought.
-			dec, facts = r.decide(g.now(), a, true)
+			dec, facts = r.decide(g.now(), a, turn, true)
 		}
 	}
 	if dec.Verdict != action.Allow {
@@ -117,10 +117,11 @@ func dispatch(ctx context.Context, d Dispatch, p Permit) (out action.Outcome) {
 	return d(ctx, p)
 }
 
-// decide asks form, authority and policy. approved turns the hold that policy
-// asks for into an allow, and nothing else. An allow is counted at once, so that
-// two attempts cannot both be the last that a budget lets through.
-func (r *running) decide(now time.Time, a action.Action, approved bool) (action.Decision, Facts) {
+// decide asks form, authority and policy. turn says that it is the actor's turn.
+// approved turns the hold that policy asks for into an allow, and nothing else. An
+// allow is counted at once, so that two attempts cannot both be the last that a
+// budget lets through.
+func (r *running) decide(now time.Time, a action.Action, turn, approved bool) (action.Decision, Facts) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f := Facts{Action: a, Stage: r.Stage, Tier: r.Tier, Params: r.Params, Labels: slices.Clone(r.labels), Counts: r.counts}
@@ -130,8 +131,8 @@ func (r *running) decide(now time.Time, a action.Action, approved bool) (action.
 	if r.ended != nil {
 		return *r.ended, f
 	}
-	if d := r.notInHand(a); d != nil {
-		return *d, f
+	if !turn {
+		return outOfTurn(a), f
 	}
 	if !now.Before(r.Deadline) {
 		return action.Denied(action.LayerAuthority, "task_time_spent", "the task's time is spent", "close the task and open a new one"), f
@@ -245,8 +246,8 @@ func (g *Gate) ask(ctx context.Context, r *running, a action.Action, d action.De
 		if why := r.why(); why != nil {
 			return *why, nil, ""
 		}
-		if why := r.cutShort(a); why != nil {
-			return *why, nil, ""
+		if byHand(a) && r.cutShort() {
+			return outOfTurn(a), nil, ""
 		}
 		if short && wctx.Err() != nil && ctx.Err() == nil {
 			return deny(CodeHeld, "held for "+d.Approvers+"; the question is "+h.ID(), "send the same again: it passes once it is approved"), nil, h.ID()

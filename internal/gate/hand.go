@@ -121,24 +121,20 @@ func (r *running) beginPass(from string) (<-chan struct{}, error) {
 	return r.hand.idle, nil
 }
 
-// notInHand denies what is done by hand by somebody who does not have the
-// session. The caller holds the task's mutex.
-func (r *running) notInHand(a action.Action) *action.Decision {
-	if !byHand(a) || !r.hand.passing && a.Actor == r.hand.of {
-		return nil
-	}
-	d := action.Denied(action.LayerAuthority, CodeTaken, "a person has taken the session over", "wait")
+// outOfTurn denies what is done by hand by somebody whose turn it is not.
+func outOfTurn(a action.Action) action.Decision {
 	if a.Actor != "" {
-		d = action.Denied(action.LayerAuthority, "not_in_hand", "the session is not in your hand", "take it over: sallyport task take "+r.Task)
+		return action.Denied(action.LayerAuthority, "not_in_hand", "the session is not in your hand", "take it over: sallyport task take "+a.Task)
 	}
-	return &d
+	return action.Denied(action.LayerAuthority, CodeTaken, "a person has taken the session over", "wait")
 }
 
-// cutShort is the denial of a turn that was cut, or nil.
-func (r *running) cutShort(a action.Action) *action.Decision {
+// cutShort reports whether turns are being cut, so that somebody else gets the
+// session.
+func (r *running) cutShort() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.notInHand(a)
+	return r.hand.passing
 }
 
 // actor names whoever does an action, in its record.

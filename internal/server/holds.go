@@ -58,7 +58,8 @@ func (h holds) Open(ctx context.Context, a action.Action, d action.Decision) (ga
 			s.Screenshot = e.Commitment
 		}
 	}
-	out, err := h.engine.Request(ctx, approval.Draft{Statement: s, Valid: valid, Requester: h.task.Requester, Hold: true, Adopt: true, Fill: inForce})
+	out, err := h.engine.Request(ctx, approval.Draft{Statement: s, Valid: valid, Requester: h.task.Requester, Hold: true, Adopt: true,
+		Planned: h.task.Suite != "", Fill: inForce})
 	if err != nil {
 		return nil, err
 	}
