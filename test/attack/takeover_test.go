@@ -272,6 +272,18 @@ func TestAgentActsWhilePersonHasTakenOver(t *testing.T) {
 			})
 		})
 		theirs(t, r, x.ID)
+		// Whoever does not give it back loses it when the time is over.
+		if _, err := r.Server.Take(t.Context(), "", rig.As("ada"), x.ID, "a moment", time.Second); err != nil {
+			t.Fatal(err)
+		}
+		rig.Await(t, "the time limit", func() bool {
+			return slices.ContainsFunc(r.Records(t, 0), func(e record.Entry) bool {
+				return e.Task == x.ID && e.Type == "session.returned" && e.Actor == "sallyport" && strings.Contains(string(e.Body), `"why":"time_limit"`)
+			})
+		})
+		if _, err := r.Server.ActInPerson(t.Context(), "", rig.As("ada"), x.ID, []byte(`{"actions":[{"type":"screenshot"}]}`)); code(err) != "not_taken" {
+			t.Errorf("after the time limit: %v", err)
+		}
 	})
 	t.Run("two_people_race", func(t *testing.T) {
 		x, _, _ := start(t)
