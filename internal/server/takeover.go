@@ -29,6 +29,7 @@ const (
 	takeOverTime = 15 * time.Minute // unless they say otherwise
 	maxTakeOver  = time.Hour
 	passLimit    = 15 * time.Second // for what is being done to end
+	maxWhy       = 500              // bytes of a reason
 )
 
 // TakeOver is a session in a person's hand: the body of session.taken.
@@ -68,8 +69,8 @@ func (s *Server) Take(ctx context.Context, tenantName string, c Caller, id, reas
 	if err != nil {
 		return TakeOver{}, err
 	}
-	if reason == "" {
-		return TakeOver{}, problem(Invalid, "reason_missing", "to take a session over needs a reason", "add --reason")
+	if reason == "" || len(reason) > maxWhy {
+		return TakeOver{}, problem(Invalid, "bad_reason", "to take a session over needs a reason, of at most "+strconv.Itoa(maxWhy)+" bytes", "add --reason")
 	}
 	if d == 0 {
 		d = takeOverTime
@@ -152,6 +153,9 @@ func (s *Server) GiveBack(ctx context.Context, tenantName string, c Caller, id, 
 	o := x.hand.over.Load()
 	if o == nil {
 		return TakeOver{}, notTaken(id)
+	}
+	if len(reason) > maxWhy {
+		return TakeOver{}, problem(Invalid, "bad_reason", "a reason has at most "+strconv.Itoa(maxWhy)+" bytes", "say it shorter")
 	}
 	return *o, x.giveBack(ctx, o, returned{By: person, Why: "given_back", Reason: reason})
 }
