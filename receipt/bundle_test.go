@@ -410,3 +410,61 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+// An approval names the picture that the agent saw last. It must be among the
+// records of that task, as given to the agent, wherever all records are there.
+func TestPictureOfAnApproval(t *testing.T) {
+	_, jo, err := ed25519.GenerateKey(rand.Reader)
+	must(t, err)
+	d := func(s string) string { sum := sha256.Sum256([]byte(s)); return fmt.Sprintf("sha256:%x", sum) }
+	statement := func(task, picture string) []byte {
+		return fmt.Appendf(nil, `{"kind":"action","screenshot":%q,"task":%q}`, picture, task)
+	}
+	decided := func(l *testLog, actor, verdict, name, picture string) {
+		n := len(l.records)
+		l.add(t, fmt.Appendf(nil, `{"actor":%q,"body":{"decision":{"verdict":%q}},"evidence":[{"commitment":%q,"name":%q}],"id":"%032d","seq":%d,"task":"t-1","tenant":"acme","time":"2026-01-02T03:04:05.%09dZ","type":"action.decided","v":1}`,
+			actor, verdict, picture, name, n, n, n))
+	}
+	for name, tc := range map[string]struct {
+		statement []byte
+		found, ok bool
+	}{
+		"given":         {statement("t-1", d("given")), true, true},
+		"none":          {[]byte(`{"kind":"action","task":"t-1"}`), false, true},
+		"never":         {statement("t-1", d("never")), false, false},
+		"refused":       {statement("t-1", d("refused")), false, false},
+		"a_persons":     {statement("t-1", d("a person's")), false, false},
+		"other_content": {statement("t-1", d("typed")), false, false},
+		"other_task":    {statement("t-2", d("given")), false, false},
+	} {
+		for _, complete := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s_complete_%v", name, complete), func(t *testing.T) {
+				l := newLog(t, 0)
+				decided(l, "agent:helpdesk", "allow", "screenshot", d("given"))
+				decided(l, "agent:helpdesk", "deny", "screenshot", d("refused"))
+				decided(l, "person:ines", "allow", "screenshot", d("a person's"))
+				decided(l, "agent:helpdesk", "allow", "typed-text", d("typed"))
+				var out bytes.Buffer
+				w := l.writer(t, &out, complete)
+				for i, r := range l.records {
+					if complete {
+						must(t, w.Record(r, nil))
+						continue
+					}
+					proof, err := tlog.ProveRecord(int64(len(l.records)), int64(i), l)
+					must(t, err, w.Record(r, []tlog.Hash(proof)))
+				}
+				key, sig := skSign(t, jo, tc.statement, 5)
+				must(t, w.Person(receipt.Person{Name: "jo", Keys: []string{strings.TrimSpace(key)}}),
+					w.Approval(receipt.Approval{Name: "q/jo", Person: "jo", Statement: tc.statement, Signature: string(sig)}), w.Close())
+				rep, err := receipt.Verify(&out, receipt.Options{})
+				if want := tc.ok || !complete; (err == nil) != want {
+					t.Fatalf("got %v", err)
+				}
+				if err == nil && (rep.Seen == 1) != tc.found {
+					t.Errorf("got %d of %d", rep.Seen, rep.Pictures)
+				}
+			})
+		}
+	}
+}

@@ -50,8 +50,12 @@ type Report struct {
 	Records     int64
 	First, Last string // times of the first and last record
 	Approvals   []SignedApproval
-	Statements  []SignedStatement
-	Documents   []Document
+	// Pictures counts the approvals that name the picture which the agent saw last,
+	// and Seen those of them whose picture is among the records. In a complete
+	// bundle all are.
+	Pictures, Seen int
+	Statements     []SignedStatement
+	Documents      []Document
 }
 
 // SignedApproval is an approval and who signed it.
@@ -70,7 +74,7 @@ type SignedStatement struct {
 // Verify reads a bundle to its end and verifies all of it. Every byte counts:
 // there is no part of a bundle that can be changed, added or left out.
 func Verify(r io.Reader, o Options) (Report, error) {
-	v := &verifier{o: o, sum: sha256.New(), last: place{rank: -1}, people: map[string][]string{}, at: map[int64][]Checkpoint{}}
+	v := &verifier{o: o, sum: sha256.New(), last: place{rank: -1}, people: map[string][]string{}, shown: pictures{}, at: map[int64][]Checkpoint{}}
 	if err := v.run(r); err != nil {
 		return Report{}, fmt.Errorf("%w: line %d: %w", ErrBundle, v.line, err)
 	}
@@ -89,6 +93,7 @@ type verifier struct {
 	hashes []tlog.Hash // stored hashes of a complete bundle
 	at     map[int64][]Checkpoint
 	people map[string][]string
+	shown  pictures
 	keys   []crypto.PublicKey
 	names  []string // of keys
 }
@@ -175,6 +180,16 @@ func (v *verifier) take(rank int, l *line) error {
 		who, err := VerifyApproval(a.Statement, a.Signature, v.people[a.Person], v.o.Approvals)
 		if err != nil {
 			return fmt.Errorf("approval %s by %s: %w", a.Name, a.Person, err)
+		}
+		found, named, err := v.shown.check(a.Statement, v.rep.Header.Complete)
+		if err != nil {
+			return fmt.Errorf("approval %s by %s: %w", a.Name, a.Person, err)
+		}
+		if named {
+			v.rep.Pictures++
+		}
+		if found {
+			v.rep.Seen++
 		}
 		v.rep.Approvals = append(v.rep.Approvals, SignedApproval{a, who})
 	case rankStatement:
@@ -274,6 +289,7 @@ func (v *verifier) record(raw []byte, proof []tlog.Hash) error {
 	if v.rep.Records == 0 {
 		v.rep.First = r.Time
 	}
+	v.shown.record(r)
 	v.rep.Last, v.next = r.Time, r.Seq+1
 	v.rep.Records++
 	if v.o.Each != nil {

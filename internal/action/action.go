@@ -86,6 +86,9 @@ type Epoch int64
 // canonical bytes. The zero value matches nothing.
 type Digest string
 
+// Screenshot is the name of evidence that is a picture of the screen, or of a part.
+const Screenshot = "screenshot"
+
 // Evidence refers to a payload kept apart from the ledger: the record holds a
 // salted commitment, the store holds the encrypted bytes.
 type Evidence struct {
@@ -140,8 +143,9 @@ type Action struct {
 	Tenant    string            `json:"tenant"`
 	Task      string            `json:"task"`
 	Agent     string            `json:"agent"`
+	Actor     string            `json:"actor,omitempty"` // who did it in the agent's place ("person:ines"); empty: the agent
 	Surface   Surface           `json:"surface"`
-	Source    string            `json:"source,omitempty"` // browser, harness or boundary: who sent it
+	Source    string            `json:"source,omitempty"` // browser, harness, person or boundary: who sent it
 	Operation string            `json:"operation"`        // dotted name; "<surface>.unmatched" when no operation matches
 	Effect    Effect            `json:"effect"`           // of the operation
 	App       string            `json:"app,omitempty"`    // connector's name, when one owns the target

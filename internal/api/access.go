@@ -19,8 +19,9 @@ import (
 const accessPath = "/access/v1/requests"
 
 // Denial is an AuthZEN evaluation that was denied and can be requested, with
-// what was evaluated (sections 4 and 5 of the profile). The binding is by
-// reference: evaluation_id names the question, which holds the digest.
+// what was evaluated (sections 4 and 5 of the profile). It is bound twice:
+// evaluation_id names the question, which holds the digest; binding_token is
+// signed over both and short-lived, so that a denial cannot be made up or kept.
 type Denial struct {
 	Subject  Entity        `json:"subject"`
 	Action   AccessAction  `json:"action"`
@@ -52,6 +53,9 @@ type DenialContext struct {
 type AccessRequest struct {
 	Endpoint  string    `json:"endpoint"` // a path on the same socket
 	ExpiresAt time.Time `json:"expires_at"`
+	// BindingToken is a JWS (ES256) by the tenant's key for tokens; read the
+	// denial again for a fresh one. A question that is answered has none.
+	BindingToken string `json:"binding_token,omitempty"`
 }
 
 // AccessSubmission is the body of POST /access/v1/requests.
@@ -65,6 +69,7 @@ type AccessSubmission struct {
 // AccessBinding echoes the denial.
 type AccessBinding struct {
 	EvaluationID string    `json:"evaluation_id"`
+	BindingToken string    `json:"binding_token"`
 	EvaluatedAt  time.Time `json:"evaluated_at,omitzero"`
 	ExpiresAt    time.Time `json:"expires_at"`
 	Reason       string    `json:"reason,omitempty"`
@@ -194,12 +199,25 @@ func (a *api) submitAccess(c *call) (int, approval.Approval, error) {
 	case in.Subject != d.Subject || in.Action != d.Action || in.Resource != d.Resource || !in.Denial.ExpiresAt.Equal(d.Context.AccessRequest.ExpiresAt) ||
 		!in.Denial.EvaluatedAt.IsZero() && !in.Denial.EvaluatedAt.Equal(d.Context.EvaluatedAt) || in.Denial.Reason != "" && in.Denial.Reason != d.Context.Reason:
 		return 0, x, unbound()
+	case a.s.Bound(c.Context(), c.tenant, accessPath, in.Denial.BindingToken, x) != nil:
+		return 0, x, unbound()
 	case x.State == approval.Expired || x.State == approval.Pending && !time.Now().Before(x.Statement.Expires):
 		return 0, x, &server.Problem{Code: "expired_denial", Reason: "the question has expired", Next: "have the agent send its request again"}
 	case x.State == approval.Pending:
 		return http.StatusAccepted, x, nil
 	}
 	return http.StatusCreated, x, nil
+}
+
+// bindable is the denial with a fresh token.
+func (a *api) bindable(c *call, x approval.Approval) (*Denial, error) {
+	d := denial(x)
+	if x.State != approval.Pending {
+		return d, nil
+	}
+	var err error
+	d.Context.AccessRequest.BindingToken, err = a.s.Bind(c.Context(), c.tenant, accessPath, x)
+	return d, err
 }
 
 func unbound() error {
@@ -210,7 +228,7 @@ func denial(x approval.Approval) *Denial {
 	s := x.Statement
 	return &Denial{Subject: Entity{"agent", s.Agent}, Action: AccessAction{s.Operation}, Resource: Entity{"request", string(s.Digest)},
 		Context: DenialContext{EvaluationID: s.Nonce, EvaluatedAt: s.NotBefore, Reason: "approval_required",
-			AccessRequest: AccessRequest{accessPath, s.Expires}}}
+			AccessRequest: AccessRequest{Endpoint: accessPath, ExpiresAt: s.Expires}}}
 }
 
 func accessTask(x approval.Approval) AccessTask {

@@ -80,10 +80,12 @@ func (a *api) approval(c *call) (any, error) {
 		return nil, err
 	}
 	if x.State == approval.Pending {
-		out.Passkeys, err = a.passkeys(c, x.Statement)
+		if out.Passkeys, err = a.passkeys(c, x.Statement); err != nil {
+			return nil, err
+		}
 	}
 	if x.Hold {
-		out.Denial = denial(x)
+		out.Denial, err = a.bindable(c, x)
 	}
 	return out, err
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/receipt"
 )
 
 // heldActions runs the sample agent, whose privileged operations are held, and
@@ -65,6 +66,29 @@ func heldActions(t *testing.T, r *apitest.Rig) {
 		}
 		t.Errorf("got %+v, want how ines decides", q)
 	})
+	t.Run("offline", func(t *testing.T) { verifiedOffline(t, r) })
+}
+
+// verifiedOffline: what passkeys approved is verified from a bundle alone, and so
+// is that the picture which an approval names was given to the agent.
+func verifiedOffline(t *testing.T, r *apitest.Rig) {
+	var b bytes.Buffer
+	if err := r.As("lin").Export(t.Context(), &b, api.Export{}); err != nil {
+		t.Fatal(err)
+	}
+	rep, err := receipt.Verify(&b, receipt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	passkeys := 0
+	for _, a := range rep.Approvals {
+		if a.Signer.Verified && strings.HasPrefix(a.Signature, "{") {
+			passkeys++
+		}
+	}
+	if passkeys == 0 || rep.Pictures == 0 || rep.Seen != rep.Pictures {
+		t.Errorf("got %d approvals by passkey; %d pictures named, %d found", passkeys, rep.Pictures, rep.Seen)
+	}
 }
 
 // held waits for an action that is held.
@@ -154,7 +178,7 @@ func accessRequest(t *testing.T, r *apitest.Rig, a api.Approval) {
 		t.Fatalf("denial: got %+v", d)
 	}
 	good := api.AccessSubmission{Subject: d.Subject, Action: d.Action, Resource: d.Resource,
-		Denial: api.AccessBinding{EvaluationID: d.Context.EvaluationID, EvaluatedAt: d.Context.EvaluatedAt, ExpiresAt: d.Context.AccessRequest.ExpiresAt, Reason: d.Context.Reason}}
+		Denial: api.AccessBinding{EvaluationID: d.Context.EvaluationID, BindingToken: d.Context.AccessRequest.BindingToken, EvaluatedAt: d.Context.EvaluatedAt, ExpiresAt: d.Context.AccessRequest.ExpiresAt, Reason: d.Context.Reason}}
 	for range 2 { // the same denial is the same task
 		var got api.AccessTask
 		access(t, r, "mara", "POST", "", good, http.StatusAccepted, &got)
@@ -175,6 +199,11 @@ func accessRequest(t *testing.T, r *apitest.Rig, a api.Approval) {
 		"other_reason":     func(s *api.AccessSubmission) { s.Denial.Reason = "x" },
 		"other_evaluation": func(s *api.AccessSubmission) { s.Denial.EvaluationID = strings.Repeat("a", 26) },
 		"no_evaluation":    func(s *api.AccessSubmission) { s.Denial.EvaluationID = "" },
+		"no_token":         func(s *api.AccessSubmission) { s.Denial.BindingToken = "" },
+		"other_token":      func(s *api.AccessSubmission) { s.Denial.BindingToken += "A" },
+		"unsigned_token": func(s *api.AccessSubmission) {
+			s.Denial.BindingToken = s.Denial.BindingToken[:strings.LastIndex(s.Denial.BindingToken, ".")+1]
+		},
 	} {
 		bad := good
 		edit(&bad)
@@ -265,24 +294,41 @@ func changeKills(t *testing.T, r *apitest.Rig, ran <-chan error) {
 	if _, err := r.As("noor").Apply(t.Context(), []resource.Resource{after}); err != nil {
 		t.Fatal(err)
 	}
+	// Nobody can answer it any more, so nobody is asked: neither then, nor when it
+	// is as it was again, nor about the boundary that was declared in between.
+	pending := func() (out []approval.Approval) {
+		t.Helper()
+		out, err := r.As("ines").Approvals(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	between := ""
+	for _, x := range pending() {
+		if x.ID() == a.Approval.ID() {
+			t.Error("the question is still open")
+		}
+		if !x.Hold {
+			between = x.ID()
+		}
+	}
 	_, err = r.As("ines").Approve(t.Context(), a, r.Keys["ines"])
-	wantRefusal(t, err, "changed", http.StatusForbidden)
+	wantRefusal(t, err, "not_pending", http.StatusForbidden)
 	if _, err := r.As("noor").Apply(t.Context(), []resource.Resource{before}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err = r.As("ines").Approve(t.Context(), a, r.Keys["ines"]); err != nil {
-		t.Errorf("as it was again: got %v", err)
+	_, err = r.As("ines").Approve(t.Context(), a, r.Keys["ines"])
+	wantRefusal(t, err, "not_pending", http.StatusForbidden)
+	if between == "" {
+		t.Error("the change asked for no approval")
 	}
-	// The change asked for an approval of its own, which nobody shall give.
-	list, err := r.As("ines").Approvals(t.Context(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, x := range list {
-		if !x.Hold {
-			if _, err := r.As("ines").Reject(t.Context(), x.ID(), "taken back"); err != nil {
-				t.Error(err)
-			}
+	for _, x := range pending() {
+		if x.ID() == between {
+			t.Error("the boundary that is not declared any more is still asked about")
 		}
+	}
+	if x, err := r.As("ines").Approval(t.Context(), between); err != nil || x.Approval.State != approval.Rejected || x.Approval.By != "" {
+		t.Errorf("got %+v, %v", x.Approval, err)
 	}
 }

@@ -27,6 +27,7 @@ func (a *api) handler() http.Handler {
 	a.handle(mux, "POST "+v1+"tasks/{id}/close", func(c *call) (any, error) {
 		return a.s.CloseTask(detached(c), c.tenant, c.caller, c.PathValue("id"))
 	})
+	a.takeOverRoutes(mux)
 	a.approvalRoutes(mux)
 	a.handle(mux, "POST "+v1+"revoke", a.revoke)
 	a.handle(mux, "POST "+v1+"certifications", a.certify)

@@ -3,6 +3,7 @@ package approval_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -126,45 +127,6 @@ func TestRequestChangeKillsTheApproval(t *testing.T) {
 	}
 }
 
-// Many gateways, each with its own engine over one store, race for one approval.
-//
-// Threats: T50, I3 (approval)
-func TestGatewaysRaceForOneApproval(t *testing.T) {
-	f := newFixture(t)
-	k := newPasskey(t, "ES256")
-	f.holder("jo", k.line())
-	const rounds, nodes = 8, 10
-	for range rounds {
-		s := f.request(draft())
-		if _, err := f.eng.Grant(t.Context(), s.Nonce, "jo", k.approve(s), nil); err != nil {
-			t.Fatal(err)
-		}
-		errs := make([]error, nodes)
-		var wg sync.WaitGroup
-		for i := range nodes {
-			e := f.engine()
-			wg.Go(func() {
-				_, errs[i] = e.Use(t.Context(), s.Nonce, s.Digest, record.Draft{Type: "action.decided", Body: map[string]int{"node": i}})
-			})
-		}
-		wg.Wait()
-		won := 0
-		for _, err := range errs {
-			if err == nil {
-				won++
-			} else if r, ok := errors.AsType[*approval.Refusal](err); !ok || r.Code != "used" {
-				t.Errorf("got %v, want used", err)
-			}
-		}
-		if won != 1 {
-			t.Errorf("got %d winners, want 1", won)
-		}
-	}
-	if n := len(f.entries("action.decided")); n != rounds {
-		t.Errorf("releases: got %d, want %d", n, rounds)
-	}
-}
-
 // Whoever asks without end is refused: of one task, of one person, in all.
 //
 // Threats: T52 (approval)
@@ -201,6 +163,7 @@ func TestDripBudget(t *testing.T) {
 	f.request(d)
 
 	// Answering makes room, until the task has asked too often in its life.
+	f.pass(time.Hour)
 	for i := approval.MaxOpenPerTask; i < approval.MaxAskedPerTask; i++ {
 		if err := f.eng.CancelTask(t.Context(), "t-1", "answered"); err != nil {
 			t.Fatal(err)
@@ -233,14 +196,12 @@ func TestAdopt(t *testing.T) {
 	if other := ask(nil); other.Nonce == first.Nonce {
 		t.Error("two who wait at once share one answer")
 	}
-	f.eng.Abandon(first.Nonce)
 	for name, edit := range map[string]func(*approval.Draft){
 		"other_request":    func(d *approval.Draft) { d.Statement.Digest = canon.Digest([]byte("b")) },
 		"other_task":       func(d *approval.Draft) { d.Statement.Task = "t-2" },
 		"other_params":     func(d *approval.Draft) { d.Statement.Params = map[string]string{"user": "nora"} },
 		"other_details":    func(d *approval.Draft) { d.Statement.Details = map[string]string{"why": "x"} },
 		"other_policy":     func(d *approval.Draft) { d.Statement.PolicyDigest = canon.Digest([]byte("p")) },
-		"other_screenshot": func(d *approval.Draft) { d.Statement.Screenshot = canon.Digest([]byte("s")) },
 		"other_role":       func(d *approval.Draft) { d.Statement.Role = "owner" },
 		"other_quorum":     func(d *approval.Draft) { d.Statement.Quorum = 2 },
 		"other_exclusions": func(d *approval.Draft) { d.Requester = "zed" },
@@ -250,10 +211,13 @@ func TestAdopt(t *testing.T) {
 			t.Errorf("%s: took up the answer to another question", name)
 		}
 	}
+	f.eng.Abandon(first.Nonce)
 	if _, err := f.grant(first, "jo", k); err != nil {
 		t.Fatal(err)
 	}
-	again := ask(func(d *approval.Draft) { d.Statement.Subject = "the next attempt" })
+	again := ask(func(d *approval.Draft) {
+		d.Statement.Subject, d.Statement.Screenshot = "the next attempt", canon.Digest([]byte("looked once more"))
+	})
 	if again.Nonce != first.Nonce {
 		t.Fatalf("got question %s, want the answered one", again.Nonce)
 	}
@@ -265,4 +229,220 @@ func TestAdopt(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.want(f.use(again.Nonce, again.Digest), "used")
+}
+
+// The same thing asked anew with other content takes the place of a question for
+// whose answer nobody waits any more. What somebody waits for, what is answered,
+// and what is about something else stays.
+//
+// Threats: T50, I5 (approval)
+func TestSupersededQuestionIsWithdrawn(t *testing.T) {
+	f := newFixture(t)
+	k := newKey(t)
+	f.person("jo", k)
+	ask := func(content string, edit ...func(*approval.Draft)) approval.Statement {
+		d := draft()
+		d.Adopt, d.Statement.Digest = true, canon.Digest([]byte(content))
+		for _, e := range edit {
+			e(&d)
+		}
+		return f.request(d)
+	}
+	state := func(s approval.Statement, want approval.State) approval.Approval {
+		t.Helper()
+		a, err := f.eng.Get(t.Context(), s.Nonce)
+		if err != nil || a.State != want {
+			t.Errorf("%s: got %s, %v, want %s", s.Subject, a.State, err, want)
+		}
+		return a
+	}
+	waited, old := ask("waited for"), ask("old")
+	granted := ask("granted")
+	other := ask("old", func(d *approval.Draft) { d.Statement.Params = map[string]string{"user": "nora"} })
+	elsewhere := ask("old", func(d *approval.Draft) { d.Statement.Task = "t-2" })
+	if _, err := f.grant(granted, "jo", k); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []approval.Statement{old, granted, other, elsewhere} {
+		f.eng.Abandon(s.Nonce)
+	}
+	next := ask("new")
+	state(waited, approval.Pending)
+	state(granted, approval.Granted)
+	state(other, approval.Pending)
+	state(elsewhere, approval.Pending)
+	state(next, approval.Pending)
+	if a := state(old, approval.Rejected); a.By != "" || a.Reason != "superseded by "+next.Nonce {
+		t.Errorf("got %q by %q", a.Reason, a.By)
+	}
+	_, err := f.grant(old, "jo", k)
+	f.want(err, "not_pending")
+	// One that is the same stays for whoever asked it.
+	twin := ask("new")
+	f.eng.Abandon(next.Nonce)
+	f.eng.Abandon(twin.Nonce)
+	one := ask("new")
+	state(next, approval.Pending)
+	state(twin, approval.Pending)
+	// What has expired is not taken up.
+	f.eng.Abandon(one.Nonce)
+	f.pass(time.Hour)
+	if s := ask("new"); s.Nonce == next.Nonce || s.Nonce == twin.Nonce {
+		t.Error("an expired question was taken up")
+	}
+	// It was no answer of people: the same may be asked again.
+	if s := ask("old"); s.Nonce == old.Nonce {
+		t.Error("a withdrawn question was taken up")
+	}
+}
+
+// After a change of policy, boundary or resources nobody can answer what was
+// asked before, so it is not shown to people as if they could.
+//
+// Threats: I5 (approval)
+func TestStaleQuestionsAreWithdrawn(t *testing.T) {
+	f := newFixture(t)
+	f.eng = approval.New(f.log, inForce{}, func() time.Time { return time.Unix(0, f.now.Load()) })
+	d := func(s string) action.Digest { return canon.Digest([]byte(s)) }
+	now := force{d("policy"), d("boundary"), d("resources")}
+	f.set("force", "now", now)
+	ask := draft()
+	ask.Statement.PolicyDigest, ask.Statement.BoundaryDigest, ask.Statement.ResourcesDigest = now.Policy, now.Boundary, now.Resources
+	s := f.request(ask)
+	count := func(state approval.State) (n int) {
+		if err := f.eng.List(t.Context(), state, func(approval.Approval) error { n++; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if err := f.eng.WithdrawStale(t.Context()); err != nil || count(approval.Pending) != 1 {
+		t.Fatalf("what is in force was withdrawn: %v", err)
+	}
+	now.Resources = d("others")
+	f.set("force", "now", now)
+	if err := f.eng.WithdrawStale(t.Context()); err != nil || count(approval.Pending) != 0 {
+		t.Fatalf("still pending: %v", err)
+	}
+	if a, err := f.eng.Get(t.Context(), s.Nonce); err != nil || a.State != approval.Rejected || a.By != "" {
+		t.Errorf("got %+v, %v", a, err)
+	}
+}
+
+// A flood of nearly the same: after three times no to an operation, whatever its
+// parameters, people are not asked about it in that task any more; and the
+// people with one role are asked so often in an hour, by however many tasks.
+//
+// Threats: T52 (approval)
+func TestNearlyTheSameIsNotAskedForEver(t *testing.T) {
+	f := newFixture(t)
+	f.person("jo", newKey(t))
+	ask := func(task, user string) (approval.Statement, error) {
+		d := draft()
+		d.Statement.Task, d.Statement.Params = task, map[string]string{"user": user}
+		return f.eng.Request(t.Context(), d)
+	}
+	asked := 0
+	for i := range 10 {
+		s, err := ask("t-1", fmt.Sprint("user", i))
+		if i >= approval.MaxRejected {
+			f.want(err, "rejected_before")
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked++
+		if _, err := f.eng.Reject(t.Context(), s.Nonce, "jo", "no"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s, err := ask("t-2", "user0"); err != nil {
+		t.Errorf("another task: %v", err)
+	} else if _, err := f.eng.Reject(t.Context(), s.Nonce, "jo", "no"); err != nil {
+		t.Fatal(err)
+	}
+	for asked++; asked < approval.MaxAskedPerHour; asked++ {
+		id := fmt.Sprint("t-", asked)
+		if _, err := ask(id, "mira"); err != nil {
+			t.Fatalf("question %d: %v", asked, err)
+		}
+		if err := f.eng.CancelTask(t.Context(), id, "over"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := ask("t-last", "mira")
+	f.want(err, "too_many_asked")
+	run := draft() // a certification run is what people started
+	run.Planned, run.Statement.Task = true, "t-run"
+	f.request(run)
+	f.pass(time.Hour)
+	if _, err := ask("t-last", "mira"); err != nil {
+		t.Errorf("an hour later: %v", err)
+	}
+}
+
+// One approval, fifty nodes: exactly one release.
+//
+// Threats: I3 (approval)
+func TestFiftyNodesRaceOneApproval(t *testing.T) {
+	f := newFixture(t)
+	k := newKey(t)
+	f.person("jo", k)
+	s := f.request(draft())
+	if _, err := f.grant(s, "jo", k); err != nil {
+		t.Fatal(err)
+	}
+	if won := f.race(50, s); won != 1 {
+		t.Errorf("got %d releases, want exactly one", won)
+	}
+	if n := len(f.entries("action.decided")); n != 1 {
+		t.Errorf("releases on record: got %d, want 1", n)
+	}
+}
+
+// Two gateways, one approval: exactly one release, round after round.
+//
+// Threats: I3 (approval)
+func TestTwoGatewaysRaceOneApproval(t *testing.T) {
+	f := newFixture(t)
+	k := newKey(t)
+	f.person("jo", k)
+	const rounds = 20
+	for range rounds {
+		s := f.request(draft())
+		if _, err := f.grant(s, "jo", k); err != nil {
+			t.Fatal(err)
+		}
+		if won := f.race(2, s); won != 1 {
+			t.Errorf("got %d releases, want exactly one", won)
+		}
+	}
+	if n := len(f.entries("action.decided")); n != rounds {
+		t.Errorf("releases on record: got %d, want %d", n, rounds)
+	}
+}
+
+// race lets nodes, each with an engine of its own, use one approval at once.
+func (f *fixture) race(nodes int, s approval.Statement) (won int) {
+	f.Helper()
+	errs := make([]error, nodes)
+	start := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range nodes {
+		e := f.engine()
+		wg.Go(func() {
+			<-start
+			_, errs[i] = e.Use(f.Context(), s.Nonce, s.Digest, record.Draft{Type: "action.decided", Body: map[string]int{"node": i}})
+		})
+	}
+	close(start)
+	wg.Wait()
+	for _, err := range errs {
+		if err == nil {
+			won++
+		} else if r, ok := errors.AsType[*approval.Refusal](err); !ok || r.Code != "used" {
+			f.Errorf("got %v, want used", err)
+		}
+	}
+	return won
 }

@@ -221,6 +221,39 @@ func (e *Engine) CancelTask(ctx context.Context, task, reason string) error {
 	return e.sweep(ctx, Rejected, reason, func(a Approval) bool { return task != "" && a.Statement.Task == task })
 }
 
+// Withdraw closes what is open and matches: it was asked about something that is
+// not so any more.
+func (e *Engine) Withdraw(ctx context.Context, reason string, match func(Approval) bool) error {
+	return e.sweep(ctx, Rejected, reason, match)
+}
+
+// WithdrawStale withdraws every question that names what is not in force any
+// more, which nobody could answer.
+func (e *Engine) WithdrawStale(ctx context.Context) error {
+	stale := map[string]bool{}
+	err := e.log.View(ctx, func(tx record.Tx) error {
+		clear(stale)
+		for _, state := range []State{Pending, Granted} {
+			open, err := list(tx, state)
+			if err != nil {
+				return err
+			}
+			for _, a := range open {
+				err := e.current(tx, a.Statement)
+				if _, refused := errors.AsType[*Refusal](err); err != nil && !refused {
+					return err
+				}
+				stale[a.ID()] = err != nil
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return e.sweep(ctx, Rejected, "superseded: what it was asked about was changed", func(a Approval) bool { return stale[a.ID()] })
+}
+
 // Expire closes every approval whose time is over. It is called now and then;
 // an expired approval is worth nothing before that as well.
 func (e *Engine) Expire(ctx context.Context) error {

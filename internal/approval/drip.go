@@ -1,6 +1,7 @@
 package approval
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -17,15 +18,28 @@ const (
 	MaxOpenPerTask   = 16  // held actions of one task at one time
 	MaxOpenPerPerson = 64  // of all tasks that one person requested
 	MaxAskedPerTask  = 100 // in the life of a task
+	MaxAskedPerHour  = 120 // of the people with one role, by all tasks but certification runs
+	// MaxRejected is how often people say no to an operation in a task, whatever
+	// its parameters, before they are not asked about it any more.
+	MaxRejected = 3
 )
 
 // kindAsked is the object kind of how often a task has asked: id is the task.
-const kindAsked = "approval-asked"
+// kindAskedOf is the kind of when the people with a role were asked: id is the role.
+const (
+	kindAsked   = "approval-asked"
+	kindAskedOf = "approval-asked-of"
+)
 
 type asked struct {
 	Count int `json:"count"`
-	// Rejected is what people said no to.
+	// Rejected is what people said no to; Refused how often, by operation.
 	Rejected []action.Digest `json:"rejected,omitempty"`
+	Refused  map[string]int  `json:"refused,omitempty"`
+}
+
+type askedOf struct {
+	At []time.Time `json:"at"` // of the last hour, oldest first
 }
 
 // remember keeps a rejection for the life of its task, in the transaction of it:
@@ -43,6 +57,10 @@ func remember(tx record.Tx, a Approval) error {
 		return err
 	}
 	n.Rejected = append(n.Rejected, what)
+	if n.Refused == nil {
+		n.Refused = map[string]int{}
+	}
+	n.Refused[a.Statement.Operation]++
 	return tx.Put(kindAsked, a.Statement.Task, n)
 }
 
@@ -63,8 +81,8 @@ func askedBy(tx record.Tx, task string) (n asked, err error) {
 }
 
 // drip counts one more question by a held action, in the transaction that opens
-// it, or refuses it.
-func drip(tx record.Tx, a Approval) error {
+// it, or refuses it. Planned ones are not counted against the hour.
+func drip(tx record.Tx, a Approval, planned bool) error {
 	if !a.Hold || a.Statement.Task == "" {
 		return nil
 	}
@@ -94,18 +112,42 @@ func drip(tx record.Tx, a Approval) error {
 	if err != nil {
 		return err
 	}
+	of, err := askedLately(tx, a)
+	if err != nil {
+		return err
+	}
 	switch {
 	case slices.Contains(n.Rejected, what):
 		return refuse("rejected_before", "people rejected this in this task already")
+	case n.Refused[a.Statement.Operation] >= MaxRejected:
+		return refuse("rejected_before", fmt.Sprintf("people rejected this operation %d times in this task", MaxRejected))
 	case ofTask >= MaxOpenPerTask:
 		return refuse("too_many_open", fmt.Sprintf("%d questions of this task wait for people", ofTask))
 	case ofPerson >= MaxOpenPerPerson:
 		return refuse("too_many_open", fmt.Sprintf("%d questions of tasks of %s wait for people", ofPerson, a.Requester))
 	case n.Count >= MaxAskedPerTask:
 		return refuse("too_many_asked", fmt.Sprintf("this task has asked people %d times", n.Count))
+	case len(of.At) >= MaxAskedPerHour && !planned:
+		return refuse("too_many_asked", fmt.Sprintf("people with the role %s were asked %d times within an hour", a.Statement.Role, len(of.At)))
 	}
 	n.Count++
+	if !planned {
+		of.At = append(of.At, a.Requested)
+		if err := tx.Put(kindAskedOf, a.Statement.Role, of); err != nil {
+			return err
+		}
+	}
 	return tx.Put(kindAsked, a.Statement.Task, n)
+}
+
+// askedLately is when the people who would be asked were asked within the hour
+// before.
+func askedLately(tx record.Tx, a Approval) (of askedOf, err error) {
+	if err = tx.Get(kindAskedOf, a.Statement.Role, &of); errors.Is(err, record.ErrNotFound) {
+		err = nil
+	}
+	of.At = slices.DeleteFunc(of.At, func(t time.Time) bool { return a.Requested.Sub(t) >= time.Hour })
+	return of, err
 }
 
 // alike returns the open questions that are the same as s.
@@ -136,10 +178,50 @@ func alike(tx record.Tx, s Statement, now time.Time) (out []Approval, err error)
 }
 
 // likeness is equal for statements that ask for the same thing under the same
-// conditions: they differ in nonce and time, and in the name of the attempt.
+// conditions: they differ in nonce and time, in the name of the attempt, and in
+// the picture, since whoever waits may look once more.
 func likeness(s Statement) (action.Digest, error) {
-	s.V, s.Nonce, s.Subject, s.NotBefore, s.Expires = 0, "", "", time.Time{}, time.Time{}
+	s.V, s.Nonce, s.Subject, s.Screenshot, s.NotBefore, s.Expires = 0, "", "", "", time.Time{}, time.Time{}
 	return canon.DigestOf(s)
+}
+
+// supersede withdraws what the same task asked before about the same operation
+// and parameters with other content, if nobody waits for the answer any more: the
+// new question is in its place. A crash before it leaves both open; the task ends
+// with it, and its questions with the task.
+func (e *Engine) supersede(ctx context.Context, by Approval) (err error) {
+	defer func() {
+		if err != nil { // the new question stands, and nobody waits for it
+			e.Abandon(by.ID())
+			err = fmt.Errorf("withdraw what was asked before: %w", err)
+		}
+	}()
+	what, err := whatIs(by.Statement)
+	if err != nil || !by.Hold || by.Statement.Task == "" {
+		return err
+	}
+	like, err := likeness(by.Statement)
+	if err != nil {
+		return err
+	}
+	return e.sweep(ctx, Rejected, "superseded by "+by.ID(), func(a Approval) bool {
+		if a.State != Pending || !a.Hold || a.ID() == by.ID() || a.Statement.Task != by.Statement.Task || e.waitedFor(a.ID()) {
+			return false
+		}
+		its, err := whatIs(a.Statement)
+		if err != nil || its != what {
+			return false
+		}
+		alike, err := likeness(a.Statement) // whoever asked that may come back for it
+		return err == nil && alike != like
+	})
+}
+
+func (e *Engine) waitedFor(id string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, waited := e.claimed[id]
+	return waited
 }
 
 // claim notes that somebody here waits for the answer; false if somebody does.

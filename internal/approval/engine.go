@@ -113,6 +113,8 @@ type Draft struct {
 	// for whose answer nobody waits any more, instead of asking again: nothing is
 	// written then, and Change is not called. Whoever waits no more calls Abandon.
 	Adopt bool
+	// Planned says that people started the task to be asked: a certification run.
+	Planned bool
 	// Fill, if not nil, completes the statement with what the state says.
 	Fill func(record.Tx, *Statement) error
 	// Change, if not nil, is the caller's own change in the same transaction.
@@ -136,7 +138,7 @@ func (e *Engine) Request(ctx context.Context, d Draft) (Statement, error) {
 	}
 	for _, a := range known {
 		if e.claim(a) {
-			return a.Statement, nil
+			return a.Statement, e.supersede(ctx, a)
 		}
 	}
 	a := Approval{V: 1, Statement: s, Hold: d.Hold, State: Pending, Version: 1, Requester: d.Requester, Requested: now}
@@ -144,7 +146,7 @@ func (e *Engine) Request(ctx context.Context, d Draft) (Statement, error) {
 		Type: a.recordType("requested"), Task: s.Task, Agent: s.Agent, Actor: actor(d.Requester),
 		Body: requestedBody{V: 1, ID: s.Nonce, Statement: s, Requester: d.Requester},
 		Change: func(tx record.Tx) error {
-			if err := drip(tx, a); err != nil {
+			if err := drip(tx, a, d.Planned); err != nil {
 				return err
 			}
 			if err := put(tx, a); err != nil {
@@ -161,6 +163,7 @@ func (e *Engine) Request(ctx context.Context, d Draft) (Statement, error) {
 	}
 	if d.Adopt {
 		e.claim(a)
+		return s, e.supersede(ctx, a)
 	}
 	return s, nil
 }

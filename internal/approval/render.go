@@ -57,7 +57,9 @@ func Render(s Statement) string {
 	line("boundary", string(s.BoundaryDigest))
 	line("policy", string(s.PolicyDigest))
 	line("declared", string(s.ResourcesDigest))
-	line("screenshot", string(s.Screenshot))
+	if line("screenshot", string(s.Screenshot)); s.Screenshot == "" && s.Kind == Action {
+		b.WriteString("  screenshot         none: the agent was given no picture before it\n")
+	}
 	b.WriteString("Conditions:\n")
 	line("role", s.Role)
 	line("people needed", strconv.Itoa(s.Quorum))

@@ -34,6 +34,7 @@ Quotation. Written by a page, an agent or a model. Do not rely on it:
   | button             "Approve \u{2014} safe"
 Exactly:
   digest             "DIGEST"
+  screenshot         none: the agent was given no picture before it
 Conditions:
   role               "approver"
   people needed      "1"

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/api/apitest"
@@ -102,7 +103,7 @@ func TestNoServer(t *testing.T) {
 }
 
 func TestHelpHasAnExample(t *testing.T) {
-	for _, c := range []string{"up", "apply", "get", "task", "task open", "task show", "task close", "task list", "run", "approvals", "approve", "reject", "revoke", "certify",
+	for _, c := range []string{"up", "apply", "get", "task", "task open", "task show", "task close", "task list", "task take", "task screen", "task act", "task give-back", "run", "approvals", "approve", "reject", "revoke", "certify",
 		"secret", "secret put", "secret list", "ledger", "ledger list", "ledger show", "ledger verify", "ledger prove", "ledger export",
 		"policy", "policy check", "policy test", "doctor", "estate", "version"} {
 		run(t, "", append(strings.Fields(c), "--help")...).want(t, 0, "Examples:\n  sallyport "+c)
@@ -123,6 +124,7 @@ func TestServer(t *testing.T) {
 	t.Run("secret", func(t *testing.T) { u.in(t).secret() })
 	t.Run("task", func(t *testing.T) { u.in(t).task() })
 	t.Run("run", func(t *testing.T) { u.in(t).run() })
+	t.Run("take_over", func(t *testing.T) { u.in(t).takeOver() })
 	t.Run("evidence", func(t *testing.T) { u.in(t).evidence() })
 	t.Run("ledger", func(t *testing.T) { u.in(t).ledger() })
 	r.Stop(t)
@@ -335,6 +337,44 @@ func (u *user) run() {
 		u.Fatal(err)
 	}
 	u.do("", "run", "--task", u.open(), "--", self, "sample-agent").want(u.T, 0, "Ticket 4711 is answered and closed", "is closed")
+}
+
+// takeOver: a person steps into a session that runs.
+func (u *user) takeOver() {
+	id := u.open()
+	u.do("", "task", "take", id, "--as", "mara").want(u.T, 2, "--reason is needed")
+	u.do("", "task", "take", id, "--as", "mara", "--reason", "test").want(u.T, 1, "not_running")
+	ended := make(chan result, 1)
+	go func() { ended <- u.do("", "run", "--task", id, "--", "/bin/sleep", "1000") }()
+	for limit := time.Now().Add(time.Minute); ; {
+		res := u.do("", "task", "take", id, "--as", "mara", "--reason", "signs in", "--for", "10m")
+		if res.exit == 0 {
+			res.want(u.T, 0, "mara has the session until", "next: sallyport task screen "+id)
+			break
+		}
+		if time.Now().After(limit) {
+			u.Fatalf("the session was not taken over: %s", res.err)
+		}
+	}
+	u.do("", "task", "take", id, "--as", "ada", "--reason", "test").want(u.T, 1, "taken_already")
+	u.do("", "task", "take", id, "--as", "ines", "--reason", "test").want(u.T, 1, "role_missing")
+	u.do("", "task", "take", id, "--as", "mara", "--reason", "test", "--for", "2h").want(u.T, 2, "bad_duration")
+	u.do("", "task", "show", id).want(u.T, 0, "taken over by mara until", "signs in")
+	file := filepath.Join(u.TempDir(), "screen.png")
+	u.do("", "task", "screen", id, "--as", "mara", "-f", file).want(u.T, 0, file)
+	if b, err := os.ReadFile(file); err != nil || !strings.HasPrefix(string(b), "\x89PNG\r\n") {
+		u.Errorf("the picture: %v", err)
+	}
+	u.do("", "task", "screen", id, "--as", "ada", "-f", file).want(u.T, 1, "not_in_hand")
+	u.do("", "task", "act", id, `{"type":"mouse_move","x":10,"y":20}`, "--as", "mara").want(u.T, 0, "mouse_move: done")
+	u.do("", "task", "act", id, `{"actions":[{"type":"cursor_position"},{"type":"screenshot"}]}`, "--as", "mara", "-o", "json").want(u.T, 0, `"x": 10`, `"image"`)
+	u.do("", "task", "act", id, `{"type":"key","key":"nosuchkey"}`, "--as", "mara").want(u.T, 2, "unknown_key")
+	u.do("", "task", "act", id, `click`, "--as", "mara").want(u.T, 2, "not a JSON object")
+	u.do("", "task", "give-back", id, "--as", "mara", "--reason", "done").want(u.T, 0, "the agent has the session; mara had it since")
+	u.do("", "task", "give-back", id, "--as", "mara").want(u.T, 1, "not_taken")
+	u.do("", "task", "close", id, "--as", "dana").want(u.T, 0, "closed by dana")
+	<-ended
+	u.do("", "approvals", "--people").want(u.T, 0, "PERSON", "ines", "MEDIAN")
 }
 
 // evidence: an auditor looks at what the agent saw.

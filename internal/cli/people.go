@@ -17,13 +17,24 @@ import (
 
 func approvalsCommand(e *env) *cobra.Command {
 	var state string
+	var people bool
 	cmd := &cobra.Command{
 		Use: "approvals [ID]", Short: "What waits for people; with an ID, exactly what would be signed",
-		Example: "  sallyport approvals", Args: cobra.MaximumNArgs(1),
+		Example: "  sallyport approvals\n  sallyport approvals --people", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := e.client()
 			if err != nil {
 				return err
+			}
+			if people {
+				if len(args) > 0 {
+					return usage("--people is of all approvals, not of one")
+				}
+				q, err := c.ApprovalQuality(cmd.Context())
+				if err != nil {
+					return err
+				}
+				return e.print(q, func(w io.Writer) { quality(w, q) })
 			}
 			if len(args) == 1 {
 				a, err := c.Approval(cmd.Context(), args[0])
@@ -41,7 +52,10 @@ func approvalsCommand(e *env) *cobra.Command {
 						fmt.Fprintf(w, ", signed by %s", plain(s.Person))
 					}
 					if a.Approval.By != "" {
-						fmt.Fprintf(w, " by %s: %s", plain(a.Approval.By), plain(a.Approval.Reason))
+						fmt.Fprintf(w, " by %s", plain(a.Approval.By))
+					}
+					if a.Approval.Reason != "" {
+						fmt.Fprintf(w, ": %s", plain(a.Approval.Reason))
 					}
 					fmt.Fprintln(w)
 				})
@@ -65,7 +79,22 @@ func approvalsCommand(e *env) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&state, "state", string(approval.Pending), "pending, granted, used, rejected or expired")
+	cmd.Flags().BoolVar(&people, "people", false, "how people decide: how often, and how soon after they were asked")
 	return cmd
+}
+
+// quality shows how people decide.
+func quality(w io.Writer, q approval.Quality) {
+	fmt.Fprintf(w, "%d open, the oldest for %s\n", q.Open, millis(q.OldestMillis))
+	var rows [][]string
+	for _, p := range q.People {
+		rows = append(rows, []string{p.Person, strconv.Itoa(p.Signed), strconv.Itoa(p.Rejected), millis(p.MedianMillis), millis(p.FastestMillis), strconv.Itoa(p.Hasty)})
+	}
+	table(w, []string{"PERSON", "SIGNED", "REJECTED", "MEDIAN", "FASTEST", "WITHIN " + millis(approval.HastyMillis)}, rows)
+}
+
+func millis(n int64) string {
+	return (time.Duration(n) * time.Millisecond).Round(100 * time.Millisecond).String()
 }
 
 // open is how long people have, or had, the question.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"io"
 	"strings"
 
@@ -15,6 +16,7 @@ func taskCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{Use: "task", Short: "Open, show and close tasks: one bounded run each",
 		Example: "  sallyport task open --capability reset-mfa --param user=jo --param ticket=4711 --requester dana"}
 	cmd.AddCommand(taskOpen(e))
+	cmd.AddCommand(takeOverCommands(e)...)
 	one := func(use, short string, f func(*cobra.Command, string) (task.Task, error)) {
 		cmd.AddCommand(&cobra.Command{Use: use, Short: short, Example: "  sallyport task " + strings.Replace(use, "ID", "t-01k...", 1), Args: cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
@@ -30,7 +32,11 @@ func taskCommand(e *env) *cobra.Command {
 		if err != nil {
 			return task.Task{}, err
 		}
-		return c.Task(cmd.Context(), id)
+		x, err := c.Task(cmd.Context(), id)
+		if o, oerr := c.TakenOver(cmd.Context(), id); err == nil && oerr == nil && e.output == "text" {
+			fmt.Fprintf(e.out, "taken over by %s until %s: %s\n", plain(o.Person), at(o.Until), plain(o.Reason))
+		}
+		return x, err
 	})
 	one("close ID", "End a task: its credentials, session and identity with it", func(cmd *cobra.Command, id string) (task.Task, error) {
 		c, err := e.client()

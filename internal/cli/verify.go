@@ -41,6 +41,7 @@ the bundle is only consistent with the key that it names.`,
 				h := r.Header
 				pairs(w, "tenant", h.Tenant, "log", h.Origin, "key", h.Key, "key is known", known, "complete", yesNo(h.Complete),
 					"records", fmt.Sprintf("%d, %s to %s", r.Records, r.First, r.Last), "approvals", strconv.Itoa(len(r.Approvals)),
+					"pictures", fmt.Sprintf("%d of %d that approvals name are in the records", r.Seen, r.Pictures),
 					"statements", strconv.Itoa(len(r.Statements)), "documents", strconv.Itoa(len(r.Documents)))
 			})
 		},

@@ -46,22 +46,32 @@ func (g *Gate) Act(ctx context.Context, a action.Action, blobs []record.Blob, d 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(r.ctx, cancel)()
+	if a.Source == "browser" && a.Actor == "" {
+		if a.Actor = r.inHand(); a.Actor != "" {
+			blobs = nil // people sign in: what they send is not kept, its digest is
+		}
+	}
+	ctx, endTurn, turn := r.turn(ctx, a)
+	defer endTurn()
 
-	dec, facts := r.decide(g.now(), a, false)
+	dec, facts := r.decide(g.now(), a, turn, false)
 	var hold Hold
+	question := ""
 	if dec.Verdict == action.Hold {
-		dec, hold = g.ask(ctx, r, a, dec)
+		dec, hold, question = g.ask(ctx, r, a, dec)
 		if hold != nil {
 			// The world may have changed while people thought.
-			dec, facts = r.decide(g.now(), a, true)
+			dec, facts = r.decide(g.now(), a, turn, true)
 		}
 	}
 	if dec.Verdict != action.Allow {
-		return g.refuse(ctx, r, a, blobs, dec, facts)
+		res := g.refuse(ctx, r, a, blobs, dec, facts)
+		res.Question = question
+		return res
 	}
 
 	body := Decided{Action: a, Decision: dec, Stage: r.Stage, Tier: r.Tier, Labels: facts.Labels}
-	draft := record.Draft{Type: "action.decided", Task: r.Task, Agent: r.Agent, Actor: "agent:" + r.Agent, Body: body, Blobs: blobs}
+	draft := record.Draft{Type: "action.decided", Task: r.Task, Agent: r.Agent, Actor: actor(a), Body: body, Blobs: blobs}
 	if hold != nil {
 		body.Approval = hold.ID()
 		draft.Body = body
@@ -92,6 +102,7 @@ func (g *Gate) Act(ctx context.Context, a action.Action, blobs []record.Blob, d 
 	out.Took = g.now().Sub(start)
 	res.Outcome = &out
 	g.outcome(r, res)
+	r.saw(a, out)
 	return res
 }
 
@@ -108,10 +119,11 @@ func dispatch(ctx context.Context, d Dispatch, p Permit) (out action.Outcome) {
 	return d(ctx, p)
 }
 
-// decide asks form, authority and policy. approved turns the hold that policy
-// asks for into an allow, and nothing else. An allow is counted at once, so that
-// two attempts cannot both be the last that a budget lets through.
-func (r *running) decide(now time.Time, a action.Action, approved bool) (action.Decision, Facts) {
+// decide asks form, authority and policy. turn says that it is the actor's turn.
+// approved turns the hold that policy asks for into an allow, and nothing else. An
+// allow is counted at once, so that two attempts cannot both be the last that a
+// budget lets through.
+func (r *running) decide(now time.Time, a action.Action, turn, approved bool) (action.Decision, Facts) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f := Facts{Action: a, Stage: r.Stage, Tier: r.Tier, Params: r.Params, Labels: slices.Clone(r.labels), Counts: r.counts}
@@ -120,6 +132,9 @@ func (r *running) decide(now time.Time, a action.Action, approved bool) (action.
 	}
 	if r.ended != nil {
 		return *r.ended, f
+	}
+	if !turn {
+		return outOfTurn(a), f
 	}
 	if !now.Before(r.Deadline) {
 		return action.Denied(action.LayerAuthority, "task_time_spent", "the task's time is spent", "close the task and open a new one"), f
@@ -209,15 +224,15 @@ func WithPatience(ctx context.Context, d time.Duration) context.Context {
 
 // ask opens a hold and waits. It returns a Hold only when people approved, and
 // otherwise the denial.
-func (g *Gate) ask(ctx context.Context, r *running, a action.Action, d action.Decision) (action.Decision, Hold) {
+func (g *Gate) ask(ctx context.Context, r *running, a action.Action, d action.Decision) (_ action.Decision, _ Hold, question string) {
 	deny := func(code, reason, next string) action.Decision {
 		n := action.Denied(action.LayerHold, code, reason, next)
 		n.Policies, n.Approvers = d.Policies, d.Approvers
 		return n
 	}
-	h, err := r.Holds.Open(ctx, a, d)
+	h, err := r.Holds.Open(ctx, r.asked(a), d)
 	if err != nil {
-		return deny("hold_not_recorded", "the question to the approvers could not be recorded: "+public(err), "restore the ledger"), nil
+		return deny("hold_not_recorded", "the question to the approvers could not be recorded: "+public(err), "restore the ledger"), nil, ""
 	}
 	limit := r.HoldLimit
 	if left := r.Deadline.Sub(g.now()); left < limit {
@@ -231,14 +246,49 @@ func (g *Gate) ask(ctx context.Context, r *running, a action.Action, d action.De
 	defer cancel()
 	if err := h.Wait(wctx); err != nil {
 		if why := r.why(); why != nil {
-			return *why, nil
+			return *why, nil, ""
+		}
+		if byHand(a) && r.cutShort() {
+			return outOfTurn(a), nil, ""
 		}
 		if short && wctx.Err() != nil && ctx.Err() == nil {
-			return deny(CodeHeld, "held for "+d.Approvers+"; the question is "+h.ID(), "send the same again: it passes once it is approved"), nil
+			return deny(CodeHeld, "held for "+d.Approvers+"; the question is "+h.ID(), "send the same again: it passes once it is approved"), nil, h.ID()
 		}
-		return deny("not_approved", "held for "+d.Approvers+": "+public(err), "ask the approver, then try again"), nil
+		return deny("not_approved", "held for "+d.Approvers+": "+public(err), "ask the approver, then try again"), nil, ""
 	}
-	return d, h
+	return d, h, ""
+}
+
+// saw keeps the picture that the agent was given last, whatever the surface. A
+// person's is not the agent's.
+func (r *running) saw(a action.Action, out action.Outcome) {
+	if a.Actor != "" || out.State == action.Failed {
+		return
+	}
+	for _, e := range a.Evidence {
+		if e.Name == action.Screenshot {
+			r.mu.Lock()
+			r.seen = &e
+			r.mu.Unlock()
+		}
+	}
+}
+
+// asked is the action as people are asked about it: with the last picture that
+// the agent was given before it, if there was one.
+func (r *running) asked(a action.Action) action.Action {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.seen != nil {
+		a.Evidence = append(slices.Clone(a.Evidence), *r.seen)
+	}
+	return a
+}
+
+func (r *running) inHand() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.hand.of
 }
 
 func (r *running) why() *action.Decision {
@@ -250,9 +300,12 @@ func (r *running) why() *action.Decision {
 // refuse records a denial. A denial that cannot be recorded is still a denial.
 func (g *Gate) refuse(ctx context.Context, r *running, a action.Action, blobs []record.Blob, d action.Decision, f Facts) Result {
 	res := Result{Action: a, Decision: d, Seq: -1}
+	if d.Code == CodeTaken {
+		blobs = nil // a picture may show what a person does
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), outcomeLimit)
 	defer cancel()
-	e, err := r.Log.Append(ctx, record.Draft{Type: "action.decided", Task: r.Task, Agent: r.Agent, Actor: "agent:" + r.Agent, Blobs: blobs,
+	e, err := r.Log.Append(ctx, record.Draft{Type: "action.decided", Task: r.Task, Agent: r.Agent, Actor: actor(a), Blobs: blobs,
 		Body: Decided{Action: a, Decision: d, Stage: r.Stage, Tier: r.Tier, Labels: f.Labels}})
 	if err == nil {
 		res.Seq = e.Seq

@@ -2,8 +2,9 @@
 // this order:
 //
 //  1. canonical form: a known surface and effect, a digest of what would be sent
-//  2. authority: the task is admitted and not ended, its budgets last, its
-//     certification is live where the stage asks for one
+//  2. authority: the task is admitted and not ended, whoever acts by hand has the
+//     session, its budgets last, its certification is live where the stage asks
+//     for one
 //  3. policy: the tenant's guardrails, then the task's own grant
 //  4. hold, if policy asks for a person; after the answer 2 and 3 are asked again
 //  5. record: the decision is durable, and an approval is used up in the same
@@ -49,6 +50,8 @@ type Result struct {
 	Decision action.Decision // Allow means that it was dispatched
 	Outcome  *action.Outcome // nil when it was not dispatched
 	Seq      int64           // ledger position of the decision, -1 if there is none
+	// Question is the open one that a denial with CodeHeld waits for.
+	Question string
 }
 
 // Facts are what policy may see.
@@ -133,6 +136,8 @@ type running struct {
 	passed   int64
 	inflight int
 	idle     chan struct{} // closed when ended and inflight is 0
+	hand     hand
+	seen     *action.Evidence // the last picture that the agent was given
 }
 
 // New makes a gate that admits nothing yet. ids makes identifiers that are
@@ -148,6 +153,7 @@ func (g *Gate) Admit(a Admission) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{Admission: a, ctx: ctx, cancel: cancel, counts: map[string]int64{}, idle: make(chan struct{})}
+	r.hand.free(ctx)
 	r.labels = slices.Sorted(slices.Values(a.Labels))
 	for k, v := range a.Counts {
 		r.counts[k] = v

@@ -162,7 +162,7 @@ func (i *Issuer) issueJWT(ctx context.Context, w Workload, audience []string, by
 	jti := base64.RawURLEncoding.EncodeToString(raw[:])
 	now := i.cfg.Now().UTC().Truncate(time.Second)
 	expires := earlier(now.Add(i.cfg.JWTTTL), a.expires)
-	t, err := sign(a, claims{
+	t, err := sign(a, "JWT", claims{
 		Issuer: i.cfg.IssuerURL, Subject: id.String(), Audience: audience,
 		Expires: expires.Unix(), IssuedAt: now.Unix(), ID: jti,
 	})
@@ -179,11 +179,11 @@ func (i *Issuer) issueJWT(ctx context.Context, w Workload, audience []string, by
 	return id.String(), t, nil
 }
 
-func sign(a *authority, c claims) (Token, error) {
+func sign(a *authority, typ string, c any) (Token, error) {
 	s, err := jose.NewSigner(jose.SigningKey{
 		Algorithm: jose.ES256,
 		Key:       jose.JSONWebKey{Key: a.jwt.k, KeyID: a.id},
-	}, (&jose.SignerOptions{}).WithType("JWT"))
+	}, (&jose.SignerOptions{}).WithType(jose.ContentType(typ)))
 	if err != nil {
 		return Token{}, err
 	}

@@ -105,52 +105,58 @@ func (i *Issuer) VerifyJWT(ctx context.Context, token, audience string) (Subject
 }
 
 func (i *Issuer) verifyJWT(ctx context.Context, token, audience string) (Subject, claims, error) {
-	fail := func(code, reason string) (Subject, claims, error) {
-		return Subject{}, claims{}, refuse(code, reason)
-	}
 	if !validAudience(audience) {
-		return fail("bad_audience", "an audience is required")
+		return Subject{}, claims{}, refuse("bad_audience", "an audience is required")
 	}
+	payload, err := i.open(ctx, token, "", "JWT", "JOSE")
+	if err != nil {
+		return Subject{}, claims{}, err
+	}
+	var c claims
+	if err := canon.Unmarshal(payload, maxToken, &c); err != nil {
+		return Subject{}, claims{}, refuse("bad_claims", "the claims are not strict JSON of iss, sub, aud, exp, iat, nbf and jti")
+	}
+	s, err := i.checkClaims(c, audience)
+	return s, c, err
+}
+
+// open checks the form, the type and the signature of a token in compact form.
+func (i *Issuer) open(ctx context.Context, token string, types ...string) ([]byte, error) {
 	if len(token) > maxToken {
-		return fail("bad_token", "the token is too long")
+		return nil, refuse("bad_token", "the token is too long")
 	}
 	parts := strings.Split(token, ".")
 	// Decoders of base64 skip line breaks, which would give one token many
 	// spellings.
 	if len(parts) != 3 || strings.ContainsAny(token, "\r\n") {
-		return fail("bad_token", "the token is not in compact form")
+		return nil, refuse("bad_token", "the token is not in compact form")
 	}
 	var h header
 	if err := decodePart(parts[0], &h); err != nil {
-		return fail("bad_token", "the header is not strict JSON of alg, kid and typ")
+		return nil, refuse("bad_token", "the header is not strict JSON of alg, kid and typ")
 	}
 	if h.Algorithm != string(jose.ES256) {
-		return fail("bad_algorithm", "want ES256")
+		return nil, refuse("bad_algorithm", "want ES256")
 	}
-	if h.Type != "" && h.Type != "JWT" && h.Type != "JOSE" {
-		return fail("bad_token", "the token is of another type")
+	if !slices.Contains(types, h.Type) {
+		return nil, refuse("bad_token", "the token is of another type")
 	}
 	if sig, err := base64.RawURLEncoding.Strict().DecodeString(parts[2]); err != nil || len(sig) != 64 {
-		return fail("bad_signature", "the signature is not one of ES256")
+		return nil, refuse("bad_signature", "the signature is not one of ES256")
 	}
 	key, err := i.jwtKey(ctx, h.KeyID)
 	if err != nil {
-		return Subject{}, claims{}, err
+		return nil, err
 	}
 	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.ES256})
 	if err != nil {
-		return fail("bad_token", "the token is not a signed token")
+		return nil, refuse("bad_token", "the token is not a signed token")
 	}
 	payload, err := jws.Verify(key)
 	if err != nil {
-		return fail("bad_signature", "the signature is not by the key that it names")
+		return nil, refuse("bad_signature", "the signature is not by the key that it names")
 	}
-	var c claims
-	if err := canon.Unmarshal(payload, maxToken, &c); err != nil {
-		return fail("bad_claims", "the claims are not strict JSON of iss, sub, aud, exp, iat, nbf and jti")
-	}
-	s, err := i.checkClaims(c, audience)
-	return s, c, err
+	return payload, nil
 }
 
 // jwtKey finds a key by its whole id among those published now. The id is

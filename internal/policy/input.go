@@ -23,8 +23,9 @@ type Input struct {
 	Counts     map[string]int64  // per operation, allowed in the task so far
 	Certified  bool              // a live certification of the boundary as measured now
 	Demo       bool              // tenant is a demonstration
-	// Source is what sent the action: "browser", "harness" or "boundary".
-	// Anything else counts as browser, the strictest.
+	// Source is what sent the action: "browser", "harness" or "boundary", or
+	// "person", by hand in a session taken over. Anything else counts as browser,
+	// the strictest.
 	Source string
 	// Pinned says that an inference call goes to the endpoint and model that
 	// the boundary pins. Only meaningful on the inference surface.
@@ -36,6 +37,7 @@ const (
 	SourceBrowser  = "browser"
 	SourceHarness  = "harness"
 	SourceBoundary = "boundary"
+	SourcePerson   = "person"
 )
 
 // Limits on what an action may bring into an evaluation.
@@ -166,10 +168,11 @@ var attributes = [...]struct {
 	{"tier", func(in Input) types.Value { return types.String(in.Tier) }},
 	{"surface", func(in Input) types.Value { return types.String(in.Action.Surface) }},
 	{"source", func(in Input) types.Value {
-		if in.Source != SourceHarness && in.Source != SourceBoundary {
-			return types.String(SourceBrowser)
+		switch in.Source {
+		case SourceHarness, SourceBoundary, SourcePerson:
+			return types.String(in.Source)
 		}
-		return types.String(in.Source)
+		return types.String(SourceBrowser)
 	}},
 	{"operation", func(in Input) types.Value { return types.String(in.Action.Operation) }},
 	{"effect", func(in Input) types.Value { return types.String(in.Action.Effect) }},

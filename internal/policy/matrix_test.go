@@ -30,6 +30,9 @@ func TestMatrix(t *testing.T) {
 				if op.action.Surface == action.Control {
 					in.Source = policy.SourceBoundary
 				}
+				if op.action.Actor != "" {
+					in.Source = policy.SourcePerson
+				}
 				state.change(&in)
 				d := policy.Evaluate(base, grant, in)
 				what := fmt.Sprintf("%s %s [%s]", d.Verdict, d.Code, strings.Join(d.Policies, " "))
@@ -81,6 +84,7 @@ var matrixOperations = []struct {
 	{"computer.left_click on pay", click("pay", action.Element{FrameOrigin: "https://pay.example", Tag: "button"})},
 	{"computer.left_click on a canvas", click("iam", action.Element{FrameOrigin: "https://iam.example", Uninspectable: "canvas"})},
 	{"computer.type into a password field", typing(action.Element{FrameOrigin: "https://iam.example", InputType: "password"})},
+	{"the same by a person", byPerson(typing(action.Element{FrameOrigin: "https://iam.example", InputType: "password"}))},
 	{"computer.drag (not granted)", action.Action{Surface: action.Computer, Operation: "computer.drag", Effect: action.Read, App: "iam"}},
 	{"inference.messages", action.Action{Surface: action.Inference, Operation: "inference.messages", Effect: action.Read, Request: &action.Request{Origin: "https://model.example"}}},
 	{"control.signin", action.Action{Surface: action.Control, Operation: "control.signin", Effect: action.Read, App: "iam"}},
@@ -97,6 +101,12 @@ func egress(op string, e action.Effect, app string, param ...string) action.Acti
 
 func click(app string, e action.Element) action.Action {
 	return action.Action{Surface: action.Computer, Operation: "computer.left_click", Effect: action.Read, App: app, Element: &e}
+}
+
+// byPerson is what somebody does who has taken the session over.
+func byPerson(a action.Action) action.Action {
+	a.Actor = "person:ines"
+	return a
 }
 
 func typing(e action.Element) action.Action {

@@ -1,8 +1,10 @@
 package readiness
 
 import (
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/approval"
 )
@@ -40,12 +42,34 @@ func checkApprovers(k *check) {
 			k.ok(refs, "certification %s is approved by %s", c.ID, list(people, "and"))
 		}
 	}
+	k.decisions()
 	what := "boundary and capabilities are"
 	if e.w.Live != nil {
 		what = "boundary, capabilities and certification are"
 	}
 	k.pass("%s approved as they are now, by signatures that were verified again; those who may approve changes: %s", what, list(names, "and"))
 }
+
+// decisions shows how long people took to sign. It decides nothing: nobody can
+// tell from a time whether somebody has read.
+func (k *check) decisions() {
+	took := map[string][]int64{}
+	refs := map[string][]ref{}
+	for _, g := range k.e.h.granted {
+		if k.e.counts(g.time) {
+			took[g.Person], refs[g.Person] = append(took[g.Person], g.Took), append(refs[g.Person], g.ref)
+		}
+	}
+	for _, who := range slices.Sorted(maps.Keys(took)) {
+		t := took[who]
+		slices.Sort(t)
+		hasty, _ := slices.BinarySearch(t, approval.HastyMillis)
+		k.ok(refs[who], "%s signed %s: median %s after it was asked, fastest %s, %d within %s", who, count(len(t), "time"),
+			seconds(t[len(t)/2]), seconds(t[0]), hasty, seconds(approval.HastyMillis))
+	}
+}
+
+func seconds(millis int64) string { return (time.Duration(millis) * time.Millisecond).String() }
 
 // conflicts are roles that nobody may hold together.
 var conflicts = [][2]string{

@@ -82,6 +82,7 @@ type granted struct {
 	Person    string             `json:"person"`
 	Key       string             `json:"key"`
 	Complete  bool               `json:"complete"`
+	Took      int64              `json:"tookMillis"`
 }
 
 type certRun struct {

@@ -227,14 +227,19 @@ func (t *tenant) lapseChanged(ctx context.Context, w *world) {
 		if err != nil {
 			continue
 		}
-		now := boundary.Measure{}
-		for _, f := range a.declared.Facts {
-			now[f.Name] = f.Value
-		}
-		if changes := append(c.Manifest.Drift(now), undeclared(c.Manifest, a.declared)...); len(changes) > 0 {
+		if changes := drifted(a, c.Manifest); len(changes) > 0 {
 			go t.lapse(context.WithoutCancel(ctx), a.name, "changed", changes)
 		}
 	}
+}
+
+// drifted says in what the declared boundary of an agent is not the certified one.
+func drifted(a *agent, certified boundary.Manifest) []boundary.Change {
+	now := boundary.Measure{}
+	for _, f := range a.declared.Facts {
+		now[f.Name] = f.Value
+	}
+	return append(certified.Drift(now), undeclared(certified, a.declared)...)
 }
 
 // subject of what people approve: object kind "approved", id kind/name, holds
@@ -253,6 +258,9 @@ const approvalValid = 7 * 24 * time.Hour
 // askApprovals makes the requests that are missing: one for each capability and
 // each agent's boundary whose digest is not the approved one.
 func (t *tenant) askApprovals(ctx context.Context, w *world) (map[string]string, error) {
+	if err := t.withdrawSuperseded(ctx, w); err != nil {
+		return nil, err
+	}
 	pending := map[string]string{} // kind/name to approval
 	asked := map[string]string{}   // kind/name/digest to approval
 	err := t.approvals.List(ctx, approval.Pending, func(a approval.Approval) error {
@@ -309,6 +317,36 @@ func (t *tenant) askApprovals(ctx context.Context, w *world) (map[string]string,
 		}
 	}
 	return pending, nil
+}
+
+// withdrawSuperseded closes the questions that nobody can answer to any effect: of
+// a capability, boundary or certification that is not what is declared now, and of
+// actions of an agent that has been changed since.
+func (t *tenant) withdrawSuperseded(ctx context.Context, w *world) error {
+	certs, err := t.certs.History(ctx, "")
+	if err != nil {
+		return err
+	}
+	changed := map[string]bool{} // certifications of a boundary that is declared otherwise now
+	for _, c := range certs {
+		a := w.agents[c.Agent]
+		changed[c.ID] = a == nil || len(drifted(a, c.Manifest)) > 0
+	}
+	err = t.approvals.Withdraw(ctx, "superseded: another version is declared now", func(a approval.Approval) bool {
+		s := a.Statement
+		switch s.Kind {
+		case approval.Capability:
+			r, ok := w.resources[resource.KindCapability+"/"+s.Subject]
+			return !ok || r.Digest != s.Digest
+		case approval.Boundary:
+			x := w.agents[s.Subject]
+			return x == nil || x.declared.Digest() != s.Digest
+		case approval.Certification:
+			return a.State == approval.Pending && changed[s.Subject]
+		}
+		return false
+	})
+	return errors.Join(err, t.approvals.WithdrawStale(ctx))
 }
 
 // operationsOf is what a capability covers, for people: one line an operation.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/certify"
+	"github.com/sallyport-dev/sallyport/internal/identity"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 )
@@ -121,6 +122,31 @@ func (s *Server) Asked(ctx context.Context, tenantName string, c Caller, id stri
 		return approval.Approval{}, problem(NotFound, "no_such_approval", "no held action of yours is waiting under this name", "see: sallyport approvals")
 	}
 	return a, nil
+}
+
+// Bind signs what ties a held action to its question, for whoever submits it to
+// path.
+func (s *Server) Bind(ctx context.Context, tenantName, path string, a approval.Approval) (string, error) {
+	t, err := s.tenant(tenantName)
+	if err != nil {
+		return "", err
+	}
+	return t.issuer.SignBinding(ctx, t.binding(path, a))
+}
+
+// Bound returns nil if a token binds exactly this question to path.
+func (s *Server) Bound(ctx context.Context, tenantName, path, token string, a approval.Approval) error {
+	t, err := s.tenant(tenantName)
+	if err != nil {
+		return err
+	}
+	return t.issuer.VerifyBinding(ctx, token, t.binding(path, a))
+}
+
+func (t *tenant) binding(path string, a approval.Approval) identity.Binding {
+	st := a.Statement
+	return identity.Binding{Audience: t.srv.cfg.Issuer + "/t/" + t.name + path, Agent: st.Agent, Task: st.Task, Operation: st.Operation,
+		Request: st.Digest, Evaluation: st.Nonce, Expires: st.Expires}
 }
 
 // ApprovalQuality says how people decide.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -42,15 +43,23 @@ func (h holds) Open(ctx context.Context, a action.Action, d action.Decision) (ga
 	s := approval.Statement{Kind: approval.Action, Subject: a.ID, Digest: a.Digest, Task: a.Task, Agent: a.Agent,
 		Operation: a.Operation, Params: a.Params, BoundaryDigest: h.task.BoundaryDigest, PolicyDigest: h.policy,
 		Role: d.Approvers, Quorum: quorum, Excluded: h.excluded, Details: h.details(a, d), Quoted: quoted(a.Element)}
+	if person, ok := strings.CutPrefix(a.Actor, "person:"); ok { // who has taken the session over
+		s.Excluded = append(slices.Clone(h.excluded), person)
+	}
+	// The picture that the agent acted on is named by its commitment, which is the
+	// same question's when the agent looks once more.
+	s.Params = maps.Clone(a.Params)
+	delete(s.Params, "seen")
 	if a.Request != nil {
 		s.RequestDigest = a.Digest
 	}
 	for _, e := range a.Evidence {
-		if e.Name == "screenshot" {
+		if e.Name == action.Screenshot { // the last is the one that the agent was given last
 			s.Screenshot = e.Commitment
 		}
 	}
-	out, err := h.engine.Request(ctx, approval.Draft{Statement: s, Valid: valid, Requester: h.task.Requester, Hold: true, Adopt: true, Fill: inForce})
+	out, err := h.engine.Request(ctx, approval.Draft{Statement: s, Valid: valid, Requester: h.task.Requester, Hold: true, Adopt: true,
+		Planned: h.task.Suite != "", Fill: inForce})
 	if err != nil {
 		return nil, err
 	}
@@ -78,6 +87,9 @@ func (h holds) details(a action.Action, d action.Decision) map[string]string {
 		maps.Copy(out, map[string]string{"element": e.Tag, "element-frame": e.FrameOrigin, "element-page": e.TopOrigin,
 			"element-link": e.Link, "element-form": strings.TrimSpace(e.FormMethod + " " + e.FormAction)})
 		maps.DeleteFunc(out, func(k, v string) bool { return strings.HasPrefix(k, "element") && v == "" })
+	}
+	if a.Actor != "" {
+		out["done-by"] = a.Actor
 	}
 	for k, v := range h.task.Params {
 		out["task."+k] = v
@@ -199,6 +211,8 @@ func (h *hold) Wait(ctx context.Context) (err error) {
 		return err
 	case a.State == approval.Granted:
 		return nil
+	case a.State == approval.Rejected && a.By == "":
+		return fmt.Errorf("the question was withdrawn: %s", a.Reason)
 	case a.State == approval.Rejected:
 		return fmt.Errorf("rejected by %s", a.By)
 	}

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -85,6 +86,13 @@ type session struct {
 	browser *browser.Browser
 	proc    *contain.Process
 
+	// screen and protocol are there when up says so; protocol is nil where the
+	// boundary has no door for it.
+	screen   *computer.Server
+	protocol *cdp.Server
+	up       atomic.Bool
+	hand     takeover
+
 	// mu orders onStop against stop: what is opened after stop is closed at once,
 	// so that a kill in the middle of a start leaves nothing.
 	mu      sync.Mutex
@@ -141,6 +149,7 @@ func (s *session) start(ctx context.Context, h Harness) error {
 	if err := s.startHarness(ctx, h); err != nil {
 		return fmt.Errorf("harness: %w", err)
 	}
+	s.up.Store(true)
 	return nil
 }
 
@@ -400,12 +409,12 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	if err != nil {
 		return err
 	}
-	screen, err := computer.New(computer.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate,
+	s.screen, err = computer.New(computer.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate,
 		Screen: screen{s.browser, s.startURL()}, Journal: s.journal, Width: screenWidth, Height: screenHeight, AppOf: s.appOf})
 	if err != nil {
 		return err
 	}
-	s.onStop(func() { screen.Close() })
+	s.onStop(func() { s.screen.Close() })
 	model, err := inference.New(inference.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate,
 		Observer: observer{s}, Key: s.t.providerKey(s.agent), Upstream: s.agent.endpoint, Roots: s.agent.roots, Dial: dialLocal, Betas: s.agent.betas})
 	if err != nil {
@@ -467,15 +476,14 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	s.onStop(cancel)
 	s.serve("workload API", func() error { return s.t.issuer.ServeWorkload(wctx, l, s.t.attestor) })
 	ls := p.Listeners()
-	s.serve("computer", func() error { return screen.Serve(bounded(ls[0])) })
+	s.serve("computer", func() error { return s.screen.Serve(bounded(ls[0])) })
 	s.serve("inference", func() error { return model.Serve(bounded(ls[1])) })
 	s.serve("harness egress", func() error { return door.Serve(ls[2]) })
 	if s.drivers() {
-		protocol, err := s.protocol()
-		if err != nil {
+		if s.protocol, err = s.newProtocol(); err != nil {
 			return err
 		}
-		s.serve("browser protocol", func() error { return protocol.Serve(bounded(ls[3])) })
+		s.serve("browser protocol", func() error { return s.protocol.Serve(bounded(ls[3])) })
 	}
 	return nil
 }
@@ -483,9 +491,9 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 // drivers reports whether there is a door for clients of the DevTools protocol.
 func (s *session) drivers() bool { return s.agent.protocol != string(cdp.Sealed) }
 
-// protocol is the door for clients of the DevTools protocol, in the profile that
-// the boundary pins.
-func (s *session) protocol() (*cdp.Server, error) {
+// newProtocol makes the door for clients of the DevTools protocol, in the profile
+// that the boundary pins.
+func (s *session) newProtocol() (*cdp.Server, error) {
 	version, _, _ := s.browser.Facts()
 	door, err := cdp.New(cdp.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Profile: cdp.Profile(s.agent.protocol),
 		Version: version, Width: screenWidth, Height: screenHeight, Gate: s.t.srv.gate, Journal: clientInputs{s.journal}, AppOf: s.appOf, Secrets: s.jar.values,

@@ -93,7 +93,13 @@ func (t *tenant) askCertification(ctx context.Context, a *agent, c certify.Certi
 	_, err := t.approvals.Request(ctx, approval.Draft{Valid: approvalValid, Requester: c.Author, Statement: approval.Statement{
 		Kind: approval.Certification, Subject: c.ID, Digest: c.Statement(), Agent: c.Agent, BoundaryDigest: c.Boundary,
 		Role: string(resource.RoleApprover), Excluded: slices.Compact(ex), Details: d}})
-	return err
+	if err != nil {
+		return err
+	}
+	return t.approvals.Withdraw(ctx, "superseded by certification "+c.ID, func(x approval.Approval) bool {
+		s := x.Statement
+		return x.State == approval.Pending && s.Kind == approval.Certification && s.Agent == c.Agent && s.Subject != c.ID
+	})
 }
 
 // run is one run of a suite.

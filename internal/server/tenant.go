@@ -126,7 +126,7 @@ func (t *tenant) expire(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		errs := []error{t.approvals.Expire(ctx), t.expireCertifications(ctx), t.expireTasks(ctx), t.expirePayloads(ctx)}
+		errs := []error{t.approvals.Expire(ctx), t.expireCertifications(ctx), t.expireTasks(ctx), t.expireTakeOvers(ctx), t.expirePayloads(ctx)}
 		if err := errors.Join(errs...); err != nil && ctx.Err() == nil {
 			t.srv.log.Warn("something could not be ended by the clock", "tenant", t.name, "err", err)
 		}
@@ -206,7 +206,7 @@ func (t *tenant) endApprovals(ctx context.Context, x task.Task) error {
 }
 
 // endSession stops the session of a task, if this process has one.
-func (t *tenant) endSession(_ context.Context, x task.Task) error {
+func (t *tenant) endSession(ctx context.Context, x task.Task) error {
 	t.mu.Lock()
 	s := t.sessions[x.ID]
 	delete(t.sessions, x.ID)
@@ -214,6 +214,7 @@ func (t *tenant) endSession(_ context.Context, x task.Task) error {
 	if s != nil {
 		s.jar.close()
 		s.stop()
+		s.endTakeOver(ctx, x.Why)
 		close(s.done)
 		t.srv.gate.Forget(t.name, x.ID)
 	}

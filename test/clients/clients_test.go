@@ -89,11 +89,13 @@ type world struct {
 	t testing.TB
 	*site
 	*journal
-	url  string
-	kit  *gatetest.Kit
-	b    *browser.Browser
-	door *cdp.Server
-	tap  *tap
+	url string
+	// socket is where it was last.
+	socket string
+	kit    *gatetest.Kit
+	b      *browser.Browser
+	door   *cdp.Server
+	tap    *tap
 }
 
 func open(t testing.TB, profile cdp.Profile, policy gatetest.Policy, edit ...func(*cdp.Config)) *world {
@@ -128,7 +130,7 @@ func open(t testing.TB, profile cdp.Profile, policy gatetest.Policy, edit ...fun
 	sent := &tap{Listener: l}
 	go door.Serve(sent)
 	t.Cleanup(func() { door.Close(); b.Close(); srv.Close() })
-	return &world{t, s, j, "http://" + l.Addr().String(), kit, b, door, sent}
+	return &world{t: t, site: s, journal: j, url: "http://" + l.Addr().String(), kit: kit, b: b, door: door, tap: sent}
 }
 
 // install runs npm ci where the modules are missing or are not those of the

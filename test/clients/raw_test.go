@@ -55,7 +55,14 @@ func (w *world) socketURL() string {
 
 func (w *world) handshake(header ...string) (net.Conn, *bufio.Reader, *http.Response) {
 	w.t.Helper()
-	u, err := url.Parse(w.socketURL())
+	w.socket = w.socketURL()
+	return w.handshakeAt(header...)
+}
+
+// handshakeAt is a handshake on the socket that is known already.
+func (w *world) handshakeAt(header ...string) (net.Conn, *bufio.Reader, *http.Response) {
+	w.t.Helper()
+	u, err := url.Parse(w.socket)
 	if err != nil {
 		w.t.Fatal(err)
 	}

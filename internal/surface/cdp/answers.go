@@ -163,7 +163,7 @@ func screenshot(c *client, r request, s *session) {
 	}
 	c.up.Send(s.number, r.method, r.params, func(result, fault []byte) {
 		if fault != nil {
-			c.post(func() { c.inFlight--; c.send(failure(r.id, r.session, fault)) })
+			c.post(func() { c.fault(r, fault) })
 			return
 		}
 		c.hands.picture("image/"+p.Format, result, func(why *problem) {

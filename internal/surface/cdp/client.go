@@ -8,9 +8,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/gate"
 )
 
 const (
@@ -24,12 +28,15 @@ const (
 // client is one connection. One goroutine, loop, owns all of its fields; what
 // comes from elsewhere comes through its queue, in order.
 type client struct {
-	s      *Server
-	ctx    context.Context
-	cancel context.CancelFunc
-	sock   *socket
-	up     Upstream
-	over   chan struct{} // closed when run has returned
+	s        *Server
+	ctx      context.Context
+	cancel   context.CancelFunc
+	sock     *socket
+	up       Upstream
+	over     chan struct{} // closed when run has returned
+	muted    atomic.Bool   // a person has the session, or had it; never unset
+	hasty    bool          // the client waits for people for as long as patience
+	patience time.Duration
 
 	todo *queue[func()] // for loop
 	out  *queue[[]byte] // for the socket
@@ -207,6 +214,14 @@ func (c *client) onMessage(b []byte) {
 		c.end(closePolicy, "too many requests without an answer")
 		return
 	}
+	if c.muted.Load() {
+		if key := gate.CodeTaken + " " + r.method; !c.refused[key] && len(c.refused) <= len(table()) {
+			c.refused[key] = true
+			c.hands.outOfTurn(r.method)
+		}
+		c.fail(r, taken())
+		return
+	}
 	var s *session
 	if r.session != "" {
 		if s = c.sessions[r.session]; s == nil {
@@ -256,8 +271,7 @@ func (c *client) forward(r request, s *session, params jsontext.Value, change fu
 	c.up.Send(n, r.method, params, func(result, fault []byte) {
 		c.postSized(len(result), func() {
 			if fault != nil {
-				c.inFlight--
-				c.send(failure(r.id, r.session, fault))
+				c.fault(r, fault)
 				return
 			}
 			if change != nil {
@@ -268,12 +282,45 @@ func (c *client) forward(r request, s *session, params jsontext.Value, change fu
 	})
 }
 
+// taken refuses what is asked while a person has the session.
+func taken() *problem {
+	return &problem{Layer: action.LayerAuthority, Code: gate.CodeTaken, Message: "a person has taken the session over", Next: "wait"}
+}
+
+// mute keeps from the client whatever comes from now on. What waits for its
+// leave to run is let run.
+func (c *client) mute() {
+	c.muted.Store(true)
+	c.post(func() {
+		for _, t := range c.targets {
+			if t.waiting {
+				t.waiting = false
+				c.up.Resume(t.id)
+			}
+		}
+	})
+}
+
 func (c *client) done(r request, result []byte) {
+	if c.muted.Load() {
+		c.fail(r, taken())
+		return
+	}
 	c.inFlight--
 	if result == nil {
 		result = []byte("{}")
 	}
 	c.send(answer(r.id, r.session, result))
+}
+
+// fault passes on an error of the browser.
+func (c *client) fault(r request, fault []byte) {
+	if c.muted.Load() {
+		c.fail(r, taken())
+		return
+	}
+	c.inFlight--
+	c.send(failure(r.id, r.session, fault))
 }
 
 func (c *client) fail(r request, why *problem) {
@@ -284,6 +331,9 @@ func (c *client) fail(r request, why *problem) {
 // emit sends an event to the client on one of its sessions; nil is the
 // connection itself.
 func (c *client) emit(s *session, method string, params []byte) {
+	if c.muted.Load() {
+		return
+	}
 	id := ""
 	if s != nil {
 		id = s.id

@@ -26,8 +26,16 @@
 //     browser's ids, since those are the ids of their main frames.)
 //   - Cookies, credentials and bodies are in no event.
 //   - One client at a time; a second connection is refused.
+//   - While a person has the session (Mute) the client hears nothing: no event,
+//     no result, no picture, also of what it asked before; what it asks is refused
+//     (taken_over). It is ended when the session is given back, since what it
+//     knows of the pages is old; it may connect again then.
 //   - What a client may make us keep is bounded: the size and depth of messages,
 //     requests in flight, queues, contexts. Over a bound the connection ends.
+//
+// A client that cannot wait for people says Prefer: wait=N (RFC 7240) in its
+// handshake. An input that is held longer fails with code "held" and the
+// question's id; the same input again passes once it is approved.
 //
 // Not trusted: the client, the model behind it, and every text of a page.
 package cdp
@@ -53,6 +61,8 @@ const (
 // Gate is the one door.
 type Gate interface {
 	Act(ctx context.Context, a action.Action, blobs []record.Blob, d gate.Dispatch) gate.Result
+	// Turn keeps everybody else from the session while an input is grounded and given.
+	Turn(ctx context.Context, a action.Action) (turn context.Context, end func(), ok bool)
 }
 
 // Journal hears of an input just before the page does, so that door 2 can

@@ -93,9 +93,26 @@ func (h *hands) note(code, method string, raw []byte) {
 	}, 1)
 }
 
+// outOfTurn has the gate refuse, and record, that the client asks for something
+// while a person has the session.
+func (h *hands) outOfTurn(method string) {
+	h.todo.put(func() {
+		a := h.action("protocol", action.Read)
+		a.Params["method"] = method
+		a.Digest = canon.Digest([]byte(method))
+		h.c.s.c.Gate.Act(h.c.ctx, a, nil, func(context.Context, gate.Permit) action.Outcome {
+			return action.Outcome{State: action.Failed, Detail: "the session has just changed hands"}
+		})
+	}, 1)
+}
+
 // picture has a screenshot decided and recorded.
 func (h *hands) picture(kind string, result []byte, then func(*problem)) {
 	if !h.todo.put(func() {
+		if h.c.muted.Load() { // it may show what the person does
+			then(taken())
+			return
+		}
 		var p struct {
 			Data []byte `json:"data"`
 		}
@@ -106,7 +123,7 @@ func (h *hands) picture(kind string, result []byte, then func(*problem)) {
 		a := h.action("screenshot", action.Observe)
 		a.Digest = canon.Digest(p.Data)
 		a.Params["picture"] = string(a.Digest)
-		then(outcome(h.c.s.c.Gate.Act(h.c.ctx, a, []record.Blob{{Name: "screenshot", Type: kind, Data: p.Data}}, func(_ context.Context, permit gate.Permit) action.Outcome {
+		then(outcome(h.c.s.c.Gate.Act(h.c.ctx, a, []record.Blob{{Name: action.Screenshot, Type: kind, Data: p.Data}}, func(_ context.Context, permit gate.Permit) action.Outcome {
 			if err := permit.Consume(canon.Digest(p.Data)); err != nil {
 				return action.Outcome{State: action.Failed, Detail: err.Error()}
 			}
@@ -173,7 +190,12 @@ func num(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 func (h *hands) do(s stroke) *problem {
 	c := h.c
 	keys := s.kind == "key" || s.kind == "type"
-	ctx, cancel := context.WithTimeout(c.ctx, groundLimit)
+	turn, end, ok := c.s.c.Gate.Turn(c.ctx, h.action(s.op, action.Observe))
+	defer end()
+	if !ok || c.muted.Load() {
+		return taken()
+	}
+	ctx, cancel := context.WithTimeout(turn, groundLimit)
 	var (
 		e     action.Element
 		print action.Digest
@@ -196,12 +218,15 @@ func (h *hands) do(s stroke) *problem {
 	if n, ok := h.said[key]; ok && s.kind != "type" && time.Now().Before(n.until) {
 		return n.why
 	}
-	res := c.s.c.Gate.Act(c.ctx, a, blobs, func(ctx context.Context, p gate.Permit) action.Outcome {
+	if c.hasty {
+		turn = gate.WithPatience(turn, c.patience)
+	}
+	res := c.s.c.Gate.Act(turn, a, blobs, func(ctx context.Context, p gate.Permit) action.Outcome {
 		return h.deliver(ctx, p, s, e, print, ref)
 	})
 	why := outcome(res)
 	h.follow(s, print, why)
-	if res.Outcome == nil && why != nil {
+	if res.Outcome == nil && why != nil && why.Code != gate.CodeHeld {
 		if len(h.said) >= 64 {
 			clear(h.said)
 		}

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/prefer"
 	"github.com/sallyport-dev/sallyport/internal/surface/local"
 )
 
@@ -47,6 +49,7 @@ type Server struct {
 	mu     sync.Mutex
 	live   *client
 	closed bool
+	muted  bool // a person has the session
 }
 
 // New makes the endpoint.
@@ -140,12 +143,44 @@ func (s *Server) Close() error {
 	return err
 }
 
+// Mute keeps the client from the browser until Unmute, which ends it. From when
+// it returns the client hears nothing; what it does by input is cut by the gate.
+func (s *Server) Mute() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.muted = true
+	if s.live != nil {
+		s.live.mute()
+	}
+}
+
+// Unmute lets a client connect again.
+func (s *Server) Unmute() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.muted = false
+	if s.live != nil && s.live.muted.Load() {
+		s.live.end(closeRestart, "the session was given back: connect again")
+	}
+}
+
+func (s *Server) silent() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.muted
+}
+
 // ServeHTTP answers one request. Nothing of the browser's own HTTP endpoints
 // is behind it: the ones that act (/json/new, /json/close, /json/activate and
 // the pages' own sockets) do not exist.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if why := local.Refuse(r); why != nil {
 		writeProblem(w, http.StatusForbidden, problem{Layer: layerForm, Code: why.Code, Message: why.Message, Next: why.Next})
+		return
+	}
+	if s.silent() {
+		w.Header().Set("Retry-After", prefer.RetryAfter)
+		writeProblem(w, http.StatusConflict, *taken())
 		return
 	}
 	if s.c.Profile == Sealed {
@@ -185,7 +220,12 @@ func (s *Server) socket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.busy.Store(false)
-	sock, err := accept(w, r)
+	wait, hasty := prefer.Wait(r.Header)
+	also := ""
+	if hasty {
+		also = "Preference-Applied: " + prefer.Applied(wait) + "\r\n"
+	}
+	sock, err := accept(w, r, also)
 	if err != nil {
 		writeProblem(w, http.StatusBadRequest, problem{Layer: layerForm, Code: "bad_handshake", Message: err.Error(), Next: "connect by WebSocket"})
 		return
@@ -194,9 +234,11 @@ func (s *Server) socket(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	c := newClient(s, ctx, cancel, sock)
+	c.hasty, c.patience = hasty, wait
 	s.mu.Lock()
-	if s.closed {
+	if s.closed || s.muted {
 		s.mu.Unlock()
+		sock.close(closeLater, gate.CodeTaken)
 		return
 	}
 	s.live = c

@@ -164,7 +164,7 @@ func (c *client) appear(t *target) {
 	attaching := false
 	attach := func(from *session, a autoAttach, x *target) {
 		if a.on && a.filter.wants(x.kind) {
-			attaching = attaching || a.wait
+			attaching = attaching || a.wait && !c.muted.Load() // who hears nothing keeps nothing waiting
 			c.attach(x, from, t.waiting && a.wait, nil)
 		}
 	}

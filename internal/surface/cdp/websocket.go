@@ -25,7 +25,7 @@ const (
 	pingEvery = 30 * time.Second
 )
 
-// Close codes (RFC 6455 section 7.4.1).
+// Close codes (RFC 6455 section 7.4.1; 1012 and 1013 are of its registry).
 const (
 	closeNormal   = 1000
 	closeProtocol = 1002
@@ -33,6 +33,8 @@ const (
 	closeUTF8     = 1007
 	closePolicy   = 1008
 	closeTooBig   = 1009
+	closeRestart  = 1012
+	closeLater    = 1013
 )
 
 // socket is the server's half of one WebSocket (RFC 6455): text messages only,
@@ -54,8 +56,8 @@ type closeError struct {
 func (e *closeError) Error() string { return fmt.Sprintf("websocket: %s (%d)", e.why, e.code) }
 
 // accept answers a handshake (RFC 6455 section 4.2). It refuses a request with
-// an Origin: a page has no business here.
-func accept(w http.ResponseWriter, r *http.Request) (*socket, error) {
+// an Origin: a page has no business here. also is further header fields.
+func accept(w http.ResponseWriter, r *http.Request, also string) (*socket, error) {
 	key := r.Header.Values("Sec-Websocket-Key")
 	raw, err := base64.StdEncoding.DecodeString(strings.Join(key, ""))
 	if r.Method != http.MethodGet || r.ProtoMajor != 1 || !token(r.Header.Values("Upgrade"), "websocket") ||
@@ -70,7 +72,7 @@ func accept(w http.ResponseWriter, r *http.Request) (*socket, error) {
 	}
 	conn.SetDeadline(time.Now().Add(writeLimit))
 	_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "+
-		base64.StdEncoding.EncodeToString(sum[:])+"\r\n\r\n")
+		base64.StdEncoding.EncodeToString(sum[:])+"\r\n"+also+"\r\n")
 	if err != nil {
 		conn.Close()
 		return nil, err

@@ -39,6 +39,8 @@ type problem struct {
 	Layer   action.Layer `json:"layer,omitempty"`
 	Message string       `json:"message,omitempty"`
 	Next    string       `json:"next,omitempty"`
+	// Question is the open one that a held action waits for.
+	Question string `json:"question,omitempty"`
 }
 
 // text is the problem in one line, for a model.
@@ -77,6 +79,14 @@ func (o outcome) problem() (status string, p problem) {
 	return "", problem{}
 }
 
+// held is the problem of the action that waits for people, if there is one.
+func (o outcome) held() problem {
+	if _, p := o.problem(); p.Code == gate.CodeHeld {
+		return p
+	}
+	return problem{}
+}
+
 // perform asks what the provider wants asked, runs the actions, and takes the
 // picture that the format ends with. The picture is an action of its own, and is
 // taken also after an action that was not done, so that the model can go on.
@@ -99,8 +109,10 @@ func (s *Server) perform(ctx context.Context, v view, req request, todo []planne
 		o.shot = &o.results[n-1]
 		return o
 	}
-	if _, p := o.problem(); p.Layer == action.LayerAuthority {
-		return o // the task ended: there is nothing to see
+	if _, p := o.problem(); p.Layer == action.LayerAuthority || p.Code == gate.CodeHeld {
+		// The task ended, or a person has it: there is nothing to see. A held action
+		// is bound to what was seen before it, so that it can be sent again.
+		return o
 	}
 	if len(todo) > 0 {
 		pass(ctx, s.settle)
@@ -164,9 +176,9 @@ func (s *Server) step(ctx context.Context, v view, st step, r *result) {
 
 // turnDown refuses a primitive that has no place at its turn, and records it.
 func (s *Server) turnDown(ctx context.Context, st step, why *refusal, r *result) {
-	s.malformed(ctx, why.code, []byte(st.op))
+	s.malformed(ctx, s.actor, why.code, []byte(st.op))
 	r.Status = statusDenied
-	r.problem = problem{why.code, action.LayerForm, why.message, why.next}
+	r.problem = problem{Code: why.code, Layer: action.LayerForm, Message: why.message, Next: why.next}
 }
 
 // order keeps presses and releases of the button in pairs. While it is down
@@ -185,9 +197,15 @@ func (s *Server) order(st step) *refusal {
 	return &refusal{code: "button_is_down", message: "the left button is held down", next: "send left_mouse_up first"}
 }
 
-func (s *Server) action(op string, e action.Effect) action.Action {
-	return action.Action{Tenant: s.c.Tenant, Task: s.c.Task, Agent: s.c.Agent, Surface: action.Computer, Source: "harness",
+func (s *Server) action(op string, e action.Effect) action.Action { return s.by(s.actor, op, e) }
+
+func (s *Server) by(actor, op string, e action.Effect) action.Action {
+	a := action.Action{Tenant: s.c.Tenant, Task: s.c.Task, Agent: s.c.Agent, Actor: actor, Surface: action.Computer, Source: "harness",
 		Operation: "computer." + op, Effect: e, Params: map[string]string{}}
+	if actor != "" {
+		a.Source = "person"
+	}
+	return a
 }
 
 // act passes the gate and reads the result. It reports whether the primitive
@@ -201,15 +219,15 @@ func (s *Server) act(ctx context.Context, a action.Action, blobs []record.Blob, 
 	switch {
 	case res.Outcome == nil || res.Decision.Verdict != action.Allow:
 		r.Status = statusDenied
-		r.problem = problem{res.Decision.Code, res.Decision.Layer, res.Decision.Reason, res.Decision.Next}
+		r.problem = problem{res.Decision.Code, res.Decision.Layer, res.Decision.Reason, res.Decision.Next, res.Question}
 	case res.Outcome.State == action.Done:
 		return true
 	case res.Outcome.State == action.Failed:
 		r.Status = statusFailed
-		r.problem = problem{"not_delivered", action.LayerDispatch, res.Outcome.Detail, "look at the screen and try again"}
+		r.problem = problem{Code: "not_delivered", Layer: action.LayerDispatch, Message: res.Outcome.Detail, Next: "look at the screen and try again"}
 	default:
 		r.Status = statusUnknown
-		r.problem = problem{"unknown_outcome", action.LayerDispatch, res.Outcome.Detail, "look at the screen before anything else"}
+		r.problem = problem{Code: "unknown_outcome", Layer: action.LayerDispatch, Message: res.Outcome.Detail, Next: "look at the screen before anything else"}
 	}
 	return false
 }
@@ -217,7 +235,7 @@ func (s *Server) act(ctx context.Context, a action.Action, blobs []record.Blob, 
 func (s *Server) failed(r *result, message string, err error) {
 	slog.Warn(message, "task", s.c.Task, "error", err)
 	r.Status = statusFailed
-	r.problem = problem{"screen_unavailable", action.LayerDispatch, message, "try again; if it stays so, close the task"}
+	r.problem = problem{Code: "screen_unavailable", Layer: action.LayerDispatch, Message: message, Next: "try again; if it stays so, close the task"}
 }
 
 // picture takes the picture, has it recorded as evidence of the decision, and
@@ -251,7 +269,7 @@ func (s *Server) picture(ctx context.Context, v view, st step, r *result) {
 	sum := canon.Digest(pic)
 	a.Params["picture"] = string(sum)
 	a.Digest = sum
-	ok := s.act(ctx, a, []record.Blob{{Name: "screenshot", Type: "image/png", Data: pic}}, func(_ context.Context, p gate.Permit) action.Outcome {
+	ok := s.act(ctx, a, []record.Blob{{Name: action.Screenshot, Type: "image/png", Data: pic}}, func(_ context.Context, p gate.Permit) action.Outcome {
 		if err := p.Consume(canon.Digest(pic)); err != nil {
 			return action.Outcome{State: action.Failed, Detail: err.Error()}
 		}
@@ -259,7 +277,9 @@ func (s *Server) picture(ctx context.Context, v view, st step, r *result) {
 	}, r)
 	if ok {
 		r.Image, r.origin = &img{"image/png", pic}, origin
-		s.seen = sum
+		if s.actor == "" {
+			s.seen = sum
+		}
 	}
 }
 

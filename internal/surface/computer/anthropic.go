@@ -119,6 +119,10 @@ func toolResult(r result) map[string]any {
 }
 
 func toolError(status string, p problem) map[string]any {
-	return map[string]any{"is_error": true, "content": []any{map[string]any{"type": "text", "text": p.text(status)}},
+	out := map[string]any{"is_error": true, "content": []any{map[string]any{"type": "text", "text": p.text(status)}},
 		"status": status, "code": p.Code, "layer": p.Layer, "message": p.Message, "next": p.Next}
+	if p.Question != "" {
+		out["question"] = p.Question
+	}
+	return out
 }

@@ -74,6 +74,15 @@
 // its rules and their limits are in its comment. A well-formed request while
 // another is in flight is refused, and not recorded: it was never an attempt.
 //
+// Callers that cannot wait for people say so with Prefer: wait=N (RFC 7240). What
+// is held longer is answered with status 409, code "held", Retry-After, and the
+// question's id in Sallyport-Question; sent again, from the action that was held
+// on, it passes once it is approved. A request that is held ends with no picture.
+//
+// People. Who takes the session over acts through Person, in the neutral form: as
+// another actor (Action.Actor), on the same screen, cursor and button. A request
+// is one turn at the gate, so none of it is inside somebody else's time.
+//
 // Not trusted: the harness, the model, and every text in an Element that the
 // page's author wrote.
 package computer
@@ -95,6 +104,8 @@ var ErrNotDelivered = errors.New("the input was not delivered")
 // Gate is the one door.
 type Gate interface {
 	Act(ctx context.Context, a action.Action, blobs []record.Blob, d gate.Dispatch) gate.Result
+	// Turn keeps everybody else from the session while a request is worked on.
+	Turn(ctx context.Context, a action.Action) (turn context.Context, end func(), ok bool)
 }
 
 // Target is what an input would hit.

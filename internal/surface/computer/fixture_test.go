@@ -173,6 +173,7 @@ type fixture struct {
 	real    managed
 	journal *computer.Journal
 	gate    *gate.Gate
+	server  *computer.Server
 }
 
 func start(t *testing.T, p decider) *fixture {
@@ -201,6 +202,7 @@ func startOn(t *testing.T, p decider, s0 computer.Screen, edit ...func(*gate.Adm
 		t.Fatal(err)
 	}
 	s.SetSettle(0)
+	f.server = s
 	srv := httptest.NewServer(s)
 	t.Cleanup(srv.Close)
 	f.url = srv.URL

@@ -187,7 +187,7 @@ func (s *Server) describe(op string, a aim) (action.Action, []record.Blob) {
 	if len(a.in.Modifiers) > 0 {
 		p["modifiers"] = strings.Join(a.in.Modifiers, "+")
 	}
-	if s.seen != "" {
+	if s.seen != "" && s.actor == "" {
 		p["seen"] = string(s.seen) // the picture that the agent acted on
 	}
 	if a.in.Kind == Type {

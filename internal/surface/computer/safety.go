@@ -121,7 +121,7 @@ func (s *Server) confirm(ctx context.Context, req request, todo []planned) resul
 		approve(todo, first, r.Actions[0], print)
 	case ok:
 		// Policy let it pass without a person. That answers nothing.
-		s.malformed(ctx, codePending, []byte(a.Digest))
+		s.malformed(ctx, s.actor, codePending, []byte(a.Digest))
 		r.Status, r.problem = statusDenied, pending(action.LayerHold)
 	case r.Status == statusDenied && r.Layer == action.LayerGrant:
 		r.problem = pending(action.LayerGrant)
@@ -130,8 +130,8 @@ func (s *Server) confirm(ctx context.Context, req request, todo []planned) resul
 }
 
 func pending(l action.Layer) problem {
-	return problem{codePending, l, "the model's provider asks that a person confirms this, and nobody can be asked",
-		"ask the policy author to cover computer.safety_check and to hold it for a role; until then choose another way"}
+	return problem{Code: codePending, Layer: l, Message: "the model's provider asks that a person confirms this, and nobody can be asked",
+		Next: "ask the policy author to cover computer.safety_check and to hold it for a role; until then choose another way"}
 }
 
 // approve marks what was approved: every primitive with the action that asked,

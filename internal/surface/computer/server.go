@@ -18,6 +18,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/prefer"
 	"github.com/sallyport-dev/sallyport/internal/surface/local"
 )
 
@@ -44,7 +45,8 @@ type Server struct {
 	busy   sync.Mutex
 	cursor image.Point
 	down   bool
-	seen   action.Digest // the last picture that was let out
+	seen   action.Digest // the last picture that was let out to the agent
+	actor  string        // who acts, if it is not the agent
 	// pressed is the origin of the frame that the button went down on.
 	pressed string
 	// settle is how long a page gets before the picture that ends a request of a
@@ -101,19 +103,83 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		req, todo, why = parse(r.URL.Path, body, v)
 	}
 	if why != nil {
-		s.malformed(r.Context(), why.code, body)
+		s.malformed(r.Context(), "", why.code, body)
 		writeRefusal(w, why)
 		return
 	}
-	if !s.busy.TryLock() {
-		writeRefusal(w, &refusal{http.StatusConflict, "in_flight", "another action of this task is in flight", "send one action at a time"})
+	ctx := r.Context()
+	wait, short := prefer.Wait(r.Header)
+	if short {
+		ctx = gate.WithPatience(ctx, wait)
+		w.Header().Set("Preference-Applied", prefer.Applied(wait))
+	}
+	o, why := s.do(ctx, "", v, req, todo)
+	if why != nil {
+		writeRefusal(w, why)
 		return
 	}
-	answer := func() any {
-		defer s.busy.Unlock() // before the answer: whoever has read it may go on
-		return req.answer(s.perform(r.Context(), v, req, todo))
-	}()
-	writeJSON(w, http.StatusOK, answer)
+	status := http.StatusOK
+	if p := o.held(); p.Question != "" {
+		status = http.StatusConflict
+		w.Header().Set("Retry-After", prefer.RetryAfter)
+		w.Header().Set("Sallyport-Question", p.Question)
+	}
+	writeJSON(w, status, req.answer(o))
+}
+
+// Person does a request in the neutral form for an actor who has taken the
+// session over, and answers as /v1/actions does. What has no canonical form, or
+// comes while another request is in flight, is a denial.
+func (s *Server) Person(ctx context.Context, actor string, body []byte) ([]byte, *action.Decision) {
+	v := view{s.c.Width, s.c.Height, s.c.Width, s.c.Height}
+	req, why := readNeutral(body, v)
+	var todo []planned
+	if why == nil {
+		todo, why = plan(req.calls, v)
+	}
+	var o outcome
+	if why != nil {
+		s.malformed(ctx, actor, why.code, body)
+	} else {
+		o, why = s.do(ctx, actor, v, req, todo)
+	}
+	if why != nil {
+		d := action.Denied(action.LayerForm, why.code, why.message, why.next)
+		return nil, &d
+	}
+	b, err := json.Marshal(req.answer(o))
+	if err != nil {
+		panic("sallyport: internal error: results: " + err.Error())
+	}
+	return b, nil
+}
+
+// do works on one request at a time, as one turn of its actor. When it returns,
+// the next may begin. Whose turn it is not learns nothing of whose it is.
+func (s *Server) do(ctx context.Context, actor string, v view, req request, todo []planned) (outcome, *refusal) {
+	ctx, end, ok := s.c.Gate.Turn(ctx, s.by(actor, "turn", action.Observe))
+	defer end()
+	if !ok {
+		return outcome{results: s.outOfTurn(ctx, actor, todo)}, nil
+	}
+	if !s.busy.TryLock() {
+		return outcome{}, &refusal{http.StatusConflict, "in_flight", "another action of this task is in flight", "send one action at a time"}
+	}
+	defer s.busy.Unlock()
+	s.actor = actor
+	return s.perform(ctx, v, req, todo), nil
+}
+
+// outOfTurn has the gate refuse, and record, the first of what was asked, before
+// anything of the page was looked at.
+func (s *Server) outOfTurn(ctx context.Context, actor string, todo []planned) []result {
+	r := result{Type: todo[0].action, Status: statusDone}
+	a := s.by(actor, todo[0].steps[0].op, action.Read)
+	a.Digest = form{Task: s.c.Task, Operation: a.Operation}.digest()
+	s.act(ctx, a, nil, func(context.Context, gate.Permit) action.Outcome {
+		return action.Outcome{State: action.Failed, Detail: "the session has just changed hands"}
+	}, &r)
+	return append([]result{r}, notExecuted(todo[1:])...)
 }
 
 // read checks everything about a request that is not its document.
@@ -162,8 +228,8 @@ func parse(path string, body []byte, v view) (request, []planned, *refusal) {
 }
 
 // malformed records, through the gate, an attempt that has no canonical form.
-func (s *Server) malformed(ctx context.Context, code string, raw []byte) {
-	a := s.action("malformed", action.Irreversible)
+func (s *Server) malformed(ctx context.Context, actor, code string, raw []byte) {
+	a := s.by(actor, "malformed", action.Irreversible)
 	a.Params["why"] = code
 	a.Digest = canon.Digest(raw)
 	s.c.Gate.Act(ctx, a, nil, func(context.Context, gate.Permit) action.Outcome {
@@ -186,7 +252,7 @@ func (s *Server) display(w http.ResponseWriter) {
 // writeRefusal answers with the members of a problem and, for a client that
 // hands the answer on to a model, with those of a tool_result.
 func writeRefusal(w http.ResponseWriter, why *refusal) {
-	writeJSON(w, why.status, toolError(statusDenied, problem{why.code, action.LayerForm, why.message, why.next}))
+	writeJSON(w, why.status, toolError(statusDenied, problem{Code: why.code, Layer: action.LayerForm, Message: why.message, Next: why.next}))
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

@@ -14,6 +14,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/prefer"
 )
 
 // notice is all that a client is told: nothing of it comes from an origin, a
@@ -24,6 +25,8 @@ type notice struct {
 	layer   action.Layer
 	next    string
 	action  string
+	// question and applied are for a caller who said how long it can wait.
+	question, applied string
 }
 
 func noticeOf(res gate.Result) notice {
@@ -55,7 +58,11 @@ func (n notice) page(accept string) (contentType string, body []byte) {
 				"<dl><dt>Code<dd>%s<dt>Layer<dd>%s<dt>Next step<dd>%s<dt>Action<dd>%s</dl>\n",
 			html.EscapeString(n.code), html.EscapeString(string(n.layer)), html.EscapeString(n.next), html.EscapeString(n.action))
 	case strings.Contains(accept, "json"):
-		b, _ := json.Marshal(map[string]string{"code": n.code, "layer": string(n.layer), "next": n.next, "action": n.action}) // strings always marshal
+		m := map[string]string{"code": n.code, "layer": string(n.layer), "next": n.next, "action": n.action}
+		if n.question != "" {
+			m["question"] = n.question
+		}
+		b, _ := json.Marshal(m) // strings always marshal
 		return "application/json", append(b, '\n')
 	}
 	return "text/plain; charset=utf-8", fmt.Appendf(nil, "not sent: %s (layer %s)\nnext step: %s\naction: %s\n", n.code, n.layer, n.next, n.action)
@@ -73,6 +80,11 @@ func (p *Proxy) tell(w http.ResponseWriter, r *http.Request, status int, n notic
 	h.Set("Content-Security-Policy", "default-src 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Sallyport-Decision", n.header())
+	if n.question != "" {
+		h.Set("Retry-After", prefer.RetryAfter)
+		h.Set("Preference-Applied", n.applied)
+		h.Set("Sallyport-Question", clip(n.question))
+	}
 	if r.Header.Get("Upgrade") != "" {
 		h.Set("Connection", "close")
 	}
@@ -84,6 +96,14 @@ func (p *Proxy) tell(w http.ResponseWriter, r *http.Request, status int, n notic
 
 func (p *Proxy) deny(w http.ResponseWriter, r *http.Request, res gate.Result) {
 	p.tell(w, r, http.StatusForbidden, noticeOf(res))
+}
+
+// held tells a harness that people have not answered yet: the same request, sent
+// again, passes once when they have.
+func (p *Proxy) held(w http.ResponseWriter, r *http.Request, res gate.Result, wait time.Duration) {
+	n := noticeOf(res)
+	n.verdict, n.question, n.applied = "hold", res.Question, prefer.Applied(wait)
+	p.tell(w, r, http.StatusConflict, n)
 }
 
 // recordMalformed sends input without a canonical form through the gate, which

@@ -33,6 +33,7 @@
 // by which a client speaks for an intermediary (Forwarded, X-Forwarded-*,
 // X-Real-Ip, Via), fields that override the method or the target, or choose the
 // operation (recorded in the parameter "stripped", which no grant names), Expect, Trailer, and Accept-Encoding (replaced).
+// Of a harness's own Prefer the preference wait is removed (and obeyed: RFC 7240).
 // Removed on a brokered origin: Cookie, Authorization, and Range and If-Range,
 // by which a reflected secret could be read in pieces. Everything else is sent
 // and is part of the digest.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/prefer"
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
@@ -183,6 +185,15 @@ func (p *Proxy) decide(w http.ResponseWriter, r *http.Request, in incoming) {
 	if len(stripped) > 0 {
 		a.Params["stripped"] = strings.Join(stripped, ",")
 	}
+	ctx, cancel := p.actContext(r)
+	defer cancel()
+	wait, hasty := time.Duration(0), false
+	if p.cfg.Source == "harness" { // a page must not learn that people are asked
+		if wait, hasty = prefer.Wait(r.Header); hasty {
+			ctx = gate.WithPatience(ctx, wait)
+		}
+		prefer.Without(header)
+	}
 	if in.websocket {
 		webSocketHeader(header)
 	}
@@ -208,8 +219,6 @@ func (p *Proxy) decide(w http.ResponseWriter, r *http.Request, in incoming) {
 	if len(in.body) > 0 {
 		blobs = []record.Blob{{Name: "request-body", Type: req.BodyType, Data: in.body}}
 	}
-	ctx, cancel := p.actContext(r)
-	defer cancel()
 	res := p.cfg.Gate.Act(ctx, a, blobs, x.dispatch)
 	switch {
 	case x.started && x.cut:
@@ -217,6 +226,8 @@ func (p *Proxy) decide(w http.ResponseWriter, r *http.Request, in incoming) {
 	case x.started:
 	case res.Decision.Verdict == action.Allow && res.Outcome != nil:
 		p.tell(w, r, http.StatusBadGateway, notice{verdict: "allow", code: x.failure(), layer: action.LayerDispatch, action: res.Action.ID, next: x.next()})
+	case res.Question != "":
+		p.held(w, r, res, wait)
 	default:
 		p.deny(w, r, res)
 	}
