@@ -23,7 +23,9 @@
 //
 // The page shown is the one opened last: a tab or window that a page opens
 // becomes the current page, and when it closes the one before it is current
-// again. A pop-up over the limit of eight is closed as it opens.
+// again. A pop-up over the limit of eight is closed as it opens. One that shows
+// a refusal of the egress door, an error, or nothing since it crashed, can be
+// looked at, and is closed at the next input, which goes nowhere (ErrLeft).
 package browser
 
 import (
@@ -78,6 +80,7 @@ type Browser struct {
 	dialog   Dialog
 	flight   *flight
 	drag     *dragData
+	sent     []sent // oldest first
 }
 
 // ProxyListener is the listener inside the browser's network namespace at
@@ -115,6 +118,9 @@ func (b *Browser) Navigate(ctx context.Context, raw string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*stepLimit)
 	defer cancel()
+	if err := b.leave(ctx); err != nil && !errors.Is(err, ErrLeft) {
+		return err
+	}
 	page, err := b.current(ctx)
 	if errors.Is(err, ErrNoPage) {
 		if err = b.conn.call(ctx, "", "Target.createTarget", obj{"url": "about:blank"}, nil); err != nil {

@@ -48,10 +48,13 @@ type facts struct {
 	Role     string     `json:"role"`
 	Name     string     `json:"name"`
 	Says     string     `json:"says"` // Name where a change of it is a change of the target
+	Text     string     `json:"text"`
+	Drawn    []string   `json:"drawn"` // what stands on it without being text
 	Link     string     `json:"link"`
 	Action   string     `json:"action"`
 	Method   string     `json:"method"`
 	Type     string     `json:"type"`
+	Window   string     `json:"window"`
 	URL      string     `json:"url"`
 	Origin   string     `json:"origin"`
 	Rect     [4]float64 `json:"rect"`
@@ -62,6 +65,13 @@ type facts struct {
 // Ground finds what a press at x, y (CSS pixels of the screen) would act on.
 // Where nothing can be known, Element.Uninspectable says why and err is nil.
 func (b *Browser) Ground(ctx context.Context, x, y float64) (Grounded, error) {
+	if err := b.leave(ctx); err != nil {
+		return Grounded{}, err
+	}
+	return b.at(ctx, x, y)
+}
+
+func (b *Browser) at(ctx context.Context, x, y float64) (Grounded, error) {
 	if !(x >= 0 && y >= 0 && x < float64(b.cfg.Width) && y < float64(b.cfg.Height)) {
 		return Grounded{}, fmt.Errorf("%w: point outside the screen", ErrInput)
 	}
@@ -74,6 +84,13 @@ func (b *Browser) Ground(ctx context.Context, x, y float64) (Grounded, error) {
 // GroundFocus finds what a key would act on: the focused element, through
 // frames and shadow roots.
 func (b *Browser) GroundFocus(ctx context.Context) (Grounded, error) {
+	if err := b.leave(ctx); err != nil {
+		return Grounded{}, err
+	}
+	return b.focused(ctx)
+}
+
+func (b *Browser) focused(ctx context.Context) (Grounded, error) {
 	return b.settled(ctx, func(ctx context.Context, page *session) (Grounded, error) {
 		g, _, err := b.groundFocus(ctx, page, nil)
 		return g, err
@@ -183,8 +200,9 @@ func (b *Browser) grounded(g Grounded, p place, raw jsontext.Value) (Grounded, p
 		origin = "null"
 	}
 	g.Element = action.Element{
-		FrameOrigin: origin, TopOrigin: p.top.origin(), URL: f.URL, Tag: f.Tag, Role: clip(f.Role, 40), Name: clip(f.Name, 120),
-		Link: f.Link, FormAction: f.Action, FormMethod: strings.ToUpper(f.Method), InputType: f.Type, Uninspectable: f.Blind,
+		FrameOrigin: origin, TopOrigin: p.top.origin(), Frames: p.frames(origin), Frame: p.frame.ID, URL: f.URL, Tag: f.Tag,
+		Role: clip(f.Role, 40), Name: clip(f.Name, 120), Text: clip(f.Text, 120), Doubts: strings.Join(doubts(f), " "),
+		Link: f.Link, FormAction: f.Action, FormMethod: strings.ToUpper(f.Method), Window: clip(f.Window, 40), InputType: f.Type, Uninspectable: f.Blind,
 	}
 	if why := foreign(f.URL); why != "" {
 		g.Element.Uninspectable = why
@@ -200,7 +218,8 @@ func (b *Browser) grounded(g Grounded, p place, raw jsontext.Value) (Grounded, p
 	d, err := canon.DigestOf(obj{
 		"page": g.Page, "frame": g.Frame, "loader": g.Loader, "node": f.Node, "submit": f.Submit, "origin": origin, "top": p.top.origin(),
 		"topLoader": p.top.Loader, "url": f.URL, "tag": f.Tag, "link": f.Link, "action": f.Action, "method": f.Method, "type": f.Type, "says": f.Says,
-		"rect": rect, "keyboard": g.Keyboard, "uninspectable": g.Element.Uninspectable})
+		"window": f.Window,
+		"rect":   rect, "keyboard": g.Keyboard, "uninspectable": g.Element.Uninspectable})
 	g.Fingerprint = d
 	return g, p, err
 }
@@ -273,7 +292,7 @@ func (b *Browser) locate(ctx context.Context, page *session, x, y float64) (plac
 		if x, y, why, err = b.intoFrame(ctx, p, x, y); why != "" || err != nil {
 			return p, why, err
 		}
-		p.session = child
+		p.above, p.session = append(p.above, ta.Tree.origins(n.Frame)...), child
 	}
 	return p, "frames_too_deep", nil
 }

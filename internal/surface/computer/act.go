@@ -259,7 +259,7 @@ func (s *Server) picture(ctx context.Context, v view, st step, r *result) {
 	}, r)
 	if ok {
 		r.Image, r.origin = &img{"image/png", pic}, origin
-		s.seen = sum
+		s.seen, s.shot = sum, shot
 	}
 }
 

@@ -182,9 +182,10 @@ func start(t *testing.T, p decider) *fixture {
 
 func startOn(t *testing.T, p decider, s0 computer.Screen, edit ...func(*gate.Admission)) *fixture {
 	t.Helper()
-	f := &fixture{T: t, log: &memory{}, journal: computer.NewJournal()}
+	f := &fixture{T: t, log: &memory{}}
 	f.screen, _ = s0.(*screen)
 	f.real, _ = s0.(managed)
+	f.journal = computer.NewJournal(f.real.sender)
 	n := 0
 	f.gate = gate.New(func() string { n++; return fmt.Sprintf("a%d", n) })
 	admission := gate.Admission{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Stage: action.Sandbox, Policy: p, Holds: noHolds{},

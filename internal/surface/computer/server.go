@@ -44,6 +44,7 @@ type Server struct {
 	cursor image.Point
 	down   bool
 	seen   action.Digest // the last picture that was let out
+	shot   []byte        // the whole screen that it was made of, PNG
 	// pressed is the origin of the frame that the button went down on.
 	pressed string
 	// settle is how long a page gets before the picture that ends a request of a
