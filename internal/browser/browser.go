@@ -18,8 +18,9 @@
 // Not trusted: pages. Names, roles and text of elements are theirs. A page can
 // act without any input (its own scripts), which this door does not see: the
 // egress door decides on every request. A page that attacks its own guard by
-// document.open() gains only what its script could do anyway; a frame of
-// another origin in another process keeps its guard.
+// document.open(), or writes into a window that it has just opened before the
+// guard is there, gains only what its script could do anyway; a frame of another
+// origin in another process keeps its guard.
 //
 // The page shown is the one opened last: a tab or window that a page opens
 // becomes the current page, and when it closes the one before it is current

@@ -1,6 +1,7 @@
 package browser
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -60,6 +61,7 @@ type facts struct {
 	Rect     [4]float64 `json:"rect"`
 	Blind    string     `json:"blind"`
 	Editable bool       `json:"editable"`
+	Bare     bool       `json:"bare"` // nothing around it acts by itself
 }
 
 // Ground finds what a press at x, y (CSS pixels of the screen) would act on.
@@ -136,6 +138,9 @@ func (b *Browser) groundPoint(ctx context.Context, page *session, x, y float64, 
 			raw, err = b.on(ctx, p, "ground", spec)
 		}
 	}
+	if err == nil && why == "" && bytes.Contains(raw, []byte(`"bare":true`)) {
+		why, err = b.closedAround(ctx, p)
+	}
 	if p.object != "" {
 		b.conn.send(p.session.id, "Runtime.releaseObject", obj{"objectId": p.object})
 	}
@@ -146,6 +151,45 @@ func (b *Browser) groundPoint(ctx context.Context, page *session, x, y float64, 
 		return b.blind(g, p, why)
 	}
 	return b.grounded(g, p, raw)
+}
+
+// closedAround finds closed shadow roots around an element that nothing acts
+// for. What is put into a slot of one acts for what the slot is in, a submit
+// button say, and neither the element nor an event tells.
+func (b *Browser) closedAround(ctx context.Context, p place) (string, error) {
+	list, err := b.conn.eval(ctx, p.session.id, "Runtime.callFunctionOn", obj{
+		"functionDeclaration": "function(){return globalThis[" + quote(b.guard.key) + "].hosts(this)}", "objectId": p.object})
+	if err != nil {
+		return "", err
+	}
+	var r struct {
+		Result []struct {
+			Name  string `json:"name"`
+			Value remote `json:"value"`
+		} `json:"result"`
+	}
+	if err := b.conn.call(ctx, p.session.id, "Runtime.getProperties", obj{"objectId": list.ObjectID, "ownProperties": true}, &r); err != nil {
+		return "", err
+	}
+	var calls []*call
+	for _, x := range r.Result {
+		if x.Value.Subtype == "node" {
+			calls = append(calls, b.conn.send(p.session.id, "DOM.describeNode", obj{"objectId": x.Value.ObjectID}))
+		}
+	}
+	b.conn.send(p.session.id, "Runtime.releaseObject", obj{"objectId": list.ObjectID})
+	for _, k := range calls {
+		var d described
+		if err := k.get(ctx, &d); err != nil {
+			return "", err
+		}
+		for _, s := range d.Node.Shadow {
+			if s.Type == "closed" {
+				return "closed_shadow_slot", nil
+			}
+		}
+	}
+	return "", nil
 }
 
 // owner replaces the node of p by the element that script finds at its point.

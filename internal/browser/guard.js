@@ -48,6 +48,10 @@
     '[contenteditable]:not([contenteditable=false]),' + ['button', 'link', 'menuitem', 'menuitemcheckbox', 'menuitemradio',
       'checkbox', 'radio', 'switch', 'tab', 'option', 'treeitem', 'combobox', 'textbox', 'slider'].map(r => `[role=${r}]`).join();
 
+  const NATIVE = ['a', 'area', 'button', 'input', 'select', 'textarea', 'summary', 'label', 'option']; // act by themselves
+  // what can have a shadow root (DOM, 4.8 attachShadow)
+  const HOSTS = ['article', 'aside', 'blockquote', 'body', 'div', 'footer', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'header', 'main', 'nav', 'p', 'section', 'span'];
+
   const svgHref = e => nsOf(e) === SVG && localName(e) === 'a' ? attr(e, 'href') ?? call(Element.prototype.getAttributeNS, e, XLINK, 'href') : null;
   const linkOf = e => {
     const s = svgHref(e);
@@ -157,7 +161,7 @@
     const b = rectOf(r.act) ?? { x: 0, y: 0, width: 0, height: 0 };
     return { node: idOf(r.act), submit: idOf(r.submit), tag: localName(r.act), role: clip(roleOf(r.act)), name: nameOf(r.act, r.control), says: says(r),
       text: textShown(r.act), drawn: drawn(r.act), link: r.link, action: r.action, method: r.method, type: r.type, window: r.window, url: location.href, origin: self.origin,
-      rect: [b.x, b.y, b.width, b.height], blind: keyboard && localName(r.act) === 'select' ? '' : blind(hit, r),
+      bare: !keyboard && !r.link && !r.submit && !NATIVE.includes(localName(r.act)), rect: [b.x, b.y, b.width, b.height], blind: keyboard && localName(r.act) === 'select' ? '' : blind(hit, r),
       editable: !!(editable(r.act) || ['input', 'textarea', 'select'].includes(localName(r.act))) };
   };
   // text directly under an open shadow host is dispatched on its slot
@@ -291,6 +295,12 @@
       if (spec) arm(spec, { focus: { ...target(r, closedRoots(e)), focus: true } });
       return facts(e, r, true);
     },
+    // hosts: those whose child the element is, or is in, and that may have a shadow root which cannot be seen from here
+    hosts(hit) {
+      if (!isElement(hit)) hit = parentNode(hit);
+      return [hit, ...trail(hit).filter(e => !isShadow(parentNode(e)) && !slotOf(e)).map(parentNode)]
+        .filter(e => isElement(e) && (HOSTS.includes(localName(e)) || localName(e).includes('-')) && !shadowOf(e)).slice(0, 64);
+    },
     // at: the element under a point of this frame's viewport, as events see it
     at(x, y) {
       let e = docHit(document, x, y);
@@ -313,4 +323,6 @@
   };
   Object.defineProperty(globalThis, KEY, { value: Object.freeze(guard), enumerable: false, writable: false, configurable: false });
   register();
+  // document.open() takes all listeners away and leaves observers: they are back before the next event
+  new MutationObserver(register).observe(document, { childList: true });
 })();
