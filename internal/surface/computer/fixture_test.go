@@ -93,6 +93,8 @@ type screen struct {
 	before func()
 	onShot func()
 	homes  int
+
+	groundErr error
 }
 
 func (s *screen) Screenshot(context.Context) ([]byte, error) {
@@ -110,6 +112,9 @@ func (s *screen) Ground(_ context.Context, x, y int) (computer.Target, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.n++
+	if s.groundErr != nil {
+		return computer.Target{}, s.groundErr
+	}
 	if s.at != nil {
 		return s.at(s.n, x, y), nil
 	}
