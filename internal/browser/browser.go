@@ -136,7 +136,7 @@ func (b *Browser) Navigate(ctx context.Context, raw string) error {
 		return err
 	}
 	b.mu.Lock()
-	before := page.loads
+	before, crashes := page.loads, page.crashes
 	b.mu.Unlock()
 	var r struct {
 		Error    string `json:"errorText"`
@@ -154,7 +154,7 @@ func (b *Browser) Navigate(ctx context.Context, raw string) error {
 	case r.Loader == "": // within the document: nothing loads
 		return nil
 	}
-	return b.await(ctx, func() bool { return page.loads > before || page.crashed || b.sessions[page.id] == nil })
+	return b.await(ctx, func() bool { return page.loads > before || page.crashes > crashes || b.sessions[page.id] == nil })
 }
 
 // CheckURL accepts exactly the addresses that Navigate opens: absolute, http

@@ -64,14 +64,20 @@ func (t *frameTree) parent(id string) (frameInfo, bool) {
 	return frameInfo{}, false
 }
 
-// origins are those of the frames from the root down to the frame id.
+// origins are those of the frames from the root down to the frame id. A document
+// that the frame above it made has none that the browser tells: its address
+// stands there.
 func (t *frameTree) origins(id string) []string {
+	o := t.Frame.origin()
+	if strings.HasPrefix(t.Frame.URL, "about:") {
+		o = clip(t.Frame.URL, 40)
+	}
 	if t.Frame.ID == id {
-		return []string{t.Frame.origin()}
+		return []string{o}
 	}
 	for i := range t.Children {
 		if below := t.Children[i].origins(id); below != nil {
-			return append([]string{t.Frame.origin()}, below...)
+			return append([]string{o}, below...)
 		}
 	}
 	return nil

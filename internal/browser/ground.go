@@ -243,8 +243,12 @@ func (b *Browser) grounded(g Grounded, p place, raw jsontext.Value) (Grounded, p
 	case f.Origin != origin: // a sandboxed frame shows its address, and has no origin
 		origin = "null"
 	}
+	top := p.top.origin()
+	if p.frame.ID == p.top.ID {
+		top = origin
+	}
 	g.Element = action.Element{
-		FrameOrigin: origin, TopOrigin: p.top.origin(), Frames: p.frames(origin), Frame: p.frame.ID, URL: f.URL, Tag: f.Tag,
+		FrameOrigin: origin, TopOrigin: top, Frames: p.frames(origin), Frame: p.frame.ID, URL: f.URL, Tag: f.Tag,
 		Role: clip(f.Role, 40), Name: clip(f.Name, 120), Text: clip(f.Text, 120), Doubts: strings.Join(doubts(f), " "),
 		Link: f.Link, FormAction: f.Action, FormMethod: strings.ToUpper(f.Method), Window: clip(f.Window, 40), InputType: f.Type, Uninspectable: f.Blind,
 	}
@@ -260,7 +264,7 @@ func (b *Browser) grounded(g Grounded, p place, raw jsontext.Value) (Grounded, p
 	// document: they name the actionable element, where Chromium's number
 	// would name whatever happens to be drawn on it.
 	d, err := canon.DigestOf(obj{
-		"page": g.Page, "frame": g.Frame, "loader": g.Loader, "node": f.Node, "submit": f.Submit, "origin": origin, "top": p.top.origin(),
+		"page": g.Page, "frame": g.Frame, "loader": g.Loader, "node": f.Node, "submit": f.Submit, "origin": origin, "top": top,
 		"topLoader": p.top.Loader, "url": f.URL, "tag": f.Tag, "link": f.Link, "action": f.Action, "method": f.Method, "type": f.Type, "says": f.Says,
 		"window": f.Window,
 		"rect":   rect, "keyboard": g.Keyboard, "uninspectable": g.Element.Uninspectable})

@@ -9,6 +9,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/canon"
 )
 
 const (
@@ -17,7 +18,8 @@ const (
 	senderLimit = time.Second
 	// senderAge is how long a request may stay in the browser after that word.
 	senderAge = 10 * time.Second
-	maxSent   = 512 // requests that are remembered
+	maxSent   = 512     // requests that are remembered
+	maxTold   = 1 << 20 // bytes of a body that the browser tells
 )
 
 // Sender is what the browser says of a request: not the page, which sets
@@ -30,8 +32,14 @@ type Sender struct {
 // sent is a request that the browser told of.
 type sent struct {
 	method, url string
+	body        action.Digest // "" if there is none
+	unknown     bool          // there is one, and the browser did not tell it
 	at          time.Time
 	who         Sender
+}
+
+func (s sent) is(r action.Request, url string) bool {
+	return s.method == r.Method && s.url == url && (s.unknown || s.body == r.BodyDigest) && time.Since(s.at) < senderAge
 }
 
 // onRequest remembers what the browser says of a request. Documents and frames
@@ -39,14 +47,28 @@ type sent struct {
 func (b *Browser) onRequest(m message) error {
 	var p struct {
 		Request struct {
-			URL    string `json:"url"`
-			Method string `json:"method"`
+			URL     string `json:"url"`
+			Method  string `json:"method"`
+			HasBody bool   `json:"hasPostData"`
+			Body    []struct {
+				Bytes []byte `json:"bytes"`
+			} `json:"postDataEntries"`
 		} `json:"request"`
 		Frame   string `json:"frameId"`
 		Gesture bool   `json:"hasUserGesture"`
 	}
 	if err := json.Unmarshal(m.params, &p, lax); err != nil {
 		return err
+	}
+	x := sent{method: p.Request.Method, url: p.Request.URL, at: time.Now(), who: Sender{p.Frame, p.Gesture}}
+	var body []byte
+	for _, e := range p.Request.Body {
+		body = append(body, e.Bytes...)
+	}
+	if len(body) > 0 {
+		x.body = canon.Digest(body)
+	} else {
+		x.unknown = p.Request.HasBody
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -56,14 +78,17 @@ func (b *Browser) onRequest(m message) error {
 	if len(b.sent) == maxSent {
 		b.sent = append(b.sent[:0], b.sent[1:]...)
 	}
-	b.sent = append(b.sent, sent{p.Request.Method, p.Request.URL, time.Now(), Sender{p.Frame, p.Gesture}})
+	b.sent = append(b.sent, x)
 	b.changed()
 	return nil
 }
 
 // Sender takes the browser's word of a request that has come to the egress
-// door, and waits for it. One word is for one request. There is none for what
-// workers, service workers and the browser itself send.
+// door, and waits for it. It is joined by method, address and body, so that of
+// two requests each has its own; one word is for one request. There is none for
+// what workers, service workers and the browser itself send. Where one of them
+// sends the very same as the pressed frame, either may take the word: what is sent
+// is the same.
 func (b *Browser) Sender(ctx context.Context, r action.Request) (Sender, bool) {
 	url := r.Origin + r.Path
 	if r.Query != "" {
@@ -74,7 +99,7 @@ func (b *Browser) Sender(ctx context.Context, r action.Request) (Sender, bool) {
 	var who Sender
 	err := b.await(ctx, func() bool {
 		for i, s := range b.sent {
-			if s.method == r.Method && s.url == url && time.Since(s.at) < senderAge {
+			if s.is(r, url) {
 				who = s.who
 				b.sent = append(b.sent[:i], b.sent[i+1:]...)
 				return true

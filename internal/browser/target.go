@@ -28,6 +28,7 @@ type session struct {
 	documents int            // counts the documents the main frame was given
 	loads     int            // counts main-frame loads that ended
 	crashed   bool
+	crashes   int
 	refusal   string // the load of its document that the egress door answered
 	refused   bool   // such a document, or an error, is shown
 	gone      chan struct{}
@@ -171,8 +172,8 @@ func (b *Browser) prepare(s *session) {
 		send("Runtime.addBinding", obj{"name": b.guard.report, "executionContextName": b.guard.world})
 		send("Page.enable", nil)
 		send("DOM.enable", nil)
-		// No content is kept: only who sends what.
-		send("Network.enable", obj{"maxTotalBufferSize": 0, "maxResourceBufferSize": 0, "maxPostDataSize": 0})
+		// Who sends what; answers are not kept.
+		send("Network.enable", obj{"maxTotalBufferSize": 0, "maxResourceBufferSize": 0, "maxPostDataSize": maxTold})
 		send("Page.addScriptToEvaluateOnNewDocument", obj{"source": b.guard.source, "worldName": b.guard.world, "runImmediately": true})
 	}
 	if s.kind == "page" {
@@ -240,7 +241,7 @@ func (b *Browser) onCrashed(m message) error {
 	defer b.mu.Unlock()
 	for _, s := range b.sessions {
 		if s.id == m.session || p.TargetID != "" && s.target == p.TargetID {
-			s.crashed = true
+			s.crashed, s.crashes = true, s.crashes+1
 			clear(s.worlds)
 		}
 	}
