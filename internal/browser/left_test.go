@@ -14,11 +14,11 @@ import (
 func TestPopupThatCouldNotBeOpened(t *testing.T) {
 	w := open(t, Config{})
 	pages := func(n int, then func(s *session) bool) {
-		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		w.t.Helper()
+		ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
 		defer cancel()
 		if err := w.await(ctx, func() bool { return len(w.Browser.pages) == n && (then == nil || then(w.Browser.pages[n-1])) }); err != nil {
-			t.Fatalf("waited for %d pages: %v", n, err)
+			w.t.Fatalf("waited for %d pages: %v", n, err)
 		}
 	}
 	for name, script := range map[string]string{
@@ -26,14 +26,17 @@ func TestPopupThatCouldNotBeOpened(t *testing.T) {
 		"noopener":      `open('http://elsewhere.test/refused','_blank','noopener')`,
 		"cut":           `open('/cut')`,
 		"good_then_cut": `(p=>setTimeout(()=>p.location='/cut',200))(open('/listen'))`,
-		"crashed":       `open('/listen')`,
+		"crashed":       `open('http://elsewhere.test/listen','_blank','noopener')`,
 	} {
 		t.Run(name, func(t *testing.T) {
+			w.t = t
 			w.set("/listen", listening)
 			w.load("opener", twoButtons)
 			w.eval(script + ";1")
 			pages(2, nil)
 			if name == "crashed" {
+				waitURL(w, "http://elsewhere.test/listen")
+				w.until("document.readyState==='complete'")
 				page, err := w.current(t.Context())
 				if err != nil {
 					t.Fatal(err)
@@ -56,6 +59,7 @@ func TestPopupThatCouldNotBeOpened(t *testing.T) {
 			}
 		})
 	}
+	w.t = t
 	// One that opened stays, and so does the only page, whatever it shows.
 	w.load("opener", twoButtons)
 	w.eval("open('/listen');1")

@@ -27,20 +27,22 @@ func TestApprovedWriteIsNotRepeated(t *testing.T) {
 const again = f => { if ((sessionStorage.n = +(sessionStorage.n || 0) + 1) < 4) f() };
 %s
 </script>`
-	const said = `const say = x => fetch('/static/said?' + encodeURIComponent(x)); const no = x => e => say(x + ': ' + e.name);`
+	const said = `const say = x => fetch('/static/said?' + encodeURIComponent(x));`
+	const worker = `const ask = (what, f) => navigator.serviceWorker.register('/static/repeat.js?' + encodeURIComponent(location)).then(() => navigator.serviceWorker.getRegistration('/static/')).then(async r => { while (!r.active) await new Promise(r => setTimeout(r, 20)); return f(r) }).then(() => say(what + ': taken'), e => say(what + ': ' + e.name));`
 	const write = `fetch(decodeURIComponent(location.search.slice(1)), {method: 'POST', headers: {'Content-Type': 'application/x-www-form-urlencoded'}, body: '_csrf=x'})`
 	for name, answer := range map[string]func(w http.ResponseWriter, r *http.Request){
-		"back":          html(page, `onpageshow = e => e.persisted && `+strings.ReplaceAll(write, "decodeURIComponent(location.search.slice(1))", "location")+`; again(() => setTimeout(() => location = '/static/back', 50)); fetch('/static/said?shown' + sessionStorage.n)`),
-		"traverse":      html(page, `history.pushState(1, ''); history.pushState(2, ''); again(() => { history.go(-2); setTimeout(() => { history.go(2); navigation.reload() }, 100) })`),
-		"navigate":      html(page, `again(() => navigation.navigate(location.href, {history: 'replace'}).finished.catch(() => 0)); again(() => history.go(0)); fetch('/static/said?navigated')`),
-		"sync":          html(page, said+`navigator.serviceWorker.register('/static/repeat.js?' + encodeURIComponent(location)).then(() => navigator.serviceWorker.ready).then(r => r.sync.register('again')).then(() => say('sync: registered'), no('sync'))`),
-		"periodic":      html(page, said+`navigator.serviceWorker.register('/static/repeat.js?' + encodeURIComponent(location)).then(() => navigator.serviceWorker.ready).then(r => r.periodicSync.register('again', {minInterval: 1})).then(() => say('periodic: registered'), no('periodic'))`),
-		"push":          html(page, said+`navigator.serviceWorker.register('/static/repeat.js?' + encodeURIComponent(location)).then(() => navigator.serviceWorker.ready).then(r => r.pushManager.subscribe({userVisibleOnly: true, applicationServerKey: 'BEl62iUYgUivxIkv69yViEuiBIa-Ib9-SkvMeAtA3LFgDzkrxZJjSgSnfckjBJuBkr3qBUYIHBQFLXYp5Nksh8U'})).then(() => say('push: subscribed'), no('push'))`),
-		"fetch-ahead":   html(page, said+`navigator.serviceWorker.register('/static/repeat.js?' + encodeURIComponent(location)).then(() => navigator.serviceWorker.ready).then(r => r.backgroundFetch.fetch('again', [new Request(location, {method: 'POST', body: '_csrf=x'})])).then(() => say('background: started'), no('background'))`),
-		"prerender":     html(page, `const s = document.createElement('script'); s.type = 'speculationrules'; s.textContent = JSON.stringify({prerender: [{source: 'list', urls: ['/static/ahead?' + encodeURIComponent(location)], eagerness: 'immediate'}], prefetch: [{source: 'list', urls: ['/static/ahead?p']}]}); document.head.append(s); document.head.append(Object.assign(document.createElement('link'), {rel: 'prerender', href: '/static/ahead?' + encodeURIComponent(location)})); fetch('/static/said?rules')`),
-		"later":         html(page, `const f = () => `+strings.ReplaceAll(write, "decodeURIComponent(location.search.slice(1))", "location")+`; onpagehide = () => { fetch(location, {method: 'POST', keepalive: true}); navigator.sendBeacon(location, '_csrf=x') }; onfreeze = f; fetchLater && (() => { try { fetchLater(location, {method: 'POST', activateAfter: 0}) } catch (e) {} })(); setTimeout(() => location = '/static/back', 200)`),
-		"reload":        html(page, `again(() => location.reload())`),
-		"worker":        html(page, `navigator.serviceWorker.register('/static/repeat.js?' + encodeURIComponent(location))`),
+		"back":     html(page, `onpageshow = e => e.persisted && `+strings.ReplaceAll(write, "decodeURIComponent(location.search.slice(1))", "location")+`; again(() => setTimeout(() => location = '/static/back', 50)); fetch('/static/said?shown' + sessionStorage.n)`),
+		"traverse": html(page, `history.pushState(1, ''); history.pushState(2, ''); again(() => { history.go(-2); setTimeout(() => { history.go(2); navigation.reload() }, 100) }); fetch('/static/said?traversed')`),
+		"navigate": html(page, `again(() => navigation.navigate(location.href, {history: 'replace'}).finished.catch(() => 0)); again(() => history.go(0)); fetch('/static/said?navigated')`),
+		"later":    html(page, `const f = () => `+strings.ReplaceAll(write, "decodeURIComponent(location.search.slice(1))", "location")+`; onpagehide = () => { fetch(location, {method: 'POST', keepalive: true}); navigator.sendBeacon(location, '_csrf=x') }; onfreeze = f; fetchLater && (() => { try { fetchLater(location, {method: 'POST', activateAfter: 0}) } catch (e) {} })(); setTimeout(() => location = '/static/back', 200)`),
+		"reload":   html(page, `again(() => location.reload())`),
+		"workers": html(page, said+worker+`
+ask('sync', r => r.sync.register('again')); ask('periodic', r => r.periodicSync.register('again', {minInterval: 1}));
+ask('push', r => r.pushManager.subscribe({userVisibleOnly: true, applicationServerKey: 'BEl62iUYgUivxIkv69yViEuiBIa-Ib9-SkvMeAtA3LFgDzkrxZJjSgSnfckjBJuBkr3qBUYIHBQFLXYp5Nksh8U'}));
+ask('background', r => r.backgroundFetch.fetch('again', [new Request(location, {method: 'POST', body: '_csrf=x'})]));
+const s = document.createElement('script'); s.type = 'speculationrules';
+s.textContent = JSON.stringify({prerender: [{source: 'list', urls: ['/static/ahead?' + encodeURIComponent(location)], eagerness: 'immediate'}], prefetch: [{source: 'list', urls: ['/static/ahead?p']}]});
+document.head.append(s); document.head.append(Object.assign(document.createElement('link'), {rel: 'prerender', href: '/static/ahead?' + encodeURIComponent(location)}))`),
 		"redirect_user": redirect("/users/sam/mfa/reset"),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -65,6 +67,11 @@ const again = f => { if ((sessionStorage.n = +(sessionStorage.n || 0) + 1) < 4) 
 			asked := 0
 			r.Approver(func(a approval.Approval) string {
 				if asked++; asked == 1 {
+					// What was pressed stands in the question, apart from what the page calls it.
+					s := a.Statement
+					if s.Screenshot == "" || s.Details["element"] != "button" || !strings.HasPrefix(s.Details["element-form"], "POST https://iam.") || s.Quoted["element-name"] == "" {
+						t.Errorf("the approver is asked with %q %v %v", s.Screenshot, s.Details, s.Quoted)
+					}
 					return "ines"
 				}
 				return ""
