@@ -45,7 +45,7 @@ func (r *rig) Close() error {
 
 // newRig admits one task on an own ledger.
 func newRig(ctx context.Context, dir string) (_ *rig, err error) {
-	r := &rig{journal: computer.NewJournal(), gate: newGate()}
+	r := &rig{journal: computer.NewJournal(nil), gate: newGate()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.Close())

@@ -160,7 +160,7 @@ func (r *rig) session(ctx context.Context, engine *task.Engine) error {
 
 // oneRequest goes through an egress door of the task's own.
 func (r *rig) oneRequest(ctx context.Context, id string) (err error) {
-	journal := computer.NewJournal()
+	journal := computer.NewJournal(nil)
 	door, err := r.newDoor(id, journal)
 	if err != nil {
 		return err
@@ -182,7 +182,7 @@ func (r *rig) oneRequest(ctx context.Context, id string) (err error) {
 // oneAction asks the computer door where the pointer is: the one action that
 // needs the gate and no browser.
 func (r *rig) oneAction(ctx context.Context, id string) error {
-	door, err := computer.New(computer.Config{Tenant: tenantName, Task: id, Agent: agentName, Gate: r.gate, Screen: screen{}, Journal: computer.NewJournal(),
+	door, err := computer.New(computer.Config{Tenant: tenantName, Task: id, Agent: agentName, Gate: r.gate, Screen: screen{}, Journal: computer.NewJournal(nil),
 		Width: 1280, Height: 800, AppOf: func(string) string { return "" }})
 	if err != nil {
 		return err

@@ -100,18 +100,24 @@ type Evidence struct {
 }
 
 // Element is what the pointer or the keyboard would act on, as grounded at
-// door 1. Origin, Form and Link are facts; Role, Name and Text are written by
-// the page's author and may serve a deny or a display, never an allow.
+// door 1. Origin, Form and Link are facts; URL after its origin, Role, Name, Text
+// and Window are written by the page's author and may serve a deny or a display,
+// never an allow.
 type Element struct {
 	FrameOrigin string `json:"frameOrigin"`          // origin of the frame that owns the element
 	TopOrigin   string `json:"topOrigin"`            // origin of the page
+	Frames      string `json:"frames,omitempty"`     // origins from the page down to a frame in it, apart by blanks
+	Frame       string `json:"frame,omitempty"`      // the browser's own name of the frame, for what it says of requests
 	URL         string `json:"url"`                  // document URL of the frame
 	Tag         string `json:"tag,omitempty"`        // lower-case local name
 	Role        string `json:"role,omitempty"`       // page-controlled
 	Name        string `json:"name,omitempty"`       // page-controlled, at most 120 bytes
+	Text        string `json:"text,omitempty"`       // visible text, at most 120 bytes
+	Doubts      string `json:"doubts,omitempty"`     // why Name and Text may not be what they look like, apart by blanks
 	Link        string `json:"link,omitempty"`       // resolved href
 	FormAction  string `json:"formAction,omitempty"` // resolved action after formaction
 	FormMethod  string `json:"formMethod,omitempty"` // upper case
+	Window      string `json:"window,omitempty"`     // where link or form opens, if it is not the frame itself
 	InputType   string `json:"inputType,omitempty"`  // type of an input element
 	// Uninspectable says why nothing could be grounded (canvas, PDF, browser
 	// chrome, no node). Policy sees it; the shipped rules deny input on it.

@@ -18,12 +18,15 @@
 // Not trusted: pages. Names, roles and text of elements are theirs. A page can
 // act without any input (its own scripts), which this door does not see: the
 // egress door decides on every request. A page that attacks its own guard by
-// document.open() gains only what its script could do anyway; a frame of
-// another origin in another process keeps its guard.
+// document.open(), or writes into a window that it has just opened before the
+// guard is there, gains only what its script could do anyway; a frame of another
+// origin in another process keeps its guard.
 //
 // The page shown is the one opened last: a tab or window that a page opens
 // becomes the current page, and when it closes the one before it is current
-// again. A pop-up over the limit of eight is closed as it opens.
+// again. A pop-up over the limit of eight is closed as it opens. One that shows
+// a refusal of the egress door, an error, or nothing since it crashed, can be
+// looked at, and is closed at the next input, which goes nowhere (ErrLeft).
 package browser
 
 import (
@@ -78,6 +81,7 @@ type Browser struct {
 	dialog   Dialog
 	flight   *flight
 	drag     *dragData
+	sent     []sent // oldest first
 }
 
 // ProxyListener is the listener inside the browser's network namespace at
@@ -115,6 +119,9 @@ func (b *Browser) Navigate(ctx context.Context, raw string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*stepLimit)
 	defer cancel()
+	if err := b.leave(ctx); err != nil && !errors.Is(err, ErrLeft) {
+		return err
+	}
 	page, err := b.current(ctx)
 	if errors.Is(err, ErrNoPage) {
 		if err = b.conn.call(ctx, "", "Target.createTarget", obj{"url": "about:blank"}, nil); err != nil {
@@ -129,7 +136,7 @@ func (b *Browser) Navigate(ctx context.Context, raw string) error {
 		return err
 	}
 	b.mu.Lock()
-	before := page.loads
+	before, crashes := page.loads, page.crashes
 	b.mu.Unlock()
 	var r struct {
 		Error    string `json:"errorText"`
@@ -147,7 +154,7 @@ func (b *Browser) Navigate(ctx context.Context, raw string) error {
 	case r.Loader == "": // within the document: nothing loads
 		return nil
 	}
-	return b.await(ctx, func() bool { return page.loads > before || page.crashed || b.sessions[page.id] == nil })
+	return b.await(ctx, func() bool { return page.loads > before || page.crashes > crashes || b.sessions[page.id] == nil })
 }
 
 // CheckURL accepts exactly the addresses that Navigate opens: absolute, http

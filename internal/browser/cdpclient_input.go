@@ -12,12 +12,12 @@ import (
 )
 
 // Ground is Browser.Ground on a page that the client was told of, which
-// becomes the page that is shown.
+// becomes the page that is shown. No page is closed by it.
 func (c *Client) Ground(ctx context.Context, target string, x, y float64) (action.Element, action.Digest, any, error) {
 	if err := c.front(target); err != nil {
 		return action.Element{}, "", nil, err
 	}
-	g, err := c.b.Ground(ctx, x, y)
+	g, err := c.b.at(ctx, x, y)
 	return grounding(g, target, err)
 }
 
@@ -26,7 +26,7 @@ func (c *Client) GroundFocus(ctx context.Context, target string) (action.Element
 	if err := c.front(target); err != nil {
 		return action.Element{}, "", nil, err
 	}
-	g, err := c.b.GroundFocus(ctx)
+	g, err := c.b.focused(ctx)
 	return grounding(g, target, err)
 }
 

@@ -19,6 +19,9 @@ var (
 	ErrNoPage = errors.New("no page is open")
 	// ErrCrashed says that the renderer of the page died: navigate again.
 	ErrCrashed = errors.New("the page has crashed")
+	// ErrLeft says that the window in front showed a refusal or an error and was
+	// closed: the page before it is in front again.
+	ErrLeft = errors.New("the window in front could not be opened, and was closed")
 	// ErrGuard says that the guard could not be put in place; no input is possible.
 	ErrGuard = errors.New("the input guard is not in place")
 	// ErrURL refuses a destination that is not http or https.

@@ -30,7 +30,7 @@ func (b *Browser) locateFocus(ctx context.Context, page *session) (place, string
 	if err := b.conn.call(ctx, page.id, "Page.getFrameTree", nil, &ta); err != nil {
 		return p, "", err
 	}
-	p.top, p.frame = ta.Tree.Frame, ta.Tree.Frame
+	p.top, p.frame, p.tree = ta.Tree.Frame, ta.Tree.Frame, ta.Tree
 	for range maxHops {
 		r, err := b.inWorld(ctx, p.session.id, p.frame.ID, "active()")
 		if err != nil {
@@ -56,11 +56,11 @@ func (b *Browser) locateFocus(ctx context.Context, page *session) (place, string
 		if err := b.usable(ctx, child); err != nil {
 			return p, "", err
 		}
-		p.session, ta = child, treeAnswer{}
+		p.above, p.session, ta = append(p.above, ta.Tree.origins(p.frame.ID)...), child, treeAnswer{}
 		if err := b.conn.call(ctx, child.id, "Page.getFrameTree", nil, &ta); err != nil {
 			return p, "", err
 		}
-		p.frame = ta.Tree.Frame
+		p.frame, p.tree = ta.Tree.Frame, ta.Tree
 	}
 	return p, "frames_too_deep", nil
 }

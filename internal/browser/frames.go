@@ -4,6 +4,8 @@ import (
 	"context"
 	"iter"
 	"math"
+	"slices"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 )
@@ -60,6 +62,36 @@ func (t *frameTree) parent(id string) (frameInfo, bool) {
 		}
 	}
 	return frameInfo{}, false
+}
+
+// origins are those of the frames from the root down to the frame id. A document
+// that the frame above it made has none that the browser tells: its address
+// stands there.
+func (t *frameTree) origins(id string) []string {
+	o := t.Frame.origin()
+	if strings.HasPrefix(t.Frame.URL, "about:") {
+		o = clip(t.Frame.URL, 40)
+	}
+	if t.Frame.ID == id {
+		return []string{o}
+	}
+	for i := range t.Children {
+		if below := t.Children[i].origins(id); below != nil {
+			return append([]string{o}, below...)
+		}
+	}
+	return nil
+}
+
+// frames is the way to a frame in the page, as action.Element says it; origin is
+// the last of them.
+func (p place) frames(origin string) string {
+	path := append(slices.Clone(p.above), p.tree.origins(p.frame.ID)...)
+	if len(path) < 2 {
+		return ""
+	}
+	path[len(path)-1] = origin
+	return strings.Join(path, " ")
 }
 
 // origin is the frame's origin in the form of action.Element: "null" is opaque.

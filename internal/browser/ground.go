@@ -1,6 +1,7 @@
 package browser
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -48,20 +49,31 @@ type facts struct {
 	Role     string     `json:"role"`
 	Name     string     `json:"name"`
 	Says     string     `json:"says"` // Name where a change of it is a change of the target
+	Text     string     `json:"text"`
+	Drawn    []string   `json:"drawn"` // what stands on it without being text
 	Link     string     `json:"link"`
 	Action   string     `json:"action"`
 	Method   string     `json:"method"`
 	Type     string     `json:"type"`
+	Window   string     `json:"window"`
 	URL      string     `json:"url"`
 	Origin   string     `json:"origin"`
 	Rect     [4]float64 `json:"rect"`
 	Blind    string     `json:"blind"`
 	Editable bool       `json:"editable"`
+	Bare     bool       `json:"bare"` // nothing around it acts by itself
 }
 
 // Ground finds what a press at x, y (CSS pixels of the screen) would act on.
 // Where nothing can be known, Element.Uninspectable says why and err is nil.
 func (b *Browser) Ground(ctx context.Context, x, y float64) (Grounded, error) {
+	if err := b.leave(ctx); err != nil {
+		return Grounded{}, err
+	}
+	return b.at(ctx, x, y)
+}
+
+func (b *Browser) at(ctx context.Context, x, y float64) (Grounded, error) {
 	if !(x >= 0 && y >= 0 && x < float64(b.cfg.Width) && y < float64(b.cfg.Height)) {
 		return Grounded{}, fmt.Errorf("%w: point outside the screen", ErrInput)
 	}
@@ -74,6 +86,13 @@ func (b *Browser) Ground(ctx context.Context, x, y float64) (Grounded, error) {
 // GroundFocus finds what a key would act on: the focused element, through
 // frames and shadow roots.
 func (b *Browser) GroundFocus(ctx context.Context) (Grounded, error) {
+	if err := b.leave(ctx); err != nil {
+		return Grounded{}, err
+	}
+	return b.focused(ctx)
+}
+
+func (b *Browser) focused(ctx context.Context) (Grounded, error) {
 	return b.settled(ctx, func(ctx context.Context, page *session) (Grounded, error) {
 		g, _, err := b.groundFocus(ctx, page, nil)
 		return g, err
@@ -119,6 +138,9 @@ func (b *Browser) groundPoint(ctx context.Context, page *session, x, y float64, 
 			raw, err = b.on(ctx, p, "ground", spec)
 		}
 	}
+	if err == nil && why == "" && bytes.Contains(raw, []byte(`"bare":true`)) {
+		why, err = b.closedAround(ctx, p)
+	}
 	if p.object != "" {
 		b.conn.send(p.session.id, "Runtime.releaseObject", obj{"objectId": p.object})
 	}
@@ -129,6 +151,45 @@ func (b *Browser) groundPoint(ctx context.Context, page *session, x, y float64, 
 		return b.blind(g, p, why)
 	}
 	return b.grounded(g, p, raw)
+}
+
+// closedAround finds closed shadow roots around an element that nothing acts
+// for. What is put into a slot of one acts for what the slot is in, a submit
+// button say, and neither the element nor an event tells.
+func (b *Browser) closedAround(ctx context.Context, p place) (string, error) {
+	list, err := b.conn.eval(ctx, p.session.id, "Runtime.callFunctionOn", obj{
+		"functionDeclaration": "function(){return globalThis[" + quote(b.guard.key) + "].hosts(this)}", "objectId": p.object})
+	if err != nil {
+		return "", err
+	}
+	var r struct {
+		Result []struct {
+			Name  string `json:"name"`
+			Value remote `json:"value"`
+		} `json:"result"`
+	}
+	if err := b.conn.call(ctx, p.session.id, "Runtime.getProperties", obj{"objectId": list.ObjectID, "ownProperties": true}, &r); err != nil {
+		return "", err
+	}
+	var calls []*call
+	for _, x := range r.Result {
+		if x.Value.Subtype == "node" {
+			calls = append(calls, b.conn.send(p.session.id, "DOM.describeNode", obj{"objectId": x.Value.ObjectID}))
+		}
+	}
+	b.conn.send(p.session.id, "Runtime.releaseObject", obj{"objectId": list.ObjectID})
+	for _, k := range calls {
+		var d described
+		if err := k.get(ctx, &d); err != nil {
+			return "", err
+		}
+		for _, s := range d.Node.Shadow {
+			if s.Type == "closed" {
+				return "closed_shadow_slot", nil
+			}
+		}
+	}
+	return "", nil
 }
 
 // owner replaces the node of p by the element that script finds at its point.
@@ -182,9 +243,14 @@ func (b *Browser) grounded(g Grounded, p place, raw jsontext.Value) (Grounded, p
 	case f.Origin != origin: // a sandboxed frame shows its address, and has no origin
 		origin = "null"
 	}
+	top := p.top.origin()
+	if p.frame.ID == p.top.ID {
+		top = origin
+	}
 	g.Element = action.Element{
-		FrameOrigin: origin, TopOrigin: p.top.origin(), URL: f.URL, Tag: f.Tag, Role: clip(f.Role, 40), Name: clip(f.Name, 120),
-		Link: f.Link, FormAction: f.Action, FormMethod: strings.ToUpper(f.Method), InputType: f.Type, Uninspectable: f.Blind,
+		FrameOrigin: origin, TopOrigin: top, Frames: p.frames(origin), Frame: p.frame.ID, URL: f.URL, Tag: f.Tag,
+		Role: clip(f.Role, 40), Name: clip(f.Name, 120), Text: clip(f.Text, 120), Doubts: strings.Join(doubts(f), " "),
+		Link: f.Link, FormAction: f.Action, FormMethod: strings.ToUpper(f.Method), Window: clip(f.Window, 40), InputType: f.Type, Uninspectable: f.Blind,
 	}
 	if why := foreign(f.URL); why != "" {
 		g.Element.Uninspectable = why
@@ -198,9 +264,10 @@ func (b *Browser) grounded(g Grounded, p place, raw jsontext.Value) (Grounded, p
 	// document: they name the actionable element, where Chromium's number
 	// would name whatever happens to be drawn on it.
 	d, err := canon.DigestOf(obj{
-		"page": g.Page, "frame": g.Frame, "loader": g.Loader, "node": f.Node, "submit": f.Submit, "origin": origin, "top": p.top.origin(),
+		"page": g.Page, "frame": g.Frame, "loader": g.Loader, "node": f.Node, "submit": f.Submit, "origin": origin, "top": top,
 		"topLoader": p.top.Loader, "url": f.URL, "tag": f.Tag, "link": f.Link, "action": f.Action, "method": f.Method, "type": f.Type, "says": f.Says,
-		"rect": rect, "keyboard": g.Keyboard, "uninspectable": g.Element.Uninspectable})
+		"window": f.Window,
+		"rect":   rect, "keyboard": g.Keyboard, "uninspectable": g.Element.Uninspectable})
 	g.Fingerprint = d
 	return g, p, err
 }
@@ -273,7 +340,7 @@ func (b *Browser) locate(ctx context.Context, page *session, x, y float64) (plac
 		if x, y, why, err = b.intoFrame(ctx, p, x, y); why != "" || err != nil {
 			return p, why, err
 		}
-		p.session = child
+		p.above, p.session = append(p.above, ta.Tree.origins(n.Frame)...), child
 	}
 	return p, "frames_too_deep", nil
 }

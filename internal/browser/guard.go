@@ -179,6 +179,7 @@ type place struct {
 	backend int
 	object  string
 	tree    frameTree // of the session
+	above   []string  // origins of the frames above those of the session
 	x, y    float64   // in the session's viewport
 }
 

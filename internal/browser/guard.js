@@ -19,7 +19,7 @@
   const localName = getter(Element, 'localName'), nsOf = getter(Element, 'namespaceURI');
   const matches = method(Element, 'matches'), attr = method(Element, 'getAttribute'), hasAttr = method(Element, 'hasAttribute');
   const rectOf = method(Element, 'getBoundingClientRect'), shadowOf = getter(Element, 'shadowRoot');
-  const slotOf = getter(Element, 'assignedSlot'), textSlot = getter(Text, 'assignedSlot'), queryAll = method(Element, 'querySelectorAll');
+  const slotOf = getter(Element, 'assignedSlot'), textSlot = getter(Text, 'assignedSlot'), queryAll = method(Element, 'querySelectorAll'), query1 = method(Element, 'querySelector');
   const innerText = getter(HTMLElement, 'innerText'), editable = getter(HTMLElement, 'isContentEditable');
   const hostOf = getter(ShadowRoot, 'host'), modeOf = getter(ShadowRoot, 'mode');
   const shadowHit = method(ShadowRoot, 'elementFromPoint'), shadowActive = getter(ShadowRoot, 'activeElement');
@@ -37,7 +37,7 @@
   const anchorHref = [getter(HTMLAnchorElement, 'href'), getter(HTMLAreaElement, 'href')];
   const valueOf = getter(HTMLInputElement, 'value'), labelsOf = [getter(HTMLInputElement, 'labels'),
     getter(HTMLSelectElement, 'labels'), getter(HTMLTextAreaElement, 'labels')];
-  const baseURI = getter(Node, 'baseURI');
+  const baseURI = getter(Node, 'baseURI'), query = method(Document, 'querySelector');
   const addListener = EventTarget.prototype.addEventListener, removeListener = EventTarget.prototype.removeEventListener;
 
   const first = (gs, o) => { for (const g of gs) { const v = g(o); if (v !== undefined && v !== null) return v; } return null; };
@@ -47,6 +47,10 @@
   const ACTIONABLE = 'a[href],area[href],button,input,select,textarea,summary,label,option,[onclick],' +
     '[contenteditable]:not([contenteditable=false]),' + ['button', 'link', 'menuitem', 'menuitemcheckbox', 'menuitemradio',
       'checkbox', 'radio', 'switch', 'tab', 'option', 'treeitem', 'combobox', 'textbox', 'slider'].map(r => `[role=${r}]`).join();
+
+  const NATIVE = ['a', 'area', 'button', 'input', 'select', 'textarea', 'summary', 'label', 'option']; // act by themselves
+  // what can have a shadow root (DOM, 4.8 attachShadow)
+  const HOSTS = ['article', 'aside', 'blockquote', 'body', 'div', 'footer', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'header', 'main', 'nav', 'p', 'section', 'span'];
 
   const svgHref = e => nsOf(e) === SVG && localName(e) === 'a' ? attr(e, 'href') ?? call(Element.prototype.getAttributeNS, e, XLINK, 'href') : null;
   const linkOf = e => {
@@ -73,19 +77,27 @@
     let control = label && label !== act && act !== path[0] && localName(act) !== 'label' ? null : label && labelControl(label);
     if (control === act) control = null;
     if (control && !submit && isSubmit(control)) submit = control;
-    return { act, link, submit, control, ...formFacts(submit, control || act), type: typeOf(control || act) };
+    return { act, link, submit, control, ...formFacts(submit, control || act, path.find(e => linkOf(e))), type: typeOf(control || act) };
   };
   const typeOf = e => isElement(e) ? inputType(e) ?? (localName(e) === 'button' ? buttonType(e) : '') ?? '' : '';
-  const formFacts = (submit, member) => {
+  // the window that a link or form opens in (HTML, 4.6.4 and 4.10.21.3)
+  const windowOf = (...es) => {
+    let t = null;
+    for (const [e, n] of es) if (t === null && e && hasAttr(e, n)) t = attr(e, n);
+    if (t === null && es.some(([e]) => e)) t = attr(query(document, 'base[target]'), 'target');
+    t = clip(t);
+    return t.toLowerCase() === '_self' ? '' : t;
+  };
+  const formFacts = (submit, member, link) => {
     const form = first(formOwners, submit || member);
-    if (!form) return { form: null, action: '', method: '' };
+    if (!form) return { form: null, action: '', method: '', window: windowOf([link, 'target']) };
     const action = submit && hasAttr(submit, 'formaction') ? first(submitAction, submit) : formAction(form);
     const how = submit && hasAttr(submit, 'formmethod') ? first(submitMethod, submit) : formMethod(form);
-    return { form, action: String(action ?? ''), method: String(how ?? '') };
+    return { form, action: String(action ?? ''), method: String(how ?? ''), window: submit || !link ? windowOf([submit, 'formtarget'], [form, 'target']) : windowOf([link, 'target']) };
   };
   // what a control says: a label that changes is another control to whoever looked
   const says = r => r.act && matches(r.act, ACTIONABLE) && !editable(r.act) ? nameOf(r.act, r.control) : '';
-  const keyOf = r => JSON.stringify([r.link, r.action, r.method, r.type, says(r)]);
+  const keyOf = r => JSON.stringify([r.link, r.action, r.method, r.type, says(r), r.window]);
 
   // the default button of a form (HTML, 4.10.21.2 implicit submission)
   const IMPLICIT = ['text', 'search', 'tel', 'url', 'email', 'password', 'date', 'month', 'week', 'time', 'datetime-local',
@@ -134,12 +146,22 @@
     if (r.type === 'file') return 'file_chooser';
     return '';
   };
+  // what stands on a control without being text of it
+  const drawn = e => {
+    if (!matches(e, ACTIONABLE) || editable(e)) return [];
+    const out = [], nothing = ['none', 'normal', '""', "''", undefined], style = (e, p) => call(getComputedStyle, globalThis, e, p);
+    for (const p of ['::before', '::after']) if (!nothing.includes(style(e, p)?.content)) out.push('generated_text');
+    if (query1(e, 'img,svg,canvas,picture,video,object') || inputType(e) === 'image' || !['none', undefined].includes(style(e)?.backgroundImage)) out.push('picture');
+    return out;
+  };
   const closedRoots = e => { const out = []; for (let n = e; n;) { const r = rootOf(n); if (!isShadow(r)) break; if (modeOf(r) === 'closed') out.push(r); n = hostOf(r); } return out; };
+  // never what was typed
+  const textShown = e => !matches(e, ACTIONABLE) || editable(e) || ['input', 'textarea', 'select'].includes(localName(e)) ? '' : clip(innerText(e) ?? textOf(e));
   const facts = (hit, r, keyboard) => {
     const b = rectOf(r.act) ?? { x: 0, y: 0, width: 0, height: 0 };
     return { node: idOf(r.act), submit: idOf(r.submit), tag: localName(r.act), role: clip(roleOf(r.act)), name: nameOf(r.act, r.control), says: says(r),
-      link: r.link, action: r.action, method: r.method, type: r.type, url: location.href, origin: self.origin,
-      rect: [b.x, b.y, b.width, b.height], blind: keyboard && localName(r.act) === 'select' ? '' : blind(hit, r),
+      text: textShown(r.act), drawn: drawn(r.act), link: r.link, action: r.action, method: r.method, type: r.type, window: r.window, url: location.href, origin: self.origin,
+      bare: !keyboard && !r.link && !r.submit && !NATIVE.includes(localName(r.act)), rect: [b.x, b.y, b.width, b.height], blind: keyboard && localName(r.act) === 'select' ? '' : blind(hit, r),
       editable: !!(editable(r.act) || ['input', 'textarea', 'select'].includes(localName(r.act))) };
   };
   // text directly under an open shadow host is dispatched on its slot
@@ -207,7 +229,7 @@
       if (!t || t.form !== e.target) continue;
       const f = formFacts(e.submitter, e.target), action = f.form ? f.action : String(formAction(e.target)), how = f.form ? f.method : String(formMethod(e.target));
       const k = JSON.parse(t.key);
-      if (action !== k[1] || how !== k[2]) return DENY;
+      if (action !== k[1] || how !== k[2] || (f.form ? f.window : windowOf([e.target, 'target'])) !== k[5]) return DENY;
     }
     return PASS;
   };
@@ -273,6 +295,12 @@
       if (spec) arm(spec, { focus: { ...target(r, closedRoots(e)), focus: true } });
       return facts(e, r, true);
     },
+    // hosts: those whose child the element is, or is in, and that may have a shadow root which cannot be seen from here
+    hosts(hit) {
+      if (!isElement(hit)) hit = parentNode(hit);
+      return [hit, ...trail(hit).filter(e => !isShadow(parentNode(e)) && !slotOf(e)).map(parentNode)]
+        .filter(e => isElement(e) && (HOSTS.includes(localName(e)) || localName(e).includes('-')) && !shadowOf(e)).slice(0, 64);
+    },
     // at: the element under a point of this frame's viewport, as events see it
     at(x, y) {
       let e = docHit(document, x, y);
@@ -295,4 +323,6 @@
   };
   Object.defineProperty(globalThis, KEY, { value: Object.freeze(guard), enumerable: false, writable: false, configurable: false });
   register();
+  // document.open() takes all listeners away and leaves observers: they are back before the next event
+  new MutationObserver(register).observe(document, { childList: true });
 })();

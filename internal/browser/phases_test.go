@@ -41,6 +41,8 @@ var phases = map[string]string{
 }
 
 // A round is won by the page when EVIL is asked for.
+//
+// Threats: T27, T28, T29, H6 (browser)
 func TestPageThatSwapsWinsNoRound(t *testing.T) {
 	rounds := 2 // of each target in each phase; 25 make 1200
 	if s := os.Getenv("SALLYPORT_RACE_ROUNDS"); s != "" {

@@ -47,11 +47,23 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	close(s.woken)
 	s.woken = make(chan struct{})
 	s.mu.Unlock()
-	if !ok {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	if strings.HasSuffix(r.URL.Path, ".js") {
+		w.Header().Set("Content-Type", "text/javascript")
+	}
+	if strings.HasSuffix(r.URL.Path, ".pdf") {
+		w.Header().Set("Content-Type", "application/pdf")
+	}
+	w.Header().Set("Origin-Agent-Cluster", "?1")
+	switch {
+	case r.URL.Path == "/cut":
+		panic(http.ErrAbortHandler)
+	case r.URL.Path == "/refused": // as the egress door answers
+		w.Header().Set("Sallyport-Decision", "deny; code=ungoverned_origin; layer=guardrail; action=a1")
+		w.WriteHeader(http.StatusForbidden)
+	case !ok:
 		w.WriteHeader(http.StatusNotFound)
 	}
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Origin-Agent-Cluster", "?1")
 	io.WriteString(w, page)
 }
 
@@ -109,6 +121,9 @@ func open(t testing.TB, cfg Config) *world {
 	t.Cleanup(func() { b.Close(); srv.Close() })
 	return &world{b, s, t}
 }
+
+// mu guards what the site was asked for.
+func (w *world) mu() *sync.Mutex { return &w.site.mu }
 
 // load serves html at http://site.test/NAME and opens it.
 func (w *world) load(name, html string) {

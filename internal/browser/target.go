@@ -28,6 +28,9 @@ type session struct {
 	documents int            // counts the documents the main frame was given
 	loads     int            // counts main-frame loads that ended
 	crashed   bool
+	crashes   int
+	refusal   string // the load of its document that the egress door answered
+	refused   bool   // such a document, or an error, is shown
 	gone      chan struct{}
 
 	info jsontext.Value // TargetInfo as it was when it was attached; never changed
@@ -98,6 +101,10 @@ func (b *Browser) event(m message) {
 			b.changed()
 		}
 		b.mu.Unlock()
+	case "Network.requestWillBeSent":
+		err = b.onRequest(m)
+	case "Network.responseReceived":
+		err = b.onResponse(m)
 	case "Input.dragIntercepted":
 		err = b.onDrag(m)
 	}
@@ -165,6 +172,8 @@ func (b *Browser) prepare(s *session) {
 		send("Runtime.addBinding", obj{"name": b.guard.report, "executionContextName": b.guard.world})
 		send("Page.enable", nil)
 		send("DOM.enable", nil)
+		// Who sends what; answers are not kept.
+		send("Network.enable", obj{"maxTotalBufferSize": 0, "maxResourceBufferSize": 0, "maxPostDataSize": maxTold})
 		send("Page.addScriptToEvaluateOnNewDocument", obj{"source": b.guard.source, "worldName": b.guard.world, "runImmediately": true})
 	}
 	if s.kind == "page" {
@@ -232,7 +241,7 @@ func (b *Browser) onCrashed(m message) error {
 	defer b.mu.Unlock()
 	for _, s := range b.sessions {
 		if s.id == m.session || p.TargetID != "" && s.target == p.TargetID {
-			s.crashed = true
+			s.crashed, s.crashes = true, s.crashes+1
 			clear(s.worlds)
 		}
 	}
@@ -287,7 +296,9 @@ func (b *Browser) onWorldGone(m message) error {
 func (b *Browser) onNavigated(m message) error {
 	var p struct {
 		Frame struct {
-			Parent string `json:"parentId"`
+			Parent      string `json:"parentId"`
+			Loader      string `json:"loaderId"`
+			Unreachable string `json:"unreachableUrl"`
 		} `json:"frame"`
 	}
 	if err := json.Unmarshal(m.params, &p, lax); err != nil {
@@ -297,6 +308,7 @@ func (b *Browser) onNavigated(m message) error {
 	defer b.mu.Unlock()
 	if s := b.sessions[m.session]; s != nil && p.Frame.Parent == "" {
 		s.documents++
+		s.refused = p.Frame.Unreachable != "" || s.refusal != "" && s.refusal == p.Frame.Loader
 		b.changed()
 	}
 	return nil
@@ -376,4 +388,31 @@ func (b *Browser) frameSession(page *session, frame string) *session {
 		}
 	}
 	return nil
+}
+
+// leave closes the page in front if it is a pop-up that could not be opened, so
+// that what its opener shows is not out of reach for good. It returns ErrLeft if
+// it did.
+func (b *Browser) leave(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stepLimit)
+	defer cancel()
+	b.mu.Lock()
+	n := len(b.pages)
+	if n < 2 || !b.pages[n-1].refused && !b.pages[n-1].crashed {
+		b.mu.Unlock()
+		return nil
+	}
+	s := b.pages[n-1]
+	b.mu.Unlock()
+	if err := b.conn.call(ctx, "", "Target.closeTarget", obj{"targetId": s.target}, nil); err != nil && !protocol(err) {
+		return err
+	}
+	select {
+	case <-s.gone:
+		return ErrLeft
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-b.conn.done:
+		return b.conn.cause()
+	}
 }

@@ -84,7 +84,7 @@ func (h holds) details(a action.Action, d action.Decision) map[string]string {
 		}
 	}
 	if e := a.Element; e != nil {
-		maps.Copy(out, map[string]string{"element": e.Tag, "element-frame": e.FrameOrigin, "element-page": e.TopOrigin,
+		maps.Copy(out, map[string]string{"element": e.Tag, "element-frame": e.FrameOrigin, "element-page": e.TopOrigin, "element-frames": e.Frames, "element-doubts": e.Doubts,
 			"element-link": e.Link, "element-form": strings.TrimSpace(e.FormMethod + " " + e.FormAction)})
 		maps.DeleteFunc(out, func(k, v string) bool { return strings.HasPrefix(k, "element") && v == "" })
 	}
@@ -99,10 +99,12 @@ func (h holds) details(a action.Action, d action.Decision) map[string]string {
 
 // quoted is what the author of the page says of an element.
 func quoted(e *action.Element) map[string]string {
-	if e == nil || e.Name == "" && e.Role == "" {
+	if e == nil {
 		return nil
 	}
-	return map[string]string{"element-name": e.Name, "element-role": e.Role}
+	q := map[string]string{"element-name": e.Name, "element-role": e.Role, "element-text": e.Text, "element-window": e.Window}
+	maps.DeleteFunc(q, func(_, v string) bool { return v == "" })
+	return q
 }
 
 // inForce completes the statement of a held action with what is declared now. A

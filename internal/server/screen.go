@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"image"
+	"math"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
@@ -41,7 +43,14 @@ func (s screen) GroundFocus(ctx context.Context) (computer.Target, error) {
 }
 
 func target(g browser.Grounded, err error) (computer.Target, error) {
-	return computer.Target{Element: g.Element, Fingerprint: g.Fingerprint, Ref: g}, err
+	if errors.Is(err, browser.ErrLeft) {
+		err = fmt.Errorf("%w: %w", computer.ErrLeft, err)
+	}
+	t := computer.Target{Element: g.Element, Fingerprint: g.Fingerprint, Ref: g}
+	if r := g.Rect; g.Element.Frames == "" { // in the page's own frame these are pixels of the screen
+		t.Box = image.Rect(int(r[0]), int(r[1]), int(math.Ceil(r[0]+r[2])), int(math.Ceil(r[1]+r[3])))
+	}
+	return t, err
 }
 
 // Press translates one primitive input.

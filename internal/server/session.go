@@ -238,6 +238,12 @@ func (s *session) startBrowser(ctx context.Context) error {
 	return nil
 }
 
+// sender is what the browser says of a request that its door has got.
+func (s *session) sender(ctx context.Context, r action.Request) (computer.Sender, bool) {
+	who, ok := s.browser.Sender(ctx, r)
+	return computer.Sender{Frame: who.Frame, Gesture: who.Gesture}, ok
+}
+
 // serve runs f until the session stops; an error before that ends the task.
 func (s *session) serve(name string, f func() error) {
 	go func() {

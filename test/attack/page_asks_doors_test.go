@@ -105,7 +105,7 @@ func TestPageAsksEveryDoor(t *testing.T) {
 	}
 	kit := gatetest.New(t, nil)
 	none := nothing{}
-	screen, err := computer.New(computer.Config{Tenant: gatetest.Tenant, Task: gatetest.Task, Agent: gatetest.Agent, Gate: kit, Screen: none, Journal: computer.NewJournal(), Width: 1280, Height: 800, AppOf: func(string) string { return "" }})
+	screen, err := computer.New(computer.Config{Tenant: gatetest.Tenant, Task: gatetest.Task, Agent: gatetest.Agent, Gate: kit, Screen: none, Journal: computer.NewJournal(nil), Width: 1280, Height: 800, AppOf: func(string) string { return "" }})
 	if err != nil {
 		t.Fatal(err)
 	}

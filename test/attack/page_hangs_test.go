@@ -10,7 +10,7 @@ import (
 )
 
 // A page stops answering: it runs for ever, takes memory until its process dies,
-// or opens windows without end. That may cost its own task. A kill must still end
+// fills the disk, or opens windows or frames without end. That may cost its own task. A kill must still end
 // it, with its credentials, and another task of the same server does its work.
 //
 // Threats: T49 (containment, door); T57 (authority, lease)
@@ -18,6 +18,8 @@ func TestPageThatHangs(t *testing.T) {
 	for name, script := range map[string]string{
 		"endless": `setTimeout(() => { for (;;); }, 300)`,
 		"memory":  `setTimeout(() => { const a = []; for (;;) a.push(new Uint8Array(1 << 26).fill(a.length)) }, 300)`,
+		"disk":    `setTimeout(async () => { const d = await navigator.storage.getDirectory(), big = new Uint8Array(1 << 25); for (let i = 0; ; i++) { const w = await (await d.getFileHandle('f' + i, {create: true})).createWritable(); await w.write(big); await w.close(); (await caches.open('c')).put('/c' + i, new Response(big)) } }, 300)`,
+		"frames":  `setTimeout(() => { setInterval(() => { for (let i = 0; i < 50; i++) { const f = document.createElement('iframe'); f.src = i % 2 ? 'about:blank' : 'IAM/users?' + Math.random(); document.body.append(f) } }, 20) }, 300)`,
 		"pop-ups": `setInterval(() => { try { open('/tickets/4712'); open('about:blank') } catch (e) {} }, 1)`,
 	} {
 		t.Run(name, func(t *testing.T) {

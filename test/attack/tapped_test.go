@@ -19,8 +19,8 @@ import (
 // The tapped rig has a tap where the applications' network would be. It sees
 // every request that door 2 lets through to any application of the sandbox, the
 // attacker's included, and puts a script of the attacker's into a ticket's page.
-// Its capability lets two resets through, so that the grant alone does not stop
-// a second one.
+// Its capability lets two resets and twenty comments through, so that the grant
+// alone does not stop a second one.
 var (
 	tappedOnce sync.Once
 	tappedRig  *rig.Rig
@@ -48,6 +48,7 @@ func hostile(t *testing.T, script string, answer func(http.ResponseWriter, *http
 		theTap.Intercept, theTap.Page = theTap.intercept, theTap.page
 		tappedRig, tappedErr = rig.Start(rig.Options{Before: theTap.Start, Edit: func(f map[string][]byte) {
 			rig.Replace("capability.yaml", "where: {user: \"{{user}}\"}\n      max: 1", "where: {user: \"{{user}}\"}\n      max: 2")(f)
+			rig.Replace("capability.yaml", "text: {any: true}}\n      max: 2", "text: {any: true}}\n      max: 20")(f)
 			rig.Replace("capability.yaml", `"[a-z][a-z0-9-]{1,30}"`, `"[A-Za-z][A-Za-z0-9-]{1,30}"`)(f)
 			fetchesForOthers(f)
 		}})

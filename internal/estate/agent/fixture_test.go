@@ -264,7 +264,7 @@ func start(t *testing.T, b provider.Behaviour, decide policy) *boundary {
 		t.Fatal(err)
 	}
 	comp, err := computer.New(computer.Config{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Gate: g, Screen: w.company,
-		Journal: computer.NewJournal(), Width: 1280, Height: 800, AppOf: func(string) string { return "" }})
+		Journal: computer.NewJournal(nil), Width: 1280, Height: 800, AppOf: func(string) string { return "" }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -196,7 +196,11 @@ func world(t *testing.T, b provider.Behaviour, p policy, hostile ...string) (*bo
 	}
 	t.Cleanup(func() { w.provider.Close() })
 	g := newGate(t, w.log, p)
-	journal := computer.NewJournal()
+	var chrome *browser.Browser
+	journal := computer.NewJournal(func(ctx context.Context, r action.Request) (computer.Sender, bool) {
+		who, ok := chrome.Sender(ctx, r)
+		return computer.Sender{Frame: who.Frame, Gesture: who.Gesture}, ok
+	})
 	estateRoots := x509.NewCertPool()
 	estateRoots.AppendCertsFromPEM(e.CAPEM())
 	door2, err := egress.New(egress.Config{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Source: "browser", Stage: action.Production, Gate: g,
@@ -205,7 +209,7 @@ func world(t *testing.T, b provider.Behaviour, p policy, hostile ...string) (*bo
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { door2.Close() })
-	chrome, err := browser.Launch(t.Context(), browser.Config{TrustSPKI: door2.SPKI()})
+	chrome, err = browser.Launch(t.Context(), browser.Config{TrustSPKI: door2.SPKI()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -277,6 +277,7 @@ func (s *Server) picture(ctx context.Context, v view, st step, r *result) {
 	}, r)
 	if ok {
 		r.Image, r.origin = &img{"image/png", pic}, origin
+		s.shot = shot
 		if s.actor == "" {
 			s.seen = sum
 		}

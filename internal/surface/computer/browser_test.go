@@ -40,6 +40,15 @@ func (m managed) GroundFocus(ctx context.Context) (computer.Target, error) {
 	return grounded(m.b.GroundFocus(ctx))
 }
 
+// sender is the browser's word; without one nobody vouches.
+func (m managed) sender(ctx context.Context, r action.Request) (computer.Sender, bool) {
+	if m.b == nil {
+		return computer.Sender{}, false
+	}
+	who, ok := m.b.Sender(ctx, r)
+	return computer.Sender{Frame: who.Frame, Gesture: who.Gesture}, ok
+}
+
 func grounded(g browser.Grounded, err error) (computer.Target, error) {
 	return computer.Target{Element: g.Element, Fingerprint: g.Fingerprint, Ref: g}, err
 }
@@ -179,10 +188,10 @@ func TestRealBrowserClickExplainsItsRequest(t *testing.T) {
 		t.Errorf("element: %+v", e)
 	}
 	req := action.Request{Method: "POST", Origin: "http://site.test", Path: "/users/jo/mfa/reset"}
-	if id, rule := f.journal.Why(req, at); id != last.ID || rule != computer.RuleForm {
+	if id, rule := f.journal.Why(t.Context(), req, true, at); id != last.ID || rule != computer.RuleForm {
 		t.Errorf("explained by %q (%s), want %q", id, rule, last.ID)
 	}
-	if id := f.journal.Explain(req, at); id != "" {
+	if id, _, _ := f.journal.Explain(t.Context(), req, true, at); id != "" {
 		t.Errorf("one click explained two writes: %s", id)
 	}
 }
@@ -191,7 +200,7 @@ func TestRealBrowserLinkAndEnter(t *testing.T) {
 	f, s := real(t, formPage, allowAll)
 	f.ok(`{"action":"left_click","coordinate":[50,180]}`)
 	at := s.wait(t, "GET /users ")
-	if _, rule := f.journal.Why(action.Request{Method: "GET", Origin: "http://site.test", Path: "/users"}, at); rule != computer.RuleLink {
+	if _, rule := f.journal.Why(t.Context(), action.Request{Method: "GET", Origin: "http://site.test", Path: "/users"}, false, at); rule != computer.RuleLink {
 		t.Errorf("link: got rule %q", rule)
 	}
 	// The request came before its page: until then the click is on the old one.
@@ -201,7 +210,7 @@ func TestRealBrowserLinkAndEnter(t *testing.T) {
 	}
 	f.ok(`{"action":"type","text":"x\n"}`)
 	at = s.wait(t, "POST /users/jo/mfa/reset why=x")
-	if _, rule := f.journal.Why(action.Request{Method: "POST", Origin: "http://site.test", Path: "/users/jo/mfa/reset"}, at); rule != computer.RuleForm {
+	if _, rule := f.journal.Why(t.Context(), action.Request{Method: "POST", Origin: "http://site.test", Path: "/users/jo/mfa/reset"}, true, at); rule != computer.RuleForm {
 		t.Errorf("enter: got rule %q", rule)
 	}
 }

@@ -254,7 +254,7 @@ func TestTargetSwappedAfterTheDecision(t *testing.T) {
 	if !a.IsError || a.Code != "not_delivered" || len(f.screen.inputs()) != 0 {
 		t.Errorf("got %+v, inputs %+v", a, f.screen.inputs())
 	}
-	if id := f.journal.Explain(action.Request{Method: "POST", Origin: "https://iam.example", Path: "/users/jo/mfa/reset"}, time.Now()); id != "" {
+	if id, _, _ := f.journal.Explain(t.Context(), action.Request{Method: "POST", Origin: "https://iam.example", Path: "/users/jo/mfa/reset"}, false, time.Now()); id != "" {
 		t.Errorf("an input that was not delivered explains a request: %s", id)
 	}
 }
@@ -470,7 +470,7 @@ func FuzzActions(f *testing.F) {
 	f.Add([]byte(`{"action":"type","text":"a\nb"}`))
 	g := gate.New(func() string { return "a" })
 	scr := &screen{}
-	s, err := computer.New(computer.Config{Tenant: "t", Task: "t", Agent: "a", Gate: g, Screen: scr, Journal: computer.NewJournal(), Width: 1280, Height: 800, AppOf: appOf})
+	s, err := computer.New(computer.Config{Tenant: "t", Task: "t", Agent: "a", Gate: g, Screen: scr, Journal: computer.NewJournal(nil), Width: 1280, Height: 800, AppOf: appOf})
 	if err != nil {
 		f.Fatal(err)
 	}

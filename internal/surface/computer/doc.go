@@ -21,7 +21,8 @@
 //   - One request at a time; cursor and button are kept here. A left_mouse_up
 //     without a left_mouse_down is refused. A drag from one application to another
 //     is on neither, in one action or by hand.
-//   - A picture is recorded before it leaves.
+//   - A picture is recorded before it leaves. With a press that may send a change
+//     goes a piece of the last one, around what was pressed: what the agent saw there.
 //   - Text that goes into a password field, or into something that could not be
 //     inspected, is in no record: only its length is. Digests over typed text
 //     are keyed with a key that dies with the server, so that a short text
@@ -90,6 +91,7 @@ package computer
 import (
 	"context"
 	"errors"
+	"image"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/gate"
@@ -100,6 +102,10 @@ import (
 // the page saw nothing of the input, as is gate.ErrPermit. Any other error
 // leaves the outcome unknown.
 var ErrNotDelivered = errors.New("the input was not delivered")
+
+// ErrLeft is wrapped by an error of Screen.Ground and GroundFocus if the window in
+// front showed a refusal or an error and was closed instead.
+var ErrLeft = errors.New("the window in front was closed")
 
 // Gate is the one door.
 type Gate interface {
@@ -113,6 +119,8 @@ type Target struct {
 	Element     action.Element
 	Fingerprint action.Digest // changes when what would be hit changes
 	Ref         any           // the screen's own handle, given back to Press
+	// Box is the element on the screen; empty where the screen cannot tell.
+	Box image.Rectangle
 }
 
 // Kind is a kind of primitive input.

@@ -93,6 +93,8 @@ type screen struct {
 	before func()
 	onShot func()
 	homes  int
+
+	groundErr error
 }
 
 func (s *screen) Screenshot(context.Context) ([]byte, error) {
@@ -110,6 +112,9 @@ func (s *screen) Ground(_ context.Context, x, y int) (computer.Target, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.n++
+	if s.groundErr != nil {
+		return computer.Target{}, s.groundErr
+	}
 	if s.at != nil {
 		return s.at(s.n, x, y), nil
 	}
@@ -183,9 +188,10 @@ func start(t *testing.T, p decider) *fixture {
 
 func startOn(t *testing.T, p decider, s0 computer.Screen, edit ...func(*gate.Admission)) *fixture {
 	t.Helper()
-	f := &fixture{T: t, log: &memory{}, journal: computer.NewJournal()}
+	f := &fixture{T: t, log: &memory{}}
 	f.screen, _ = s0.(*screen)
 	f.real, _ = s0.(managed)
+	f.journal = computer.NewJournal(f.real.sender)
 	n := 0
 	f.gate = gate.New(func() string { n++; return fmt.Sprintf("a%d", n) })
 	admission := gate.Admission{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Stage: action.Sandbox, Policy: p, Holds: noHolds{},

@@ -107,6 +107,12 @@ func (s *Server) place(st step) (in Input, end image.Point) {
 func (s *Server) input(ctx context.Context, st step, r *result) {
 	in, end := s.place(st)
 	aimed, err := s.ground(ctx, in)
+	if errors.Is(err, ErrLeft) {
+		r.Status = statusFailed
+		r.problem = problem{Code: "window_closed", Layer: action.LayerDispatch, Message: "the window in front showed that its page was not opened; it was closed, and the input went nowhere",
+			Next: "look at the screen: the page before it is in front again"}
+		return
+	}
 	if err != nil {
 		s.failed(r, "what the input would hit could not be found out", err)
 		return
@@ -144,7 +150,7 @@ func (s *Server) input(ctx context.Context, st step, r *result) {
 // first, and forgets it if the page did not get it.
 func (s *Server) deliver(ctx context.Context, p gate.Permit, st step, a aim) action.Outcome {
 	id := p.Action().ID
-	s.c.Journal.Note(id, a.in, a.target.Element)
+	s.c.Journal.Note(id, a.in, a.target.Element, pressedOf(p.Action())...)
 	switch err := s.c.Screen.Press(ctx, a.target, a.to, p, s.digest(st.op, a, st.wait), a.in); {
 	case err == nil:
 	case errors.Is(err, ErrNotDelivered), errors.Is(err, gate.ErrPermit):
@@ -197,12 +203,13 @@ func (s *Server) describe(op string, a aim) (action.Action, []record.Blob) {
 		}
 		return act, []record.Blob{{Name: "typed-text", Type: "text/plain; charset=utf-8", Data: []byte(a.in.Text)}}
 	}
+	blobs := s.piece(a)
 	if a.in.Kind == Key {
 		k := chord{a.in.Key, a.in.Modifiers}
 		if p["key"] = k.String(); k.character() && secretField(a.target.Element) {
 			p["key"] = "(a character)"
 		}
-		return act, nil
+		return act, blobs
 	}
 	p["x"], p["y"] = strconv.Itoa(a.in.X), strconv.Itoa(a.in.Y)
 	if a.in.Button != "" {
@@ -215,7 +222,7 @@ func (s *Server) describe(op string, a aim) (action.Action, []record.Blob) {
 	if a.in.Kind == Wheel {
 		p["dx"], p["dy"] = strconv.Itoa(a.in.DX), strconv.Itoa(a.in.DY)
 	}
-	return act, nil
+	return act, blobs
 }
 
 // app is the application that an input is on. A drag from one to another is on

@@ -1,6 +1,7 @@
 package computer
 
 import (
+	"context"
 	"net/url"
 	"slices"
 	"strings"
@@ -41,15 +42,27 @@ const (
 //     as lead to the document itself); at most 3 s later. Weaker: the page's author
 //     chose the request. Enter in a text area counts: some pages send by it.
 //
-// An input explains at most one request that is not GET or HEAD, so one click
-// cannot cover two writes; and when it has, no older one stands in for it.
+// What changes something needs more:
+//
+//   - The browser's word (Senders): the request came out of the very frame that
+//     got the input, which had input a moment ago. A form or link that opens in
+//     another window or frame is let off the first. Workers, service workers, other
+//     frames and windows, also of the same origin, have no such word.
+//   - One input explains one change, and when it has, no older input stands in for
+//     it. A control that sends several (delete what is selected) has the first
+//     explained; each of the others is the page's own doing, which the shipped rules
+//     hold for a person, or deny where it is privileged. That one press could mean
+//     many is known to nobody but the page's author. An application whose bulk
+//     action is to pass sends it as one request, and its connector says what it is.
+//   - A redirect explains none.
 //
 // Limits: it is told facts of the document as it was just before the input.
 // A submit handler that changes the form's action afterwards makes the request
-// unexplained (it fails towards suspicion); a script that sends, within 3 s, its
-// own request to its own origin before the one that the person meant is
-// explained in its place. A document may not be one of these at all (a worker).
+// unexplained (it fails towards suspicion); a script of the pressed document
+// itself that sends, within 3 s, its own request to its own origin before the one
+// that the person meant is explained in its place.
 type Journal struct {
+	ask Senders
 	now func() time.Time
 
 	mu     sync.Mutex
@@ -57,13 +70,24 @@ type Journal struct {
 	last   explained
 }
 
+// Sender is what the browser says of who sends a request.
+type Sender struct {
+	Frame   string // the browser's own name of the frame, as in action.Element
+	Gesture bool   // the frame had input a moment ago
+}
+
+// Senders asks the browser, once for each request. It waits for an answer and
+// reports false where the browser does not vouch for anybody.
+type Senders func(ctx context.Context, r action.Request) (Sender, bool)
+
 type pressed struct {
 	id      string
 	at      time.Time
 	in      Kind
 	key     string
 	element action.Element
-	spent   bool // explained a request that changes
+	shown   []action.Evidence // of the input's record
+	spent   bool              // explained a request that changes
 }
 
 type explained struct {
@@ -71,11 +95,13 @@ type explained struct {
 	at time.Time
 }
 
-// NewJournal makes an empty journal for one task.
-func NewJournal() *Journal { return &Journal{now: time.Now} }
+// NewJournal makes an empty journal for one task. Without ask no change is ever
+// explained.
+func NewJournal(ask Senders) *Journal { return &Journal{ask: ask, now: time.Now} }
 
 // Note remembers an input that may cause a request: a press, or Enter or Space.
-func (j *Journal) Note(id string, in Input, e action.Element) {
+// shown is the evidence of its record.
+func (j *Journal) Note(id string, in Input, e action.Element, shown ...action.Evidence) {
 	switch in.Kind {
 	case Click, Down, Up, Drag:
 	case Key:
@@ -90,7 +116,7 @@ func (j *Journal) Note(id string, in Input, e action.Element) {
 	if len(j.inputs) == journalSize {
 		j.inputs = append(j.inputs[:0], j.inputs[1:]...)
 	}
-	j.inputs = append(j.inputs, pressed{id: id, at: j.now(), in: in.Kind, key: in.Key, element: e})
+	j.inputs = append(j.inputs, pressed{id: id, at: j.now(), in: in.Kind, key: in.Key, element: e, shown: shown})
 }
 
 // Forget takes an input out that the page did not get.
@@ -100,41 +126,86 @@ func (j *Journal) Forget(id string) {
 	j.inputs = slices.DeleteFunc(j.inputs, func(p pressed) bool { return p.id == id })
 }
 
-// Explain returns the ID of the permitted input that explains r at time at, or "".
-func (j *Journal) Explain(r action.Request, at time.Time) string {
-	id, _ := j.Why(r, at)
-	return id
+// Explain returns the ID of the permitted input that explains r at time at, or
+// "". changes says that r changes something, as its connector sees it; then on
+// and shown are what the input was on and the evidence of its record.
+func (j *Journal) Explain(ctx context.Context, r action.Request, changes bool, at time.Time) (id string, on *action.Element, shown []action.Evidence) {
+	p, _ := j.why(ctx, r, changes, at)
+	if p.id != "" && changes {
+		on, shown = &p.element, p.shown
+	}
+	return p.id, on, shown
 }
 
-// Why is Explain with the rule that matched.
-func (j *Journal) Why(r action.Request, at time.Time) (id, rule string) {
+// Why says by which rule an input explains a request.
+func (j *Journal) Why(ctx context.Context, r action.Request, changes bool, at time.Time) (id, rule string) {
+	p, rule := j.why(ctx, r, changes, at)
+	return p.id, rule
+}
+
+func (j *Journal) why(ctx context.Context, r action.Request, changes bool, at time.Time) (pressed, string) {
+	if !changes {
+		return j.match(r, nil, at)
+	}
+	// The browser is asked without the lock and only where it matters: its answer
+	// may be a moment away.
+	if _, rule := j.find(r, at); rule == "" || j.ask == nil {
+		return pressed{}, ""
+	}
+	who, ok := j.ask(ctx, r)
+	if !ok || !who.Gesture {
+		return pressed{}, ""
+	}
+	return j.match(r, &who, at)
+}
+
+// find is the newest input that explains r, whatever it explained before.
+func (j *Journal) find(r action.Request, at time.Time) (int, string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	safe := r.Method == "GET" || r.Method == "HEAD"
+	return j.newest(r, at)
+}
+
+// newest needs j.mu.
+func (j *Journal) newest(r action.Request, at time.Time) (int, string) {
 	for i := len(j.inputs) - 1; i >= 0; i-- {
+		if age := at.Sub(j.inputs[i].at); age >= 0 && age <= window {
+			if rule := j.inputs[i].explains(r, age); rule != "" {
+				return i, rule
+			}
+		}
+	}
+	return -1, ""
+}
+
+// match finds the input and, for a change, uses it up. who is its sender, or nil
+// for what changes nothing.
+func (j *Journal) match(r action.Request, who *Sender, at time.Time) (pressed, string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if i, rule := j.newest(r, at); rule != "" {
 		p := &j.inputs[i]
-		age := at.Sub(p.at)
-		if age < 0 || age > window {
-			continue
-		}
-		rule := p.explains(r, age)
-		if rule == "" {
-			continue
-		}
-		if !safe && p.spent {
-			return "", "" // an older one was for something else
-		}
-		if !safe {
+		if who != nil {
+			if p.spent || !p.sentBy(*who, rule) {
+				return pressed{}, "" // an older one was for something else
+			}
 			p.spent = true
 		}
 		j.last = explained{p.id, at}
-		return p.id, rule
+		return *p, rule
 	}
-	if safe && r.RedirectOf != "" && j.last.id != "" && !at.Before(j.last.at) && at.Sub(j.last.at) <= window {
+	safe := r.Method == "GET" || r.Method == "HEAD"
+	if who == nil && safe && r.RedirectOf != "" && j.last.id != "" && !at.Before(j.last.at) && at.Sub(j.last.at) <= window {
 		j.last.at = at
-		return j.last.id, RuleRedirect
+		return pressed{id: j.last.id}, RuleRedirect
 	}
-	return "", ""
+	return pressed{}, ""
+}
+
+// sentBy reports whether the request came out of the frame that got the input,
+// or goes by its form or link into the window that these name.
+func (p *pressed) sentBy(who Sender, rule string) bool {
+	return p.element.Frame != "" && who.Frame == p.element.Frame || rule != RuleScript && p.element.Window != ""
 }
 
 // explains reports the rule by which p explains r, or "".

@@ -46,6 +46,7 @@ type Server struct {
 	cursor image.Point
 	down   bool
 	seen   action.Digest // the last picture that was let out to the agent
+	shot   []byte        // the whole screen that the last picture was made of, PNG
 	actor  string        // who acts, if it is not the agent
 	// pressed is the origin of the frame that the button went down on.
 	pressed string

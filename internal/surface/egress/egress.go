@@ -92,9 +92,11 @@ type Injector interface {
 	Observe(r *http.Response)
 }
 
-// Explainer finds the permitted input that explains a request, or "".
+// Explainer finds the permitted input that explains a request, or "". For one
+// that changes something it also says what the input was on, and what of its
+// record shows that. It may wait a moment for the browser's word.
 type Explainer interface {
-	Explain(r action.Request, at time.Time) (actionID string)
+	Explain(ctx context.Context, r action.Request, changes bool, at time.Time) (actionID string, on *action.Element, shown []action.Evidence)
 }
 
 // Redactor knows what must not reach the client.

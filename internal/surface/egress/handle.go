@@ -179,7 +179,7 @@ func (p *Proxy) decide(w http.ResponseWriter, r *http.Request, in incoming) {
 	req.RedirectOf = p.redirects.take(req)
 	a := p.action(req, rec, in.websocket)
 	if p.cfg.Inputs != nil {
-		a.Explained = p.cfg.Inputs.Explain(req, time.Now())
+		a.Explained, a.Element, a.Evidence = p.cfg.Inputs.Explain(r.Context(), req, a.Effect.Changes(), time.Now())
 	}
 	header, stripped := clean(r.Header, rec)
 	if len(stripped) > 0 {

@@ -380,7 +380,9 @@ func TestUpstreamTrust(t *testing.T) {
 
 type explainer struct{}
 
-func (explainer) Explain(r action.Request, _ time.Time) string { return "input-of-" + r.Path }
+func (explainer) Explain(_ context.Context, r action.Request, changes bool, _ time.Time) (string, *action.Element, []action.Evidence) {
+	return fmt.Sprintf("input-of-%s-%v", r.Path, changes), &action.Element{Tag: "button"}, nil
+}
 
 func TestEvidenceAndExplanation(t *testing.T) {
 	o := newOrigin(t, false, nil)
@@ -391,7 +393,7 @@ func TestEvidenceAndExplanation(t *testing.T) {
 	}
 	read(t, resp)
 	d := r.last(t)
-	if d.Action.Explained != "input-of-/w" || d.Action.Source != "harness" || d.Action.Request.BodyType != "text/plain" {
+	if d.Action.Explained != "input-of-/w-true" || d.Action.Element.Tag != "button" || d.Action.Source != "harness" || d.Action.Request.BodyType != "text/plain" {
 		t.Errorf("recorded %+v", d.Action)
 	}
 	for _, e := range r.Log.All() {

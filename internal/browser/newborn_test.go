@@ -1,0 +1,301 @@
+package browser
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/canon"
+)
+
+// A page that tells its server of every input that it gets, from its first
+// script on.
+const listening = `<!doctype html><script>for(const t of ['pointerdown','mousedown','mouseup','click','keydown','keypress','keyup','beforeinput','input','touchstart','submit'])
+addEventListener(t,e=>{if(e.isTrusted)fetch('/seen/'+t,{keepalive:true})},true)</script>
+<body style="margin:0"><button id=b style="position:absolute;left:20px;top:20px;width:200px;height:60px">B</button><input autofocus style="position:absolute;top:200px">`
+
+// flood gives unarmed input to every page that is ready, past Press and its
+// permits, until stop, which says how often.
+func (w *world) flood() (stop func() int) {
+	ctx, cancel := context.WithCancel(w.t.Context())
+	done := make(chan int)
+	go func() {
+		n := 0
+		defer func() { done <- n }()
+		for ctx.Err() == nil {
+			w.Browser.mu.Lock()
+			pages := slices.Clone(w.Browser.pages)
+			w.Browser.mu.Unlock()
+			var calls []*call
+			for _, p := range pages {
+				select {
+				case <-p.ready:
+				default:
+					continue // Press waits for it too
+				}
+				calls = append(calls,
+					w.conn.send(p.id, "Input.dispatchMouseEvent", mouse("mousePressed", Grounded{X: 100, Y: 50}, "left", 1, 1, 0)),
+					w.conn.send(p.id, "Input.dispatchMouseEvent", mouse("mouseReleased", Grounded{X: 100, Y: 50}, "left", 0, 1, 0)),
+					w.conn.send(p.id, "Input.dispatchKeyEvent", obj{"type": "keyDown", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}),
+					w.conn.send(p.id, "Input.dispatchKeyEvent", obj{"type": "keyUp", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13}),
+					w.conn.send(p.id, "Input.insertText", obj{"text": "x"}))
+			}
+			short, end := context.WithTimeout(ctx, 100*time.Millisecond) // what a document that went took with it
+			for _, k := range calls {
+				if k.get(short, nil) == nil {
+					n++
+				}
+			}
+			end()
+		}
+	}()
+	return func() int { cancel(); return <-done }
+}
+
+// Input is on its way at the very moment at which a document, process, window,
+// frame or worker's page comes into being. No document gets any of it: each has
+// its guard before its first script. What is pressed by Press afterwards arrives,
+// so the page does listen.
+//
+// Threats: T6, H3 (browser)
+func TestNothingBeforeTheGuard(t *testing.T) {
+	w := open(t, Config{})
+	w.set("/listen", listening)
+	w.set("/opener", listening)
+	w.set("/frames", listening+`<iframe id=f style="position:absolute;left:0;top:0;width:400px;height:300px;border:0"></iframe>`)
+	w.set("/registers", listening+`<script>navigator.serviceWorker.register('/worker.js').then(()=>navigator.serviceWorker.ready).then(()=>window.ready=true)</script>`)
+	w.set("/worker.js", `onfetch=e=>{if(e.request.url.includes('/made-up'))e.respondWith(new Response(`+quote(listening+"<title>made up</title>")+`,{headers:{'Content-Type':'text/html'}}))}`)
+	for name, c := range map[string]struct {
+		start, script string
+		rounds        int
+	}{
+		"other_process": {"http://a.test/listen", `location='http://%s.test/listen'`, 12},
+		"reload":        {"http://a.test/listen", `location.reload()`, 8},
+		"pop-up":        {"http://a.test/opener", `open('http://%s.test/listen')`, 6},
+		"noopener":      {"http://a.test/opener", `open('http://%s.test/listen','_blank','noopener')`, 6},
+		"frame_swap":    {"http://a.test/frames", `f.src='http://%s.test/listen'`, 16},
+		"service_worker": {"http://sw.localhost/registers",
+			`location='/made-up?%s'`, 8},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.t = t
+			if err := w.Navigate(t.Context(), c.start); err != nil {
+				t.Fatal(err)
+			}
+			if name == "service_worker" {
+				w.until("window.ready")
+			}
+			w.mu().Lock()
+			w.hits = nil
+			w.mu().Unlock()
+			stop := w.flood()
+			for i := range c.rounds {
+				script := c.script
+				if strings.Contains(script, "%s") {
+					script = fmt.Sprintf(script, []string{"a", "b", "c", "d"}[i%4])
+				}
+				w.try(script)
+				w.quiet(time.Duration(5*(i%5)) * time.Millisecond)
+			}
+			w.quiet(100 * time.Millisecond)
+			if n := stop(); n < 20 {
+				t.Errorf("only %d inputs were taken by the browser", n)
+			}
+			w.mu().Lock()
+			for _, h := range w.hits {
+				if strings.Contains(h, "/seen/") {
+					t.Errorf("a document got an input: %s", h)
+				}
+			}
+			w.hits = nil
+			w.mu().Unlock()
+			if name == "service_worker" {
+				w.until("document.title==='made up'")
+			}
+			w.pressListening()
+			w.closePopups()
+		})
+	}
+}
+
+// pressListening presses the button of a listening page, which may still load.
+func (w *world) pressListening() {
+	w.t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		g, err := w.Ground(w.t.Context(), 100, 50)
+		if err == nil && g.Element.Tag == "button" {
+			if err = w.do(g, Click{}); err == nil {
+				break
+			}
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("the page takes no input: %v %+v", err, g.Element)
+		}
+	}
+	limit := time.Now().Add(10 * time.Second)
+	for !w.saw("/seen/click") || !w.saw("/seen/mouseup") || !w.saw("/seen/mousedown") || !w.saw("/seen/pointerdown") {
+		if time.Now().After(limit) {
+			w.t.Fatal("the page did not hear of the press, so this test does not test anything")
+		}
+		w.quiet(5 * time.Millisecond)
+	}
+}
+
+func (w *world) saw(part string) bool {
+	w.mu().Lock()
+	defer w.mu().Unlock()
+	return slices.ContainsFunc(w.hits, func(h string) bool { return strings.Contains(h, part) })
+}
+
+// closePopups leaves the first page alone.
+func (w *world) closePopups() {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
+	defer cancel()
+	w.Browser.mu.Lock()
+	pages := slices.Clone(w.Browser.pages)
+	w.Browser.mu.Unlock()
+	for _, p := range pages[1:] {
+		w.conn.send("", "Target.closeTarget", obj{"targetId": p.target})
+	}
+	if err := w.await(ctx, func() bool { return len(w.Browser.pages) == 1 }); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// try runs a script in the first page, whatever becomes of it.
+func (w *world) try(script string) {
+	w.Browser.mu.Lock()
+	s := w.Browser.pages[0]
+	w.Browser.mu.Unlock()
+	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Second)
+	defer cancel()
+	w.conn.call(ctx, s.id, "Runtime.evaluate", obj{"expression": script + ";1"}, nil)
+}
+
+// quiet lets a little time pass: when exactly the next step comes is the point.
+func (w *world) quiet(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-w.t.Context().Done():
+	}
+}
+
+// Who sends a request, in the browser's own words, where a page would like to
+// have its request taken for that of the press.
+//
+// Threats: T13, T14, T15, H7 (browser)
+func TestSender(t *testing.T) {
+	w := open(t, Config{})
+	w.set("/worker.js", `onmessage=e=>fetch(e.data,{method:'POST'});addEventListener('connect',e=>e.ports[0].onmessage=m=>fetch(m.data,{method:'POST'}))`)
+	w.set("/listener", `<!doctype html><script>onmessage=e=>fetch(e.data,{method:'POST'});new BroadcastChannel('c').onmessage=e=>fetch(e.data,{method:'POST'})</script>`)
+	const at = ` style="position:absolute;left:20px;top:20px;width:200px;height:60px"`
+	w.set("/inner-fetch", `<!doctype html><body style="margin:0"><button`+at+` onclick="fetch('/s/frame-fetch',{method:'POST'})">x</button>`)
+	w.set("/inner-form", `<!doctype html><body style="margin:0"><form method=post action="/s/frame-form"><button`+at+`>x</button></form>`)
+	frame := func(src string) string {
+		return `<iframe src="` + src + `" style="position:absolute;left:0;top:0;width:400px;height:300px;border:0"></iframe>`
+	}
+	for name, c := range map[string]struct {
+		html        string
+		known, own  bool // the browser vouches for somebody; for the pressed frame
+		gesture     bool
+		leaveUnsaid bool // nothing is pressed
+	}{
+		"fetch":        {`<button` + at + ` onclick="fetch('/s/fetch',{method:'POST'})">x</button>`, true, true, true, false},
+		"body":         {`<button` + at + ` onclick="fetch('/s/body',{method:'POST',body:'x'})">x</button>`, true, true, true, false},
+		"late":         {`<button` + at + ` onclick="setTimeout(()=>fetch('/s/late',{method:'POST'}),300)">x</button>`, true, true, true, false},
+		"beacon":       {`<button` + at + ` onclick="navigator.sendBeacon('/s/beacon','x')">x</button>`, true, true, true, false},
+		"form":         {`<form method=post action="/s/form"><button` + at + `>x</button></form>`, true, true, true, false},
+		"form-query":   {`<form method=post action="/s/form-query?a=1&b=%20c"><button` + at + `>x</button></form>`, true, true, true, false},
+		"new-window":   {`<form method=post action="/s/new-window" target=_blank><button` + at + `>x</button></form>`, true, false, true, false},
+		"to-frame":     {`<form method=post action="/s/to-frame" target=t><button` + at + `>x</button></form><iframe name=t></iframe>`, true, false, true, false},
+		"frame-fetch":  {frame("http://other.test/inner-fetch"), true, true, true, false},
+		"frame-form":   {frame("http://other.test/inner-form"), true, true, true, false},
+		"unasked":      {`<script>fetch('/s/unasked',{method:'POST'})</script>`, true, true, false, true},
+		"unasked-form": {`<form method=post action="/s/unasked-form"></form><script>document.forms[0].submit()</script>`, true, true, false, true},
+		"worker":       {`<script>const k=new Worker('/worker.js')</script><button` + at + ` onclick="k.postMessage('/s/worker')">x</button>`, false, false, false, false},
+		"shared":       {`<script>const k=new SharedWorker('/worker.js')</script><button` + at + ` onclick="k.port.postMessage('/s/shared')">x</button>`, false, false, false, false},
+		"sibling":      {`<iframe id=o src=/listener></iframe><button` + at + ` onclick="o.contentWindow.postMessage('/s/sibling')">x</button>`, true, false, true, false},
+		"made-frame":   {`<button` + at + ` onclick="const f=document.createElement('iframe');document.body.append(f);f.contentWindow.fetch('/s/made-frame',{method:'POST'})">x</button>`, true, false, false, false},
+		"channel":      {`<button` + at + ` onclick="new BroadcastChannel('c').postMessage('/s/channel')">x</button><script>window.other=open('/listener')</script>`, true, false, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.t = t
+			w.mu().Lock()
+			w.hits = nil
+			w.mu().Unlock()
+			w.load("sender", `<body style="margin:0">`+c.html)
+			var g Grounded
+			if name == "channel" { // the other window stays behind
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				if err := w.await(ctx, func() bool { return len(w.Browser.pages) == 2 }); err != nil {
+					t.Fatal(err)
+				}
+				w.until("document.readyState==='complete'")
+				w.Browser.mu.Lock()
+				slices.Reverse(w.Browser.pages)
+				w.Browser.mu.Unlock()
+				defer func() {
+					w.Browser.mu.Lock()
+					slices.Reverse(w.Browser.pages)
+					w.Browser.mu.Unlock()
+					w.closePopups()
+				}()
+			}
+			if name == "new-window" {
+				defer w.closePopups()
+			}
+			if name == "sibling" {
+				w.until("o.contentWindow.onmessage")
+			}
+			if c.leaveUnsaid {
+				page, err := w.current(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				g.Frame = page.target
+			} else {
+				g = w.ground(100, 50)
+				w.must(g, Click{})
+			}
+			origin, path, query := "http://site.test", "/s/"+name, ""
+			if strings.HasPrefix(name, "frame-") {
+				origin = "http://other.test"
+			}
+			if name == "form-query" {
+				query = "a=1&b=%20c"
+			}
+			limit := time.Now().Add(10 * time.Second)
+			for !w.saw("/s/" + name) {
+				if time.Now().After(limit) {
+					t.Fatal("nothing was sent")
+				}
+				w.quiet(2 * time.Millisecond)
+			}
+			r := action.Request{Method: "POST", Origin: origin, Path: path, Query: query}
+			if name == "beacon" || name == "body" {
+				r.BodyDigest = canon.Digest([]byte("x"))
+			}
+			if name == "body" {
+				if other, ok := w.Sender(t.Context(), action.Request{Method: "POST", Origin: origin, Path: path, BodyDigest: canon.Digest([]byte("y"))}); ok {
+					t.Errorf("a word for another body: %+v", other)
+				}
+			}
+			who, ok := w.Sender(t.Context(), r)
+			if ok != c.known || ok && (who.Gesture != c.gesture || (who.Frame == g.Frame) != c.own) {
+				t.Errorf("got %+v %v, pressed frame %s, want %+v", who, ok, g.Frame, c)
+			}
+			if name == "fetch" {
+				if again, ok := w.Sender(t.Context(), r); ok {
+					t.Errorf("one word was given twice: %+v", again)
+				}
+			}
+		})
+	}
+}
