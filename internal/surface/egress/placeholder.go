@@ -115,7 +115,7 @@ var errNoSecrets = errors.New("the task holds no such secret")
 
 // Bounds of namesSecret: how many encodings inside each other are undone.
 const (
-	maxSpelled = 4 // percent, backslash, entity, equals sign
+	maxSpelled = 6 // percent, backslash, entity, equals sign
 	maxPacked  = 2 // base64, hexadecimal
 )
 
@@ -157,7 +157,7 @@ func fold(b []byte) (out []byte, escapes bool) {
 				out = append(out, c)
 			case 'A' <= c && c <= 'Z':
 				out = append(out, c+'a'-'A')
-			case c > ' ' && c != 0x7f:
+			case c > ' ' && c != 0x7f && c != '+': // which is a blank in forms
 				out = append(out, c)
 			}
 			continue
@@ -272,21 +272,32 @@ func escaped(b []byte) (r rune, n int) {
 // packed looks into every stretch that could be base64 or hexadecimal and is
 // long enough to hold a placeholder.
 func packed(b []byte, depth int) bool {
-	const shortest = (len(marker)*8 + 5) / 6
-	start := -1
-	for i := 0; i <= len(b); i++ {
-		if i < len(b) && base64Digit(b[i]) {
-			if start < 0 {
-				start = i
+	found := false
+	stretches(b, base64Digit, (len(marker)*8+5)/6, func(run []byte) {
+		found = found || unpack(run, depth)
+		stretches(run, isHex, 2*len(marker), func(run []byte) {
+			for shift := range 2 {
+				out := make([]byte, len(run)/2)
+				n, _ := hex.Decode(out, run[shift:shift+(len(run)-shift)/2*2]) // all digits
+				found = found || named(out[:n], depth-1)
 			}
+		})
+	})
+	return found
+}
+
+// stretches calls f with each longest stretch of what is in.
+func stretches(b []byte, in func(byte) bool, shortest int, f func([]byte)) {
+	start := 0
+	for i := 0; i <= len(b); i++ {
+		if i < len(b) && in(b[i]) {
 			continue
 		}
-		if start >= 0 && i-start >= shortest && unpack(b[start:i], depth) {
-			return true
+		if i-start >= shortest {
+			f(b[start:i])
 		}
-		start = -1
+		start = i + 1
 	}
-	return false
 }
 
 func base64Digit(c byte) bool {
@@ -306,13 +317,6 @@ func unpack(run []byte, depth int) bool {
 		s = s[:len(s)/4*4+map[int]int{0: 0, 1: 0, 2: 2, 3: 3}[len(s)%4]]
 		n, _ := base64.RawStdEncoding.Decode(out, s) // all digits, so all of it decodes
 		if named(out[:n], depth-1) {
-			return true
-		}
-	}
-	for shift := range 2 {
-		s := run[min(shift, len(run)):]
-		n, _ := hex.Decode(out, s[:len(s)/2*2]) // up to the first that is no digit
-		if n >= len(marker) && named(out[:n], depth-1) {
 			return true
 		}
 	}
