@@ -35,6 +35,7 @@
   const submitMethod = [getter(HTMLButtonElement, 'formMethod'), getter(HTMLInputElement, 'formMethod')];
   const disabled = [getter(HTMLButtonElement, 'disabled'), getter(HTMLInputElement, 'disabled')];
   const anchorHref = [getter(HTMLAnchorElement, 'href'), getter(HTMLAreaElement, 'href')];
+  const areaValue = getter(HTMLTextAreaElement, 'value'), newWalker = method(Document, 'createTreeWalker');
   const valueOf = getter(HTMLInputElement, 'value'), labelsOf = [getter(HTMLInputElement, 'labels'),
     getter(HTMLSelectElement, 'labels'), getter(HTMLTextAreaElement, 'labels')];
   const baseURI = getter(Node, 'baseURI');
@@ -257,8 +258,28 @@
     Object.assign(armed, part);
     register();
   };
+  // what the last text() was made of: from where to where which node
+  let parts = [];
+  const walk = (root, add) => {
+    const w = newWalker(document, root, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_TEXT);
+    for (let n = root; n; n = w.nextNode()) {
+      if (nodeType(n) === 3) { add(parentNode(n), textOf(n)); continue; }
+      const v = valueOf(n) ?? areaValue(n), s = shadowOf(n);
+      if (v) add(n, '\n' + v + '\n');
+      if (s) walk(s, add);
+    }
+  };
   const guard = {
     register,
+    // text: all text of this frame with its open shadow roots, and the values of its fields
+    text() {
+      let out = '';
+      parts = [];
+      if (docRoot(document)) walk(docRoot(document), (n, s) => { parts.push([out.length, out.length + s.length, n]); out += s; });
+      return out;
+    },
+    // holders: the elements that a part of the last text() is in
+    holders(from, to) { return parts.filter(p => p[0] < to && p[1] > from).map(p => isElement(p[2]) ? p[2] : isShadow(p[2]) ? hostOf(p[2]) : null); },
     // ground: facts of the element under a point; arms for them when spec is given
     ground(hit, spec) {
       if (!isElement(hit)) hit = parentNode(hit);

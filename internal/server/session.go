@@ -226,6 +226,7 @@ func (s *session) startBrowser(ctx context.Context) error {
 		return err
 	}
 	s.browser = b
+	b.Conceal(concealed{door, s.secretFields()})
 	s.onStop(func() { b.Close() })
 	s.serve("browser egress", func() error { return door.Serve(b.ProxyListener()) })
 	return nil

@@ -58,6 +58,21 @@ func (p *Proxy) scrubber() *scrubber {
 	return c.s
 }
 
+// Spans are where a text has a known secret in it, in any of its forms.
+func (p *Proxy) Spans(text []byte) (out [][2]int) {
+	s := p.scrubber()
+	for i := 0; i+keyLen <= len(text); i++ {
+		if j, bit := slot(keyOf(text[i:])); s.keys[j]&bit == 0 {
+			continue
+		}
+		if n, _ := s.match(text[i:], true); n > 0 {
+			out = append(out, [2]int{i, i + n})
+			i += n - 1
+		}
+	}
+	return out
+}
+
 // keyLen is less than minSecret, so that every form has a key.
 const keyLen = 4
 
