@@ -130,7 +130,9 @@ func TestCheckSecret(t *testing.T) {
 //
 // Threats: T45 (connector)
 func TestPlaceholderSpelling(t *testing.T) {
-	jsonBody := func(token string) string { return `{"user":"jo","again":"sallyport-secret:api-token","token":` + token + `}` }
+	jsonBody := func(token string) string {
+		return `{"user":"jo","again":"sallyport-secret:api-token","token":` + token + `}`
+	}
 	formBody := func(token string) string { return "user=jo&again=sallyport-secret:api-token&token=" + token }
 	for _, tt := range []struct {
 		kind connector.BodyType
