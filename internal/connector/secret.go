@@ -12,13 +12,9 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/action"
 )
 
-// PlaceholderPrefix begins every placeholder. In a request it stands only where
-// an operation declares a secret.
-const PlaceholderPrefix = "sallyport-secret:"
-
 // Placeholder is the text that stands for the secret of a credential source in a
 // request until door 2 puts the secret in.
-func Placeholder(source string) string { return PlaceholderPrefix + source }
+func Placeholder(source string) string { return action.PlaceholderPrefix + source }
 
 // Slot is one place of a body that holds a placeholder: the bytes from Start to
 // End are replaced by the secret, in the spelling of the body's type, and no

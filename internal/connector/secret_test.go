@@ -80,7 +80,7 @@ func fill(body string, slots []connector.Slot, secret string) (string, error) {
 // its fields is the secret, and in all others what was there before; or the type
 // of body is said not to carry it.
 //
-// Threats: T45 (connector)
+// Threats: T45 (form)
 func TestSecretIsReadBack(t *testing.T) {
 	place := connector.Placeholder("api-token")
 	for _, secret := range []string{"plain-Token_123", `quo"te'back\slash`, "a&b=c%41+d;e f#g", "line\nfeed\r\nand return\r", "tab\tand\x01\x7f controls",
@@ -128,7 +128,7 @@ func TestCheckSecret(t *testing.T) {
 // TestPlaceholderSpelling: in its own field a placeholder has one spelling for
 // each type of body. Another one of the same value is refused.
 //
-// Threats: T45 (connector)
+// Threats: T45 (form)
 func TestPlaceholderSpelling(t *testing.T) {
 	jsonBody := func(token string) string {
 		return `{"user":"jo","again":"sallyport-secret:api-token","token":` + token + `}`

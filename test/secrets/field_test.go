@@ -80,7 +80,7 @@ spec:
 // Typed into another field, or sent by the agent's own client elsewhere, the
 // placeholder is refused; and the agent makes no token of its own.
 //
-// Threats: T44, T45, T46, T54, R42 (door)
+// Threats: T44, T54 (door); T45 (form); T46 (guardrail, grant)
 func TestTokenIsTypedByItsPlaceholder(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts browsers")

@@ -18,7 +18,7 @@ import (
 )
 
 // marker begins every placeholder of a secret, in whatever case it is sent.
-const marker = "sallyport-secret:"
+const marker = action.PlaceholderPrefix
 
 // Slot is one place of a request's body where a secret is put in: the bytes
 // from Start to End are its placeholder.

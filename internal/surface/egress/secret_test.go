@@ -355,7 +355,7 @@ var misplaced = map[string]struct {
 // places in which nothing declares a secret: each is refused with a stable code,
 // on record as malformed, and nothing of it is sent, to anybody.
 //
-// Threats: T45, R42 (door)
+// Threats: T45 (form)
 func TestPlaceholderAnywhereElse(t *testing.T) {
 	o := newOrigin(t, false, nil)
 	other := newOrigin(t, false, nil)
@@ -514,7 +514,7 @@ func TestSecretAfterItsEnd(t *testing.T) {
 // way it can think of; the page sees none of it, and the length of what it sees
 // does not depend on the secret's.
 //
-// Threats: R42, T44 (door)
+// Threats: T44 (door)
 func TestReflectedPlaceholder(t *testing.T) {
 	sizes := map[string]int{}
 	for _, value := range []string{token, token + strings.Repeat("longer", 20)} {
