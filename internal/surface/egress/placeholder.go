@@ -243,6 +243,8 @@ func escaped(b []byte) (r rune, n int) {
 			}
 		case '/', '\\', '"', '\'', '-', ':':
 			return rune(b[1]), 2
+		case 'b', 'f', 'n', 'r', 't':
+			return rune("\b\f\n\r\t"[strings.IndexByte("bfnrt", b[1])]), 2
 		}
 		if v, n := digits(b[1:], 8, 3); n == 3 {
 			return v, 4
