@@ -241,11 +241,11 @@ func (s *scrubber) pair(a, b byte) {
 
 // mixed matches a secret whose bytes are each as they are or in some escape.
 func (s *scrubber) mixed(b []byte, final bool) (n int, wait bool) {
+	if !final && cutEscape(b) {
+		return 0, true
+	}
 	d, taken := unit(b)
 	if taken == 0 {
-		if !final && cutEscape(b) {
-			return 0, true
-		}
 		d = b[:1]
 	}
 	first := [2]byte{d[0], b[0]}
@@ -257,20 +257,18 @@ func (s *scrubber) mixed(b []byte, final bool) (n int, wait bool) {
 			at, k := 0, 0
 			for k < len(v) {
 				rest := b[at:]
+				if !final && (len(rest) == 0 || cutEscape(rest)) {
+					wait = true
+					break
+				}
 				if d, n := unit(rest); n > 0 && bytes.HasPrefix(v[k:], d) {
 					at, k = at+n, k+len(d)
 					continue
 				}
-				switch {
-				case len(rest) == 0 || cutEscape(rest):
-					if !final {
-						wait = true
-					}
-				case rest[0] == v[k] || rest[0] == '+' && v[k] == ' ':
-					at, k = at+1, k+1
-					continue
+				if len(rest) == 0 || rest[0] != v[k] && (rest[0] != '+' || v[k] != ' ') {
+					break
 				}
-				break
+				at, k = at+1, k+1
 			}
 			if k == len(v) {
 				return at, false
