@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 )
@@ -59,56 +60,71 @@ func (a box) union(o box) box {
 	return box{min(a.x0, o.x0), min(a.y0, o.y0), max(a.x1, o.x1), max(a.y1, o.y1)}
 }
 
-// concealed finds what a picture of the page may not show, by node. It asks
-// each process of the page for its fields by Chromium's own search, which sees
-// closed shadow roots and all frames of the process, and each frame for its
-// text. A page without any answers with counts of zero and its text.
-func (b *Browser) concealed(ctx context.Context, page *session) (map[string]box, error) {
-	c := b.concealer()
+// concealed finds what a picture of the page may not show, by node. A document
+// that is replaced meanwhile is asked again: what cannot be asked is not taken
+// for nothing.
+func (b *Browser) concealed(ctx context.Context, page *session) (found map[string]box, err error) {
+	for range 5 {
+		if found, err = b.lookFor(ctx, page, b.concealer()); !protocol(err) {
+			return found, err
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+	return nil, err
+}
+
+// lookFor asks each process of the page for its fields by Chromium's own search,
+// which sees closed shadow roots and all frames of the process, and each frame
+// for its text. A page without any answers with counts of zero and its text.
+func (b *Browser) lookFor(ctx context.Context, page *session, c Concealer) (map[string]box, error) {
 	b.mu.Lock()
 	var all []*session
-	texts := map[*session][]int{}
+	worlds := map[*session][]int{}
 	for _, s := range b.sessions {
 		if s.guarded() && s.page() == page {
 			all = append(all, s)
 			for _, w := range s.worlds {
-				texts[s] = append(texts[s], w)
+				worlds[s] = append(worlds[s], w)
 			}
 		}
 	}
 	b.mu.Unlock()
 	queries := []string{`"password"`} // an attribute that is exactly this
-	names := c.Fields()
-	for _, n := range names {
+	for _, n := range c.Fields() {
 		queries = append(queries, `"`+n+`"`)
 	}
-	searches, words := map[*session][]*call{}, map[*session][]*call{}
+	counts, texts := map[*session][]*call{}, map[*session][]*call{}
 	for _, s := range all {
 		for _, q := range queries {
-			searches[s] = append(searches[s], b.conn.send(s.id, "DOM.performSearch", obj{"query": q}))
+			counts[s] = append(counts[s], b.conn.send(s.id, "DOM.performSearch", obj{"query": q}))
 		}
-		for _, w := range texts[s] {
-			words[s] = append(words[s], b.conn.send(s.id, "Runtime.evaluate",
+		for _, w := range worlds[s] {
+			texts[s] = append(texts[s], b.conn.send(s.id, "Runtime.evaluate",
 				obj{"expression": b.guard.key + ".text()", "contextId": w, "returnByValue": true}))
 		}
 	}
 	found := map[string]box{}
 	for _, s := range all {
-		into := func(at map[int]box) error { return b.ontoPage(ctx, page, s, at, found) }
-		at, err := b.fields(ctx, s, searches[s], names)
+		at := map[int]box{}
+		err := b.fields(ctx, s, queries, counts[s], at)
+		for i, k := range texts[s] {
+			if err == nil {
+				err = b.shown(ctx, s, worlds[s][i], k, c, at)
+			}
+		}
 		if err == nil {
-			err = into(at)
+			err = b.ontoPage(ctx, page, s, at, found)
 		}
-		for i, k := range words[s] {
+		select {
+		case <-s.gone: // and so is what it drew
+		default:
 			if err != nil {
-				break
+				return nil, err
 			}
-			if at, err = b.shown(ctx, s, texts[s][i], k, c); err == nil {
-				err = into(at)
-			}
-		}
-		if err != nil && !protocol(err) { // what is gone is in no picture
-			return nil, err
 		}
 	}
 	if len(found) > maxConcealed {
@@ -117,45 +133,52 @@ func (b *Browser) concealed(ctx context.Context, page *session) (map[string]box,
 	return found, nil
 }
 
-// fields resolves the results of searches to the fields that are not empty.
-func (b *Browser) fields(ctx context.Context, s *session, searches []*call, names []string) (map[int]box, error) {
-	at := map[int]box{}
-	bound := false
-	for _, k := range searches {
-		var r struct {
-			ID    string `json:"searchId"`
-			Count int    `json:"resultCount"`
-		}
+// search is the answer of DOM.performSearch.
+type search struct {
+	ID    string `json:"searchId"`
+	Count int    `json:"resultCount"`
+}
+
+// fields finds the fields that are not empty. Where a search had results, they
+// are searched for again: Chromium tells nodes only of a document that was asked
+// for, and forgets all results when it is.
+func (b *Browser) fields(ctx context.Context, s *session, queries []string, counts []*call, at map[int]box) error {
+	asked := false
+	for i, k := range counts {
+		var r search
 		if err := k.get(ctx, &r); err != nil {
-			return nil, err
-		}
-		if r.Count > maxConcealed {
-			return nil, errConcealed
-		}
-		if r.Count > 0 {
-			if !bound { // results are told only of a document that was asked for
-				if err := b.conn.call(ctx, s.id, "DOM.getDocument", obj{"depth": 0}, nil); err != nil {
-					return nil, err
-				}
-				bound = true
-			}
-			var ids struct {
-				Nodes []int `json:"nodeIds"`
-			}
-			if err := b.conn.call(ctx, s.id, "DOM.getSearchResults", obj{"searchId": r.ID, "fromIndex": 0, "toIndex": r.Count}, &ids); err != nil {
-				return nil, err
-			}
-			if err := b.filled(ctx, s, ids.Nodes, names, at); err != nil {
-				return nil, err
-			}
+			return err
 		}
 		b.conn.send(s.id, "DOM.discardSearchResults", obj{"searchId": r.ID})
+		if r.Count == 0 {
+			continue
+		}
+		if !asked {
+			asked = true
+			if err := b.conn.call(ctx, s.id, "DOM.getDocument", obj{"depth": 1}, nil); err != nil {
+				return err
+			}
+		}
+		if err := b.conn.call(ctx, s.id, "DOM.performSearch", obj{"query": queries[i]}, &r); err != nil {
+			return err
+		}
+		if r.Count > maxConcealed {
+			return errConcealed
+		}
+		if r.Count == 0 {
+			continue
+		}
+		var nodes struct {
+			IDs []int `json:"nodeIds"`
+		}
+		if err := b.conn.call(ctx, s.id, "DOM.getSearchResults", obj{"searchId": r.ID, "fromIndex": 0, "toIndex": r.Count}, &nodes); err != nil {
+			return err
+		}
+		if err := b.filled(ctx, s, nodes.IDs, at); err != nil {
+			return err
+		}
 	}
-	if bound { // and of a bound document every change is told
-		b.conn.send(s.id, "DOM.disable", nil)
-		b.conn.send(s.id, "DOM.enable", nil)
-	}
-	return at, nil
+	return nil
 }
 
 // domNode is what the protocol says of a node and of what is in it.
@@ -183,7 +206,9 @@ func (n domNode) hasText() bool {
 	return n.Name == "#text" && n.Value != "" || slices.ContainsFunc(n.Children, domNode.hasText) || slices.ContainsFunc(n.Shadow, domNode.hasText)
 }
 
-func (b *Browser) filled(ctx context.Context, s *session, ids []int, names []string, at map[int]box) error {
+// filled measures those of the nodes that are fields of secrets with text in them.
+func (b *Browser) filled(ctx context.Context, s *session, ids []int, at map[int]box) error {
+	names := b.concealer().Fields()
 	described := make([]*call, len(ids))
 	for i, id := range ids {
 		described[i] = b.conn.send(s.id, "DOM.describeNode", obj{"nodeId": id, "depth": -1, "pierce": true})
@@ -193,9 +218,6 @@ func (b *Browser) filled(ctx context.Context, s *session, ids []int, names []str
 			Node domNode `json:"node"`
 		}
 		if err := k.get(ctx, &d); err != nil {
-			if protocol(err) {
-				continue
-			}
 			return err
 		}
 		n := d.Node
@@ -216,7 +238,7 @@ func (b *Browser) place(ctx context.Context, s *session, node obj, key int, at m
 		Quads [][]float64 `json:"quads"`
 	}
 	if err := b.conn.call(ctx, s.id, "DOM.getContentQuads", node, &q); err != nil {
-		if protocol(err) { // not drawn
+		if pe := (*protocolError)(nil); errors.As(err, &pe) && strings.Contains(pe.Message, "quads") { // it is not drawn
 			return nil
 		}
 		return err
@@ -236,53 +258,51 @@ func (b *Browser) place(ctx context.Context, s *session, node obj, key int, at m
 
 // shown finds the elements of a frame whose text has something in it that is
 // not shown.
-func (b *Browser) shown(ctx context.Context, s *session, world int, text *call, c Concealer) (map[int]box, error) {
+func (b *Browser) shown(ctx context.Context, s *session, world int, text *call, c Concealer, at map[int]box) error {
 	var r evalAnswer
 	if err := text.get(ctx, &r); err != nil {
-		return nil, err
+		return err
 	}
 	var t string
-	if r.Exception != nil || json.Unmarshal(r.Result.Value, &t, lax) != nil {
-		return nil, nil // a frame whose guard is not there yet shows nothing either
+	if r.Exception != nil { // the guard is put into this frame just now: ask again
+		return &protocolError{method: "Runtime.evaluate", Message: "the frame has no guard yet"}
+	}
+	if err := json.Unmarshal(r.Result.Value, &t, lax); err != nil {
+		return err
 	}
 	spans := c.Spans([]byte(t))
-	if len(spans) == 0 {
-		return nil, nil
-	}
 	if len(spans) > maxConcealed {
-		return nil, errConcealed
+		return errConcealed
 	}
-	at := map[int]box{}
 	for _, sp := range spans {
 		// The guard counts in UTF-16.
 		from, to := utf16Len(t[:sp[0]]), utf16Len(t[:sp[1]])
 		v, err := b.conn.eval(ctx, s.id, "Runtime.evaluate", obj{"expression": fmt.Sprintf("%s.holders(%d,%d)", b.guard.key, from, to), "contextId": world})
 		if err != nil {
-			return nil, err
+			return err
 		}
 		var props struct {
 			Result []struct {
-				Name  string `json:"name"`
 				Value remote `json:"value"`
 			} `json:"result"`
 		}
 		if err := b.conn.call(ctx, s.id, "Runtime.getProperties", obj{"objectId": v.ObjectID, "ownProperties": true}, &props); err != nil {
-			return nil, err
+			return err
 		}
 		for _, p := range props.Result {
 			if p.Value.Subtype != "node" {
 				continue
 			}
-			// A key of its own: the same element is found again after the picture.
-			key := -(sp[0]*maxConcealed + len(at)) - 1
+			// A key of its own; the same text is at the same place after the picture.
+			key := -world*(1<<20) - sp[0]*16 - len(at)%16 - 1
 			if err := b.place(ctx, s, obj{"objectId": p.Value.ObjectID}, key, at); err != nil {
-				return nil, err
+				return err
 			}
 			b.conn.send(s.id, "Runtime.releaseObject", obj{"objectId": p.Value.ObjectID})
 		}
 		b.conn.send(s.id, "Runtime.releaseObject", obj{"objectId": v.ObjectID})
 	}
-	return at, nil
+	return nil
 }
 
 func utf16Len(s string) (n int) {

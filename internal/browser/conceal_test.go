@@ -54,7 +54,7 @@ func red(t testing.TB, shot []byte) (n int) {
 }
 
 const (
-	inkStyle = `<style>*{margin:0}input,textarea,p,b{color:#f00;caret-color:transparent;font:20px monospace;border:0;background:#fff;outline:0}</style>`
+	inkStyle = `<style>*{margin:0}input,textarea,b{color:#f00;caret-color:transparent;font:20px monospace;border:0;background:#fff;outline:0}</style>`
 	secretIn = `<input type=password value="hunter2hunter2">`
 )
 
@@ -125,7 +125,7 @@ func TestNothingConcealedIsInAPicture(t *testing.T) {
 	}
 	t.Run("nothing_to_conceal", func(t *testing.T) {
 		w.t = t
-		w.load("plain", inkStyle+`<p>ordinary</p><input value=shown><input type=password placeholder="" name=empty>`)
+		w.load("plain", inkStyle+`<b>ordinary</b><input value=shown><input type=password placeholder="" name=empty>`)
 		shot, err := w.Screenshot(t.Context())
 		if err != nil {
 			t.Fatal(err)
