@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"image"
 	"image/png"
+	"net/http"
 	"strings"
 	"testing"
 )
@@ -32,7 +33,7 @@ func (h hiding) Spans(t []byte) (out [][2]int) {
 // on white, and nothing else.
 func red(t testing.TB, shot []byte) (n int) {
 	t.Helper()
-	img, err := png.Decode(bytes.NewReader(shot))
+	img, _, err := image.Decode(bytes.NewReader(shot))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,6 +135,55 @@ func TestNothingConcealedIsInAPicture(t *testing.T) {
 			t.Error("ordinary text was blanked")
 		}
 	})
+}
+
+// TestClientPicturesConceal: a client of the protocol gets no other pictures. Of
+// what is concealed none is lossy before it is blanked, and none is of a page that
+// is laid out anew for it.
+//
+// Threats: T44, H5 (browser)
+func TestClientPicturesConceal(t *testing.T) {
+	w := open(t, Config{})
+	w.load("page", inkStyle+"<div style='height:600px'></div>"+secretIn+"<div style='height:3000px'></div>")
+	w.eval("scrollTo(0,400);new Promise(r=>requestAnimationFrame(()=>requestAnimationFrame(r)))")
+	h := w.client()
+	h.until("a page", func() bool { return len(h.targets) == 1 })
+	page, err := w.current(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventuallyRed(t, w, page)
+	n := h.attach(page.target)
+	for name, params := range map[string]obj{
+		"plain": {}, "png": {"format": "png", "optimizeForSpeed": true}, "jpeg": {"format": "jpeg", "quality": 100},
+		"clip": {"format": "png", "clip": obj{"x": 0, "y": 590, "width": 400, "height": 50, "scale": 2}},
+	} {
+		result, fault := h.ask(n, "Page.captureScreenshot", params)
+		if fault != "" {
+			t.Fatalf("%s: %s", name, fault)
+		}
+		shot, err := pictureIn([]byte(result))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := http.DetectContentType(shot); name == "jpeg" != (got == "image/jpeg") {
+			t.Errorf("%s: %s", name, got)
+		}
+		if n := red(t, shot); n > 0 {
+			t.Errorf("%s: %d pixels of it are in the picture", name, n)
+		}
+	}
+	for name, params := range map[string]obj{"webp": {"format": "webp"}, "beyond": {"captureBeyondViewport": true, "clip": obj{"x": 0, "y": 0, "width": 400, "height": 3000, "scale": 1}}} {
+		if _, fault := h.ask(n, "Page.captureScreenshot", params); !strings.Contains(fault, "not shown in pictures") {
+			t.Errorf("%s: %q", name, fault)
+		}
+	}
+	w.load("plain", "<p>nothing")
+	for name, params := range map[string]obj{"webp": {"format": "webp"}, "beyond": {"captureBeyondViewport": true}} {
+		if result, fault := h.ask(n, "Page.captureScreenshot", params); fault != "" || len(result) < 100 {
+			t.Errorf("%s of a plain page: %q", name, fault)
+		}
+	}
 }
 
 // eventuallyRed waits until the browser draws what is to be concealed.
