@@ -86,7 +86,7 @@ func TestNothingConcealedIsInAPicture(t *testing.T) {
 		"nested_shadow":   {page: script(`const s=d.attachShadow({mode:'closed'});s.innerHTML='<i></i>';s.firstChild.innerHTML='<u></u>';const e=document.createElement('div');s.append(e);e.attachShadow({mode:'closed'}).innerHTML='` + inkStyle + secretIn + `'`)},
 		"scrolled":        {page: "<div style='height:2000px'></div>" + secretIn + "<div style='height:2000px'></div>", then: "scrollTo(0,1700);1"},
 		"scrolled_inside": {page: "<div id=b style='height:100px;overflow:auto'><div style='height:500px'></div>" + secretIn + "<div style='height:500px'></div></div>", then: "b.scrollTop=470;1"},
-		"rotated":         {page: "<div style='transform:translate(300px,200px) rotate(33deg) scale(1.7)'>" + secretIn + "</div>"},
+		"rotated":         {page: "<div style='display:inline-block;transform:translate(300px,200px) rotate(33deg) scale(1.7)'>" + secretIn + "</div>"},
 		"zoomed":          {page: "<div style='zoom:2.3;padding:9px'>" + secretIn + "</div>"},
 		"fixed":           {page: "<div style='position:fixed;right:3px;bottom:3px'>" + secretIn + "</div>"},
 		"same_process":    {page: "<iframe srcdoc='" + inkStyle + secretIn + "' style='margin:31px'></iframe>"},
