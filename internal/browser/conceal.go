@@ -85,7 +85,7 @@ func (b *Browser) lookFor(ctx context.Context, page *session, c Concealer) (map[
 	var all []*session
 	worlds := map[*session][]int{}
 	for _, s := range b.sessions {
-		if s.guarded() && s.page() == page {
+		if s.guarded() && s.page() == page && s.started() {
 			all = append(all, s)
 			for _, w := range s.worlds {
 				worlds[s] = append(worlds[s], w)
@@ -131,6 +131,17 @@ func (b *Browser) lookFor(ctx context.Context, page *session, c Concealer) (map[
 		return nil, errConcealed
 	}
 	return found, nil
+}
+
+// started reports whether the target runs with its guard: one that does not yet has
+// drawn nothing, or what it draws in its first milliseconds.
+func (s *session) started() bool {
+	select {
+	case <-s.ready:
+		return true
+	default:
+		return false
+	}
 }
 
 // search is the answer of DOM.performSearch.
