@@ -63,9 +63,9 @@ func (a box) union(o box) box {
 // concealed finds what a picture of the page may not show, by node. A document
 // that is replaced meanwhile is asked again: what cannot be asked is not taken
 // for nothing.
-func (b *Browser) concealed(ctx context.Context, page *session) (found map[string]box, err error) {
+func (b *Browser) concealed(ctx context.Context, page *session, text bool) (found map[string]box, err error) {
 	for range 5 {
-		if found, err = b.lookFor(ctx, page, b.concealer()); !protocol(err) {
+		if found, err = b.lookFor(ctx, page, b.concealer(), text); !protocol(err) {
 			return found, err
 		}
 		select {
@@ -79,8 +79,9 @@ func (b *Browser) concealed(ctx context.Context, page *session) (found map[strin
 
 // lookFor asks each process of the page for its fields by Chromium's own search,
 // which sees closed shadow roots and all frames of the process, and each frame
-// for its text. A page without any answers with counts of zero and its text.
-func (b *Browser) lookFor(ctx context.Context, page *session, c Concealer) (map[string]box, error) {
+// for its text, if that is wanted. A page without any answers with counts of zero
+// and its text.
+func (b *Browser) lookFor(ctx context.Context, page *session, c Concealer, text bool) (map[string]box, error) {
 	b.mu.Lock()
 	var all []*session
 	worlds := map[*session][]int{}
@@ -88,7 +89,9 @@ func (b *Browser) lookFor(ctx context.Context, page *session, c Concealer) (map[
 		if s.guarded() && s.page() == page && s.started() {
 			all = append(all, s)
 			for _, w := range s.worlds {
-				worlds[s] = append(worlds[s], w)
+				if text {
+					worlds[s] = append(worlds[s], w)
+				}
 			}
 		}
 	}
@@ -397,7 +400,8 @@ func project(content, border []float64, w, h float64, r box) box {
 //
 // What lies over a field is blanked with it.
 func (b *Browser) picture(ctx context.Context, page *session, format string, take func(lossless bool) ([]byte, error), x0, y0, width float64) ([]byte, error) {
-	before, err := b.concealed(ctx, page)
+	text := false
+	before, err := b.concealed(ctx, page, text)
 	if err != nil {
 		return nil, err
 	}
@@ -407,14 +411,17 @@ func (b *Browser) picture(ctx context.Context, page *session, format string, tak
 		if err != nil {
 			return nil, err
 		}
-		after, err := b.concealed(ctx, page)
+		after, err := b.concealed(ctx, page, true)
 		if err != nil {
 			return nil, err
 		}
 		if len(before)+len(after) == 0 {
 			return shot, nil
 		}
-		if !lossless && format != "png" { // it came while the picture was taken
+		// Text is rare, and looked for before only once it was found after. And
+		// what came while a lossy picture was taken is in none.
+		if found := hasText(after); !text && found || !lossless && format != "png" {
+			text = text || found
 			before = after
 			continue
 		}
@@ -427,6 +434,17 @@ func (b *Browser) picture(ctx context.Context, page *session, format string, tak
 		return paint(shot, format, after, x0, y0, width)
 	}
 	return nil, errors.New("screenshot: fields come and go")
+}
+
+// hasText reports whether an element is among the boxes for its text: its key
+// is no node's.
+func hasText(boxes map[string]box) bool {
+	for k := range boxes {
+		if strings.Contains(k, "/-") {
+			return true
+		}
+	}
+	return false
 }
 
 // paint blanks boxes. The picture is opaque there afterwards, whatever it was.

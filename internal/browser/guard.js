@@ -36,6 +36,8 @@
   const disabled = [getter(HTMLButtonElement, 'disabled'), getter(HTMLInputElement, 'disabled')];
   const anchorHref = [getter(HTMLAnchorElement, 'href'), getter(HTMLAreaElement, 'href')];
   const areaValue = getter(HTMLTextAreaElement, 'value'), newWalker = method(Document, 'createTreeWalker');
+  const rootGetter = Object.getOwnPropertyDescriptor(Element.prototype, 'shadowRoot').get;
+  const docAll = method(Document, 'querySelectorAll'), shadowAll = method(DocumentFragment, 'querySelectorAll');
   const valueOf = getter(HTMLInputElement, 'value'), labelsOf = [getter(HTMLInputElement, 'labels'),
     getter(HTMLSelectElement, 'labels'), getter(HTMLTextAreaElement, 'labels')];
   const baseURI = getter(Node, 'baseURI');
@@ -260,14 +262,10 @@
   };
   // what the last text() was made of: from where to where which node
   let parts = [];
-  const walk = (root, add) => {
-    const w = newWalker(document, root, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_TEXT);
-    for (let n = root; n; n = w.nextNode()) {
-      if (nodeType(n) === 3) { add(parentNode(n), textOf(n)); continue; }
-      const v = valueOf(n) ?? areaValue(n), s = shadowOf(n);
-      if (v) add(n, '\n' + v + '\n');
-      if (s) walk(s, add);
-    }
+  const walk = (root, all, add) => { // members of text nodes cannot be clobbered
+    for (let w = newWalker(document, root, NodeFilter.SHOW_TEXT), n; (n = w.nextNode());) add(n.parentNode, n.data);
+    for (const e of all(root, 'input,textarea')) add(e, '\n' + (valueOf(e) ?? areaValue(e)) + '\n');
+    for (const e of all(root, '*')) { const s = Reflect.apply(rootGetter, e, []); if (s) walk(s, shadowAll, add); }
   };
   const guard = {
     register,
@@ -275,7 +273,7 @@
     text() {
       let out = '';
       parts = [];
-      if (docRoot(document)) walk(docRoot(document), (n, s) => { parts.push([out.length, out.length + s.length, n]); out += s; });
+      walk(document, docAll, (n, s) => { parts.push([out.length, out.length + s.length, n]); out += s; });
       return out;
     },
     // holders: the elements that a part of the last text() is in

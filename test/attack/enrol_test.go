@@ -30,7 +30,8 @@ const enrol = async () => {
   };
   await Promise.all(Object.entries(tries).map(async ([n, f]) => {
     const late = new Promise(r => setTimeout(() => r('nothing'), 4000));
-    seen += ' ' + n + ':' + await Promise.race([late, Promise.resolve().then(f).then(c => c ? 'CREDENTIAL ' + c.id : 'nothing', e => e.name)]);
+    const came = await Promise.race([late, Promise.resolve().then(f).then(c => c ? 'CREDENTIAL ' + c.id : 'nothing', e => e.name)]);
+    seen += ' ' + n + ':' + came;
   }));
   const send = (u, b, t) => fetch(u, {method: 'POST', mode: 'no-cors', headers: t ? {'Content-Type': t} : {}, body: b}).catch(() => {});
   await send('/account/passkeys', JSON.stringify({id: 'AAAA', type: 'public-key', response: {clientDataJSON: 'e30', attestationObject: 'oA'}}), 'application/json');
