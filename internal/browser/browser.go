@@ -73,6 +73,7 @@ type Browser struct {
 	input chan struct{} // capacity 1: the one action in flight
 
 	client atomic.Pointer[Client] // of the protocol, or nil
+	hidden atomic.Pointer[Concealer]
 
 	mu       sync.Mutex // guards the fields below; never held while waiting
 	sessions map[string]*session

@@ -319,7 +319,8 @@ func (c *Client) Detach(session int) {
 
 // Send passes one request of the client to its session, 0 being its browser
 // session. done is called in the order of events with the result or with the
-// protocol's error object; it is not called if the browser ends.
+// protocol's error object; it is not called if the browser ends. A screenshot is
+// answered when it is done.
 func (c *Client) Send(session int, method string, params []byte, done func(result, fault []byte)) {
 	real := c.root
 	if session != 0 {
@@ -332,6 +333,10 @@ func (c *Client) Send(session int, method string, params []byte, done func(resul
 			real, why = cs.real, cs.refuse(method, params, c.b.guard)
 		}
 		c.mu.Unlock()
+		if why == "" && method == "Page.captureScreenshot" && cs.s.kind == "page" {
+			c.screenshot(cs, params, done)
+			return
+		}
 		if why != "" {
 			fault, _ := json.Marshal(obj{"code": -32000, "message": why})
 			done(nil, fault)

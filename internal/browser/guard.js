@@ -35,6 +35,9 @@
   const submitMethod = [getter(HTMLButtonElement, 'formMethod'), getter(HTMLInputElement, 'formMethod')];
   const disabled = [getter(HTMLButtonElement, 'disabled'), getter(HTMLInputElement, 'disabled')];
   const anchorHref = [getter(HTMLAnchorElement, 'href'), getter(HTMLAreaElement, 'href')];
+  const areaValue = getter(HTMLTextAreaElement, 'value'), newWalker = method(Document, 'createTreeWalker');
+  const rootGetter = Object.getOwnPropertyDescriptor(Element.prototype, 'shadowRoot').get;
+  const docAll = method(Document, 'querySelectorAll'), shadowAll = method(DocumentFragment, 'querySelectorAll');
   const valueOf = getter(HTMLInputElement, 'value'), labelsOf = [getter(HTMLInputElement, 'labels'),
     getter(HTMLSelectElement, 'labels'), getter(HTMLTextAreaElement, 'labels')];
   const baseURI = getter(Node, 'baseURI'), query = method(Document, 'querySelector');
@@ -279,8 +282,24 @@
     Object.assign(armed, part);
     register();
   };
+  // what the last text() was made of: from where to where which node
+  let parts = [];
+  const walk = (root, all, add) => { // members of text nodes cannot be clobbered
+    for (let w = newWalker(document, root, NodeFilter.SHOW_TEXT), n; (n = w.nextNode());) add(n.parentNode, n.data);
+    for (const e of all(root, 'input,textarea')) add(e, '\n' + (valueOf(e) ?? areaValue(e)) + '\n');
+    for (const e of all(root, '*')) { const s = Reflect.apply(rootGetter, e, []); if (s) walk(s, shadowAll, add); }
+  };
   const guard = {
     register,
+    // text: all text of this frame with its open shadow roots, and the values of its fields
+    text() {
+      let out = '';
+      parts = [];
+      walk(document, docAll, (n, s) => { parts.push([out.length, out.length + s.length, n]); out += s; });
+      return out;
+    },
+    // holders: the elements that a part of the last text() is in
+    holders(from, to) { return parts.filter(p => p[0] < to && p[1] > from).map(p => isElement(p[2]) ? p[2] : isShadow(p[2]) ? hostOf(p[2]) : null); },
     // ground: facts of the element under a point; arms for them when spec is given
     ground(hit, spec) {
       if (!isElement(hit)) hit = parentNode(hit);

@@ -1,9 +1,7 @@
 package browser
 
 import (
-	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"math"
@@ -15,14 +13,14 @@ type Region struct{ X, Y, Width, Height float64 }
 
 // Screenshot is the current page's viewport as a PNG.
 func (b *Browser) Screenshot(ctx context.Context) ([]byte, error) {
-	return b.capture(ctx, nil)
+	return b.capture(ctx, nil, 1)
 }
 
 // ScreenshotScaled is the viewport drawn at w x h pixels. The sides must be in
 // the screen's proportion, within one pixel.
 func (b *Browser) ScreenshotScaled(ctx context.Context, w, h int) ([]byte, error) {
 	if w == b.cfg.Width && h == b.cfg.Height {
-		return b.capture(ctx, nil)
+		return b.capture(ctx, nil, 1)
 	}
 	scale := float64(w) / float64(b.cfg.Width)
 	if w < 16 || h < 16 || scale > 4 || math.Abs(scale*float64(b.cfg.Height)-float64(h)) > 1 {
@@ -42,16 +40,13 @@ func (b *Browser) Zoom(ctx context.Context, r Region) ([]byte, error) {
 }
 
 func (b *Browser) clipped(ctx context.Context, r Region, scale float64) ([]byte, error) {
-	return b.capture(ctx, func(x, y float64) obj {
-		return obj{"x": r.X + x, "y": r.Y + y, "width": r.Width, "height": r.Height, "scale": scale}
-	})
+	return b.capture(ctx, &r, scale)
 }
 
-// capture takes the picture. clip gets the scroll offset, since the protocol
-// counts from the document's origin. Chromium never answers for a picture that
-// was asked of a document which another one then replaced, so that one is asked
-// of the new document.
-func (b *Browser) capture(ctx context.Context, clip func(x, y float64) obj) ([]byte, error) {
+// capture takes the picture of a region, or of the viewport. Chromium never
+// answers for a picture that was asked of a document which another one then
+// replaced, so that one is asked of the new document.
+func (b *Browser) capture(ctx context.Context, r *Region, scale float64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()
 	for {
@@ -59,7 +54,11 @@ func (b *Browser) capture(ctx context.Context, clip func(x, y float64) obj) ([]b
 		if err != nil {
 			return nil, err
 		}
-		png, err := b.captureDocument(ctx, page, clip)
+		x0, y0, width := 0.0, 0.0, float64(b.cfg.Width)
+		if r != nil {
+			x0, y0, width = r.X, r.Y, r.Width
+		}
+		png, err := b.picture(ctx, page, "png", func(bool) ([]byte, error) { return b.captureDocument(ctx, page, r, scale) }, x0, y0, width)
 		var refused *protocolError
 		switch {
 		case errors.Is(err, errReplaced):
@@ -78,7 +77,7 @@ func (b *Browser) capture(ctx context.Context, clip func(x, y float64) obj) ([]b
 // errReplaced means that the page was given another document meanwhile.
 var errReplaced = errors.New("the document was replaced")
 
-func (b *Browser) captureDocument(ctx context.Context, page *session, clip func(x, y float64) obj) ([]byte, error) {
+func (b *Browser) captureDocument(ctx context.Context, page *session, r *Region, scale float64) ([]byte, error) {
 	b.mu.Lock()
 	document := page.documents
 	b.mu.Unlock()
@@ -90,7 +89,7 @@ func (b *Browser) captureDocument(ctx context.Context, page *session, clip func(
 		}
 	}()
 	p := obj{"format": "png", "optimizeForSpeed": true}
-	if clip != nil {
+	if r != nil { // the protocol counts from the document's origin
 		var lm struct {
 			Viewport struct {
 				X float64 `json:"pageX"`
@@ -100,22 +99,11 @@ func (b *Browser) captureDocument(ctx context.Context, page *session, clip func(
 		if err := b.conn.call(ctx, page.id, "Page.getLayoutMetrics", nil, &lm); err != nil {
 			return nil, errors.Join(err, context.Cause(ctx))
 		}
-		p["clip"] = clip(lm.Viewport.X, lm.Viewport.Y)
+		p["clip"] = obj{"x": r.X + lm.Viewport.X, "y": r.Y + lm.Viewport.Y, "width": r.Width, "height": r.Height, "scale": scale}
 	}
 	raw, err := b.conn.send(page.id, "Page.captureScreenshot", p).raw(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("screenshot: %w", errors.Join(err, context.Cause(ctx)))
 	}
-	// Decoded straight out of the message: base64 needs no unescaping.
-	_, rest, ok := bytes.Cut(raw, []byte(`"data":"`))
-	end := bytes.IndexByte(rest, '"')
-	if !ok || end < 0 {
-		return nil, errors.New("screenshot: answer without data")
-	}
-	png := make([]byte, base64.StdEncoding.DecodedLen(end))
-	n, err := base64.StdEncoding.Decode(png, rest[:end])
-	if err != nil {
-		return nil, fmt.Errorf("screenshot: %w", err)
-	}
-	return png[:n], nil
+	return pictureIn(raw)
 }

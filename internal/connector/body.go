@@ -25,9 +25,10 @@ func refuse(code, why string) *refusal { return &refusal{code, why} }
 
 // value is one field as sent.
 type value struct {
-	text string
-	typ  FieldType // "" for what no field can accept
-	file *part     // of TypeFile; text is the digest of its bytes
+	text       string
+	typ        FieldType // "" for what no field can accept
+	file       *part     // of TypeFile; text is the digest of its bytes
+	start, end int       // of the spelling of a string in the body; 0, 0 where nobody asks
 }
 
 // similar is the name under which servers that forgive could find a field: PHP
@@ -71,7 +72,9 @@ func readPairs(s string) (map[string]value, *refusal) {
 	if len(parts) > maxFields {
 		return nil, refuse("too_many_fields", "the form has too many fields")
 	}
+	end := -1
 	for _, p := range parts {
+		end += 1 + len(p)
 		k, v, ok := strings.Cut(p, "=")
 		if !ok || k == "" {
 			return nil, refuse("form_syntax", "a form field has no name or no value")
@@ -84,7 +87,7 @@ func readPairs(s string) (map[string]value, *refusal) {
 		if _, dup := out[name]; dup {
 			return nil, refuse("duplicate_field", "a form field is given twice")
 		}
-		out[name] = value{text: text, typ: TypeString}
+		out[name] = value{text: text, typ: TypeString, start: end - len(v), end: end}
 	}
 	return out, nil
 }
@@ -155,7 +158,29 @@ func readBody(b Body, contentType string, body []byte) (map[string]value, *refus
 	for k, m := range members {
 		out[k] = scalar(m)
 	}
+	if b.takesSecret() {
+		placeMembers(out, body)
+	}
 	return out, nil
+}
+
+// placeMembers says where in the body each member is that is a string. The body
+// is one strict object with no name twice.
+func placeMembers(out map[string]value, body []byte) {
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.Token() // {
+	for d.More() {
+		name, _ := d.Token()
+		var raw json.RawMessage
+		if d.Decode(&raw) != nil {
+			return
+		}
+		if v := out[name.(string)]; v.typ == TypeString {
+			v.end = int(d.InputOffset())
+			v.start = v.end - len(raw)
+			out[name.(string)] = v
+		}
+	}
 }
 
 func readMultipart(boundary string, body []byte) (map[string]value, *refusal) {
@@ -168,7 +193,7 @@ func readMultipart(boundary string, body []byte) (map[string]value, *refusal) {
 		if _, dup := out[p.name]; dup {
 			return nil, refuse("duplicate_field", "a form field is given twice")
 		}
-		out[p.name] = value{text: string(p.data), typ: TypeString}
+		out[p.name] = value{text: string(p.data), typ: TypeString, start: p.at, end: p.at + len(p.data)}
 		if p.file {
 			out[p.name] = value{text: string(canon.Digest(p.data)), typ: TypeFile, file: &parts[i]}
 		}
@@ -213,8 +238,8 @@ func scalar(m any) value {
 // taken is what the fields of a request say.
 type taken struct {
 	params   map[string]string
-	secrets  map[string]string // field to secret
-	override string            // the method that a declared field asks for
+	secrets  []Slot
+	override string // the method that a declared field asks for
 }
 
 // take matches the fields that are there against those that may be.
@@ -273,7 +298,7 @@ func (t *taken) one(name string, f Field, v value) *refusal {
 	case f.Secret != "" && v.text != Placeholder(f.Secret):
 		return refuse("field_value", "a field does not carry the placeholder of its secret")
 	case f.Secret != "":
-		t.secrets[name] = f.Secret
+		t.secrets = append(t.secrets, Slot{Secret: f.Secret, Field: name, Start: v.start, End: v.end})
 	case f.Param != "":
 		t.params[f.Param] = v.text
 		if v.file != nil {

@@ -190,7 +190,7 @@ func graphCodes(req [4]string) []string {
 		if op.Method != req[0] || path != op.Path {
 			continue
 		}
-		t := taken{params: map[string]string{}, secrets: map[string]string{}}
+		t := taken{params: map[string]string{}}
 		if ref := c.fields(&t, action.Request{Method: req[0], Query: query, BodyType: req[2]}, []byte(req[3])); ref != nil {
 			codes = append(codes, ref.code)
 		}

@@ -18,6 +18,7 @@ type part struct {
 	filename string
 	media    string // Content-Type as sent; "" if it has none
 	data     []byte
+	at       int // of data in the body
 }
 
 const (
@@ -48,8 +49,9 @@ func readParts(boundary string, body []byte) ([]part, *refusal) {
 		return nil, refuse("multipart_syntax", "the body does not begin and end with the boundary")
 	}
 	parts := make([]part, 0, len(pieces)-2)
-	text := 0
+	text, pos := 0, 0 // pos is where the piece begins
 	for _, b := range pieces[1 : len(pieces)-1] {
+		pos += len("--") + len(boundary)
 		rest, begins := bytes.CutPrefix(b, []byte("\r\n"))
 		rest, ends := bytes.CutSuffix(rest, []byte("\r\n"))
 		head, data, cut := bytes.Cut(rest, []byte("\r\n\r\n"))
@@ -60,7 +62,8 @@ func readParts(boundary string, body []byte) ([]part, *refusal) {
 		if ref != nil {
 			return nil, ref
 		}
-		p.data = data
+		p.data, p.at = data, pos+len("\r\n")+len(head)+len("\r\n\r\n")
+		pos += len(b)
 		if !p.file {
 			if text += len(data); text > maxBody {
 				return nil, refuse("body_too_large", "the fields are larger than is read")

@@ -28,11 +28,11 @@ type Match struct {
 	Params    map[string]string
 	Labels    []string
 	Code, Why string
-	ReadBack  *Plan             // nil when the operation has none
-	Secrets   map[string]string // field to the secret that door 2 puts in
-	Override  string            // the method that a field declared for it asks for, as "_method" does
-	Local     bool              // the origin may resolve to a loopback or private address
-	CA        string            // PEM of the only trusted roots, or ""
+	ReadBack  *Plan  // nil when the operation has none
+	Secrets   []Slot // where door 2 puts secrets in, in the order of the body
+	Override  string // the method that a field declared for it asks for, as "_method" does
+	Local     bool   // the origin may resolve to a loopback or private address
+	CA        string // PEM of the only trusted roots, or ""
 }
 
 // Plan is a read-back, ready to be sent.
@@ -271,16 +271,19 @@ func (c *compiled) match(m Match, kind Kind, r action.Request, parts []string, b
 	if !sameMethod || opKind != kind {
 		return m, refuse("no_operation", "no operation has this method and path")
 	}
-	t := taken{secrets: map[string]string{}}
+	t := taken{}
 	t.params, _ = matchPath(c.path, parts)
-	if ref := c.fields(&t, r, body); ref != nil {
+	ref := c.fields(&t, r, body)
+	if ref != nil {
 		return m, ref
 	}
 	m.Matched, m.Operation, m.Effect, m.Params, m.Override = true, c.Name, c.Effect, t.params, t.override
 	m.Labels = slices.Compact(slices.Sorted(slices.Values(c.Labels)))
 	m.Code, m.Why = "", ""
 	if len(t.secrets) > 0 {
-		m.Secrets = t.secrets
+		if m.Secrets, ref = c.Body.slots(t.secrets, body); ref != nil {
+			return m, ref
+		}
 	}
 	return m, nil
 }

@@ -215,7 +215,9 @@ type Field struct {
 	Param   string  `json:"param,omitempty"`   // becomes a parameter of the operation
 	Const   *string `json:"const,omitempty"`   // must be exactly this
 	Ignored bool    `json:"ignored,omitempty"` // may be anything: an anti-forgery token
-	Secret  string  `json:"secret,omitempty"`  // must be Placeholder of this name
+	// Secret is the CredentialSource whose secret door 2 puts in; the field must
+	// hold its Placeholder. Only fields of a body can: addresses are logged.
+	Secret string `json:"secret,omitempty"`
 	// Optional lets the field be absent. A parameter is then absent as well.
 	Optional bool `json:"optional,omitempty"`
 	// Type of the value; the zero value is string. A form has strings only.
@@ -251,10 +253,6 @@ func (f Field) params() []string {
 	}
 	return []string{f.Param}
 }
-
-// Placeholder is the text that stands for a secret in a request until door 2
-// puts the secret in.
-func Placeholder(name string) string { return "sallyport-secret:" + name }
 
 // ReadBack is the GET that shows whether the operation took effect, and what
 // must be true of its answer: exactly one of Equals, Changed, Newer.

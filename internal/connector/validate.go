@@ -241,6 +241,11 @@ func (c *checker) operation(op *Operation, at string) {
 	}
 	if op.Query != nil {
 		c.fields(op.Query.Fields, BodyForm, at+".query.fields", params)
+		for name, f := range op.Query.Fields {
+			if f.Secret != "" {
+				c.bad(at+".query.fields."+name+".secret", "a secret belongs into a body: addresses are logged on their way")
+			}
+		}
 	}
 	c.body(op, at+".body", params)
 	c.readBack(op, at+".readBack", params)

@@ -70,6 +70,15 @@ func (c *checker) fields(fs map[string]Field, in BodyType, at string, params map
 		if kinds != 1 {
 			c.bad(at, "want exactly one of param, const, ignored, secret")
 		}
+		switch {
+		case f.Secret == "":
+		case !nameForm.MatchString(f.Secret):
+			c.bad(at+".secret", "want the name of a credential source: lower-case letters, digits and hyphens")
+		case in == BodyGraphQL:
+			c.bad(at+".secret", "an argument of GraphQL has more than one spelling: no secret is put in there")
+		case f.Type != "" && f.Type != TypeString:
+			c.bad(at+".secret", "a secret is a string")
+		}
 		if f.Param != "" {
 			if !paramName.MatchString(f.Param) {
 				c.bad(at+".param", "want a name of letters and digits")
@@ -83,8 +92,8 @@ func (c *checker) fields(fs map[string]Field, in BodyType, at string, params map
 		}
 		switch {
 		case f.Type == "", f.Type == TypeString:
-		case f.Type == TypeFile && (in != BodyMultipart || f.Secret != ""):
-			c.bad(at+".type", "only a multipart body has files, and none is a secret")
+		case f.Type == TypeFile && in != BodyMultipart:
+			c.bad(at+".type", "only a multipart body has files")
 		case f.Type != TypeFile && in != BodyJSON && in != BodyGraphQL:
 			c.bad(at+".type", "only JSON values and GraphQL arguments have a type")
 		}

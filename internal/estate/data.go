@@ -138,6 +138,7 @@ type data struct {
 	sent     []Message
 	payments []Payment
 	evil     []Hit
+	sync     Sync
 	audit    map[App][]AuditEntry
 }
 

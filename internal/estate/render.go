@@ -82,7 +82,7 @@ type frame struct {
 var appNames = map[App]string{IAM: "Identity", Tickets: "Helpdesk", Mail: "Mail", Pay: "Payments"}
 
 var navs = map[App][]link{
-	IAM:     {{Name: "Users", URL: "/users", Mark: "nav:users"}, {Name: "Groups", URL: "/groups", Mark: "nav:groups"}, {Name: "Audit log", URL: "/audit", Mark: "nav:audit"}},
+	IAM:     {{Name: "Users", URL: "/users", Mark: "nav:users"}, {Name: "Groups", URL: "/groups", Mark: "nav:groups"}, {Name: "Audit log", URL: "/audit", Mark: "nav:audit"}, {Name: "Payroll sync", URL: "/sync", Mark: "nav:sync"}},
 	Tickets: {{Name: "Queue", URL: "/tickets", Mark: "nav:tickets"}},
 	Mail:    {{Name: "Inbox", URL: "/inbox", Mark: "nav:inbox"}, {Name: "New message", URL: "/compose", Mark: "nav:compose"}, {Name: "Sent", URL: "/sent", Mark: "nav:sent"}},
 	Pay:     {{Name: "Outgoing", URL: "/payments", Mark: "nav:payments"}},
@@ -95,7 +95,7 @@ var doneTexts = map[string]string{
 	"disabled":  "The user was disabled.", "enabled": "The user was enabled.",
 	"member-added": "The member was added.", "member-removed": "The member was removed.",
 	"commented": "Your reply was added.", "closed": "The ticket was closed.", "deleted": "The ticket was deleted.",
-	"sent": "Your message was sent.", "paid": "The payment was scheduled.",
+	"sent": "Your message was sent.", "paid": "The payment was scheduled.", "sync-token": "The token was saved.",
 }
 
 // DoneText is the notice after a write, "" for an unknown one.

@@ -8,7 +8,8 @@
 //     then ends it upstream.
 //   - Ended means confirmed: the upstream was asked, after the revocation, and
 //     refused the credential. Until then the lease is visible as revoking and is
-//     tried again, with back-off, for ever.
+//     tried again, with back-off, for ever. A static secret is the exception: no
+//     upstream ends it with a task, and its lease says static.
 //
 // What a crash leaves behind: a lease in state requested (the credential may or
 // may not exist upstream), issued or revoking. Recover ends all of them. A
@@ -53,6 +54,9 @@ type Lease struct {
 	Attempts int       `json:"attempts,omitempty"` // revocations tried
 	Why      string    `json:"why,omitempty"`      // of the last failure; no secret
 	Sealed   []byte    `json:"sealed,omitempty"`   // the credential, until it is revoked
+	// Static says that the credential is a secret which outlives its tasks: what
+	// ends with the lease is that the boundary puts it in.
+	Static bool `json:"static,omitempty"`
 }
 
 // Label marks the credential at the upstream, so that it can be found without
@@ -75,6 +79,7 @@ type Source interface {
 // Request says for what a lease is.
 type Request struct {
 	Task, Agent, Source, Audience, Account, Purpose string
+	Static                                          bool
 	// Live is asked in the transaction of lease.requested whether the task may
 	// still be given credentials; nil asks nobody. So a task whose end is on
 	// record gets none, and End, which comes after that record, sees all.
@@ -112,7 +117,7 @@ func New(log record.Log, seal record.Sealer, ids func() string, find func(contex
 // outside the sealed state; the caller keeps them in the boundary.
 func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 	l := Lease{ID: k.ids(), Task: r.Task, Agent: r.Agent, Source: r.Source, Audience: r.Audience,
-		Account: r.Account, Purpose: r.Purpose, State: Requested, Since: time.Now().UTC()}
+		Account: r.Account, Purpose: r.Purpose, Static: r.Static, State: Requested, Since: time.Now().UTC()}
 	src, err := k.find(ctx, l)
 	if err != nil {
 		return l, nil, fmt.Errorf("credential source %s: %w", r.Source, err)
@@ -133,7 +138,10 @@ func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 		return l, nil, fmt.Errorf("issue from %s: %w", r.Source, err)
 	}
 	l.State, l.Since = Issued, time.Now().UTC()
-	if l.Sealed, err = k.seal.Seal(kind+"/"+l.ID, secret); err == nil {
+	if !r.Static { // which is sealed in its own place, and not needed to end the lease
+		l.Sealed, err = k.seal.Seal(kind+"/"+l.ID, secret)
+	}
+	if err == nil {
 		err = k.put(ctx, "lease.issued", l, nil)
 	}
 	k.unclaim(l.ID)

@@ -85,6 +85,7 @@ var matrixOperations = []struct {
 	{"computer.left_click on a canvas", click("iam", action.Element{FrameOrigin: "https://iam.example", Uninspectable: "canvas"})},
 	{"computer.type into a password field", typing(action.Element{FrameOrigin: "https://iam.example", InputType: "password"})},
 	{"the same by a person", byPerson(typing(action.Element{FrameOrigin: "https://iam.example", InputType: "password"}))},
+	{"computer.type a placeholder into it", placeholder(typing(action.Element{FrameOrigin: "https://iam.example", InputType: "password"}))},
 	{"computer.drag (not granted)", action.Action{Surface: action.Computer, Operation: "computer.drag", Effect: action.Read, App: "iam"}},
 	{"inference.messages", action.Action{Surface: action.Inference, Operation: "inference.messages", Effect: action.Read, Request: &action.Request{Origin: "https://model.example"}}},
 	{"control.signin", action.Action{Surface: action.Control, Operation: "control.signin", Effect: action.Read, App: "iam"}},
@@ -96,6 +97,11 @@ func egress(op string, e action.Effect, app string, param ...string) action.Acti
 	if len(param) == 2 {
 		a.Params = map[string]string{param[0]: param[1]}
 	}
+	return a
+}
+
+func placeholder(a action.Action) action.Action {
+	a.Params = map[string]string{"placeholder": "payroll-token", "textLength": "30"}
 	return a
 }
 

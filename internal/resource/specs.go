@@ -148,12 +148,21 @@ func (BrowserKind) Values() []string { return []string{"shell", "full"} }
 // CredentialSourceSpec is the body of a CredentialSource: where a task's
 // credential for a connector comes from.
 type CredentialSourceSpec struct {
-	Description string    `json:"description,omitempty"`
-	Type        string    `json:"type"` // static-form: signs in by the connector's form with a sealed password
-	Connector   string    `json:"connector"`
-	Account     string    `json:"account"`
-	Secret      SecretRef `json:"secret"`
+	Description string `json:"description,omitempty"`
+	// Type is static-form: signs in by the connector's form with a sealed
+	// password; or static-field: a sealed secret that door 2 puts into the fields
+	// for which the connector names this source.
+	Type      string    `json:"type"`
+	Connector string    `json:"connector"`
+	Account   string    `json:"account,omitempty"` // who signs in, for static-form
+	Secret    SecretRef `json:"secret"`
 }
+
+// The types of a CredentialSource.
+const (
+	StaticForm  = "static-form"
+	StaticField = "static-field"
+)
 
 // SecretRef names a sealed secret. The secret itself is never in a resource.
 type SecretRef struct {
@@ -336,8 +345,11 @@ func (s *AgentSpec) Resolve(read func(path string) ([]byte, error)) error {
 
 // Validate reports what is wrong, by field path.
 func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem string)) {
-	if s.Type != "static-form" {
-		report("type", "want static-form")
+	switch {
+	case s.Type != StaticForm && s.Type != StaticField:
+		report("type", "want static-form or static-field")
+	case (s.Type == StaticForm) != (s.Account != ""):
+		report("account", "want the account that signs in for static-form, and none for static-field")
 	}
 	if !secretName.MatchString(s.Secret.Sealed) {
 		report("secret.sealed", "want the name of a sealed secret: lower-case letters, digits, hyphens and /")

@@ -132,8 +132,12 @@ func (v *validator) one(r *Resource) {
 		}
 	case *CredentialSourceSpec:
 		if v.refer(r, "spec.connector", KindConnector, s.Connector) {
-			if c, _ := Of[connector.Spec](v.all, r.Metadata.Tenant, s.Connector); c.SignIn == nil {
+			c, _ := Of[connector.Spec](v.all, r.Metadata.Tenant, s.Connector)
+			if s.Type == StaticForm && c.SignIn == nil {
 				v.bad(r, "spec.connector", "connector %s says nothing about signing in", s.Connector)
+			}
+			if n := len(c.SecretUse(r.Metadata.Name).Origins); s.Type == StaticField && n != 1 {
+				v.bad(r, "spec.connector", "operations of connector %s take secret %s at %d origins, want one", s.Connector, r.Metadata.Name, n)
 			}
 		}
 	case *capability.Spec:

@@ -21,12 +21,22 @@ type jar struct {
 	// origins maps scheme://host[:port] to cookie names and values. Only origins
 	// with a lease are in it.
 	origins map[string]map[string]string
+	// fields maps the same to the secrets that go into fields, by their source.
+	fields map[string]map[string]field
 	// seen keeps every value that was ever in the jar, since an old session
 	// cookie is a secret too until the application forgets it.
 	seen []egress.Secret
 }
 
-func newJar() *jar { return &jar{origins: map[string]map[string]string{}} }
+// field is a secret for the fields of one origin, and the lease that it is of.
+type field struct {
+	lease lease.Lease
+	value egress.Secret
+}
+
+func newJar() *jar {
+	return &jar{origins: map[string]map[string]string{}, fields: map[string]map[string]field{}}
+}
 
 // add puts the credential of a lease in for its one audience.
 func (j *jar) add(l lease.Lease, credential []byte) error {
@@ -45,6 +55,55 @@ func (j *jar) add(l lease.Lease, credential []byte) error {
 	return nil
 }
 
+// addField puts the secret of a lease in for the fields of its one audience.
+func (j *jar) addField(l lease.Lease, secret string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.fields[l.Audience] == nil {
+		j.fields[l.Audience] = map[string]field{}
+	}
+	j.fields[l.Audience][l.Source] = field{l, egress.Secret(secret)}
+	j.remember(secret)
+}
+
+// field finds the secret of a source for an origin.
+func (j *jar) field(origin, source string) (field, bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	f, ok := j.fields[origin][source]
+	return f, ok
+}
+
+// fieldSecrets is the jar as the egress door's Secrets. Order of a use: record
+// lease.used for each, in the log of the task; only then the values leave here.
+type fieldSecrets struct {
+	jar    *jar
+	leases *lease.Keeper
+}
+
+func (s fieldSecrets) Leased(origin, name string) bool {
+	_, ok := s.jar.field(origin, name)
+	return ok
+}
+
+func (s fieldSecrets) Use(ctx context.Context, origin, action string, names []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, n := range names {
+		if _, again := out[n]; again {
+			continue
+		}
+		f, ok := s.jar.field(origin, n)
+		if !ok {
+			return nil, lease.ErrEnded
+		}
+		if err := s.leases.Use(ctx, f.lease, action); err != nil {
+			return nil, err
+		}
+		out[n] = string(f.value)
+	}
+	return out, nil
+}
+
 // secret makes a value known that must not reach the client, such as the password
 // that a session was made with.
 func (j *jar) secret(v []byte) {
@@ -60,6 +119,7 @@ func (j *jar) close() {
 	defer j.mu.Unlock()
 	j.closed = true
 	clear(j.origins)
+	clear(j.fields)
 }
 
 func (j *jar) remember(v string) {

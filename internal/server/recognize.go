@@ -3,7 +3,6 @@ package server
 import (
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -29,14 +28,14 @@ func (c recognizer) Recognize(r action.Request, body []byte) (egress.Recognized,
 	if !m.Allowed || !c.apps[m.Connector] {
 		return egress.Recognized{Effect: m.Effect}, nil
 	}
-	if len(m.Secrets) > 0 {
-		return egress.Recognized{}, errors.New("the operation takes a secret in a field, which no lease provides")
-	}
 	out := egress.Recognized{App: m.Connector, Effect: m.Effect, Params: m.Params, Labels: m.Labels, Allowed: true, AllowLocal: m.Local,
 		Override: m.Override}
 	if m.Matched {
 		out.Operation = m.Operation
 		out.WebSocket = r.Destination == "websocket"
+		for _, s := range m.Secrets {
+			out.Secrets = append(out.Secrets, egress.Slot{Secret: s.Secret, Field: s.Field, Start: s.Start, End: s.End, Encode: s.Encode})
+		}
 	} else {
 		out.Params = map[string]string{"why": m.Code}
 	}

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"image"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/browser"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/surface/computer"
+	"github.com/sallyport-dev/sallyport/internal/surface/egress"
 )
 
 // screen gives the computer door its browser.
@@ -26,6 +28,26 @@ func (s screen) Home(ctx context.Context) error {
 		return fmt.Errorf("%w: the task has no start page", computer.ErrNotDelivered)
 	}
 	return s.b.Navigate(ctx, s.home)
+}
+
+// concealed is what pictures of a session do not show: the fields for secrets
+// of all applications that it can reach, and every secret that door 2 knows.
+type concealed struct {
+	*egress.Proxy
+	fields []string
+}
+
+func (c concealed) Fields() []string { return c.fields }
+
+func (s *session) secretFields() []string {
+	var names []string
+	for app := range s.agent.apps {
+		for _, o := range s.world.connectors.Spec(app).Stages[s.task.Stage].Origins {
+			names = append(names, s.world.connectors.SecretFields(s.task.Stage, o.URL)...)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 func (s screen) Screenshot(ctx context.Context) ([]byte, error) { return s.b.Screenshot(ctx) }

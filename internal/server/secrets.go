@@ -118,7 +118,19 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 	w := t.current()
 	src := w.sources[l.Source]
 	if src == nil {
+		if l.Static { // there is nothing upstream that it would be needed for
+			return lease.Static{}, nil
+		}
 		return nil, fmt.Errorf("credential source %s is not declared", l.Source)
+	}
+	if src.Type == resource.StaticField {
+		return lease.Static{Secret: func(ctx context.Context) ([]byte, error) {
+			x, err := t.tasks.Get(ctx, l.Task)
+			if err != nil {
+				return nil, err
+			}
+			return t.password(ctx, src, x.Stage)
+		}}, nil
 	}
 	spec := w.connectors.Spec(src.Connector)
 	if spec == nil || spec.SignIn == nil {

@@ -25,11 +25,13 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/browser"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/capability"
+	"github.com/sallyport-dev/sallyport/internal/connector"
 	"github.com/sallyport-dev/sallyport/internal/contain"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/identity"
 	"github.com/sallyport-dev/sallyport/internal/lease"
 	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/surface/cdp"
 	"github.com/sallyport-dev/sallyport/internal/surface/computer"
 	"github.com/sallyport-dev/sallyport/internal/surface/egress"
@@ -210,7 +212,7 @@ func (s *session) egressFor(source string, in egress.Explainer) (*egress.Proxy, 
 	}
 	cfg := egress.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Source: source, Stage: s.task.Stage,
 		Gate: s.t.srv.gate, Connectors: recognizer{s.world.connectors, s.task.Stage, s.agent.apps},
-		Credentials: s.jar, Inputs: in, Redactor: s.jar, RootsFor: pools}
+		Credentials: s.jar, Secrets: fieldSecrets{s.jar, s.t.leases}, Inputs: in, Redactor: s.jar, RootsFor: pools}
 	p, err := egress.New(cfg)
 	if err != nil {
 		return nil, err
@@ -233,6 +235,7 @@ func (s *session) startBrowser(ctx context.Context) error {
 		return err
 	}
 	s.browser = b
+	b.Conceal(concealed{door, s.secretFields()})
 	s.onStop(func() { b.Close() })
 	s.serve("browser egress", func() error { return door.Serve(b.ProxyListener()) })
 	return nil
@@ -353,27 +356,37 @@ func (s *session) unexchanged(h Harness) error {
 	return nil
 }
 
-// lease signs in to what the capability names and keeps the sessions in the jar.
+// lease takes what the capability names: it signs in, and keeps the sessions in
+// the jar, with the secrets that go into fields.
 func (s *session) lease(ctx context.Context) error {
 	for _, name := range s.instance.Credentials {
 		src := s.world.sources[name]
 		if src == nil {
 			return fmt.Errorf("capability %s: credential source %s does not exist", s.instance.Capability, name)
 		}
-		origin, err := s.world.signInOrigin(src, s.task.Stage)
+		origin, err := s.world.audience(name, src, s.task.Stage)
 		if err != nil {
 			return err
 		}
 		l, secret, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Source: name,
-			Audience: origin, Account: src.Account, Purpose: s.instance.Capability,
+			Audience: origin, Account: src.Account, Purpose: s.instance.Capability, Static: src.Type == resource.StaticField,
 			Live: func(tx record.Tx) error { return task.Live(tx, s.task.ID) }})
 		if err != nil {
 			return err
 		}
-		err = s.jar.add(l, secret)
+		if l.Static {
+			if err = s.world.carries(name, src, secret); err == nil {
+				s.jar.addField(l, string(secret))
+			}
+		} else {
+			err = s.jar.add(l, secret)
+		}
 		clear(secret)
 		if err != nil {
 			return err
+		}
+		if l.Static {
+			continue
 		}
 		// An application may show its own account's password to its pages.
 		password, err := s.t.password(ctx, src, s.task.Stage)
@@ -558,6 +571,11 @@ func (s *session) environment(h Harness) []string {
 	for _, v := range h.Env {
 		if n, _, ok := strings.Cut(v, "="); ok && !names[n] {
 			out = append(out, v)
+		}
+	}
+	for _, name := range s.instance.Credentials {
+		if src := s.world.sources[name]; src != nil && src.Type == resource.StaticField {
+			out = append(out, "SALLYPORT_SECRET_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_"))+"="+connector.Placeholder(name))
 		}
 	}
 	keys := make([]string, 0, len(s.task.Params))

@@ -271,18 +271,41 @@ func shippedPolicies() action.Digest {
 	return d
 }
 
-// signInOrigin is the one origin a credential source signs in to in a stage.
-func (w *world) signInOrigin(src *resource.CredentialSourceSpec, stage action.Stage) (string, error) {
+// audience is the one origin to which the credential of a source goes in a
+// stage: where it signs in, or where the connector's fields take it.
+func (w *world) audience(name string, src *resource.CredentialSourceSpec, stage action.Stage) (string, error) {
 	spec := w.connectors.Spec(src.Connector)
-	if spec == nil || spec.SignIn == nil {
+	var origin string
+	switch {
+	case spec == nil:
+		return "", fmt.Errorf("there is no connector %s", src.Connector)
+	case src.Type == resource.StaticForm && spec.SignIn == nil:
 		return "", fmt.Errorf("connector %s does not say how to sign in", src.Connector)
+	case src.Type == resource.StaticForm:
+		origin = spec.SignIn.Origin
+	default:
+		use := spec.SecretUse(name)
+		if len(use.Origins) != 1 {
+			return "", fmt.Errorf("connector %s takes the secret of %s at %d origins", src.Connector, name, len(use.Origins))
+		}
+		origin = use.Origins[0]
 	}
 	for _, o := range spec.Stages[stage].Origins {
-		if o.Name == spec.SignIn.Origin {
+		if o.Name == origin {
 			return o.URL, nil
 		}
 	}
-	return "", fmt.Errorf("connector %s has no origin %s in stage %s", src.Connector, spec.SignIn.Origin, stage)
+	return "", fmt.Errorf("connector %s has no origin %s in stage %s", src.Connector, origin, stage)
+}
+
+// carries says why a field of the connector could not carry a source's secret.
+func (w *world) carries(name string, src *resource.CredentialSourceSpec, secret []byte) error {
+	for _, t := range w.connectors.Spec(src.Connector).SecretUse(name).Types {
+		if err := connector.CheckSecret(t, string(secret)); err != nil {
+			return fmt.Errorf("credential source %s: a %s body cannot carry it: %w; store another with sallyport secret put %s", name, t, err, src.Secret.Sealed)
+		}
+	}
+	return nil
 }
 
 // directory shows the tenant's people to the approval engine.

@@ -30,7 +30,9 @@ import (
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
 
-func TestMain(m *testing.M) { rig.Main(m, map[string]rig.Program{"loot": loot}) }
+func TestMain(m *testing.M) {
+	rig.Main(m, map[string]rig.Program{"loot": loot, "sender": sender, "hands": rig.Hands})
+}
 
 // loot is a hijacked harness that prints everything it can get hold of: its
 // environment and files, and every page through the proxy with its header.

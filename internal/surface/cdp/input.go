@@ -322,6 +322,9 @@ func (h *hands) describe(s stroke, e action.Element) (action.Action, []record.Bl
 	switch s.kind {
 	case "type":
 		p["textLength"] = strconv.Itoa(utf8.RuneCountInString(s.text))
+		if name, ok := action.PlaceholderOf(s.text); ok {
+			p["placeholder"] = name
+		}
 		if !secret {
 			return a, []record.Blob{{Name: "typed-text", Type: "text/plain; charset=utf-8", Data: []byte(s.text)}}
 		}

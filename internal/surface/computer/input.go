@@ -198,6 +198,9 @@ func (s *Server) describe(op string, a aim) (action.Action, []record.Blob) {
 	}
 	if a.in.Kind == Type {
 		p["textLength"] = strconv.Itoa(a.in.Count)
+		if name, ok := action.PlaceholderOf(a.in.Text); ok {
+			p["placeholder"] = name
+		}
 		if secretField(a.target.Element) {
 			return act, nil
 		}

@@ -12,14 +12,17 @@
 //     action's digest
 //  4. gate: decides, records, and gives a permit
 //  5. dispatch: the digest is computed again over the outgoing request, the
-//     permit is consumed, credentials are added, the request is sent once
+//     permit is consumed, credentials are added, secrets are put in the place of
+//     their placeholders, the request is sent once
 //  6. response: the boundary keeps its cookies, known secrets are replaced
 //
 // Invariants:
 //   - Nothing is sent, and no name is resolved, for an origin that no connector
 //     of the stage owns, whatever the gate says.
 //   - Method, origin, path, query, headers and body that the origin receives are
-//     those of the digest, plus what the Injector adds.
+//     those of the digest, plus what the Injector adds, and with a secret in each
+//     slot of the body that recognition found (Recognized.Secrets). A placeholder
+//     in any other place of any request is refused, in whatever encoding.
 //   - The page and the harness never see a credential that the Injector added:
 //     Set-Cookie of a brokered origin stays here and reflections are replaced.
 //   - Every address that is dialled was checked after it was resolved and is not

@@ -65,6 +65,8 @@ type Recognized struct {
 	// Override is the value of a method field ("_method") that the operation was
 	// recognised with. Any other such field is refused.
 	Override string
+	// Secrets are the places of the body where secrets are put in, in its order.
+	Secrets []Slot
 	// ReadBack, if any, is asked after the request was answered.
 	ReadBack *ReadBack
 }
@@ -127,6 +129,7 @@ type Config struct {
 	Gate        Gate
 	Connectors  Recognizer
 	Credentials Injector  // nil: none are added
+	Secrets     Secrets   // nil: none are put into bodies
 	Inputs      Explainer // nil: nothing is explained
 	Redactor    Redactor  // nil: nothing is known to be secret
 	Dialer      Dialer    // nil: the system's resolver and network

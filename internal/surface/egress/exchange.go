@@ -67,6 +67,9 @@ func (x *exchange) dispatch(ctx context.Context, permit gate.Permit) action.Outc
 	if err := x.inject(ctx); err != nil {
 		return x.failed("credentials_refused")
 	}
+	if err := x.substitute(ctx, permit.Action().ID); err != nil {
+		return x.failed("secret_refused")
+	}
 	if rb := x.rec.ReadBack; rb != nil && rb.Before != nil {
 		status, body, err := x.ask(ctx, rb)
 		if err != nil {

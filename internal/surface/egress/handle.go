@@ -176,6 +176,10 @@ func (p *Proxy) decide(w http.ResponseWriter, r *http.Request, in incoming) {
 		p.malformedRequest(w, r, code, in)
 		return
 	}
+	if code := p.checkPlaceholders(req, r.Header, in.body, rec.Secrets); code != "" {
+		p.malformedRequest(w, r, code, in)
+		return
+	}
 	req.RedirectOf = p.redirects.take(req)
 	a := p.action(req, rec, in.websocket)
 	if p.cfg.Inputs != nil {

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // redacted stands in the place of a secret.
@@ -29,12 +31,15 @@ var errReflected = errors.New("a secret came back")
 // scrubber finds every form of every secret in a stream. It is immutable.
 //
 // Forms: as it is, URL-encoded, JSON-escaped, HTML-escaped, hexadecimal, and
-// base64 (both alphabets) at any alignment. Not found: a secret that the origin
+// base64 (both alphabets) at any alignment; and with each byte in any escape of
+// its own, as applications mix them. Not found: a secret that the origin
 // encrypted, compressed inside the body, or cut into pieces.
 type scrubber struct {
-	forms map[uint32][][]byte // by their first keyLen bytes, longest first
-	first [256]bool
-	keys  [1 << 13]byte // bit set of hashed keys, so that most positions cost one look
+	values [256][][]byte       // secrets by their first byte
+	pairs  [1 << 13]byte       // bit set of two bytes with which a secret may begin, in escapes or not
+	forms  map[uint32][][]byte // by their first keyLen bytes, longest first
+	first  [256]bool
+	keys   [1 << 13]byte // bit set of hashed keys, so that most positions cost one look
 }
 
 // scrubCache keeps the scrubber of the secrets that were known last.
@@ -58,6 +63,17 @@ func (p *Proxy) scrubber() *scrubber {
 	return c.s
 }
 
+// Spans are where a text has a known secret in it, in any of its forms.
+func (p *Proxy) Spans(text []byte) (out [][2]int) {
+	s := p.scrubber()
+	for i := range text {
+		if n, _ := s.at(text[i:], true); n > 0 && (len(out) == 0 || out[len(out)-1][1] <= i) {
+			out = append(out, [2]int{i, i + n})
+		}
+	}
+	return out
+}
+
 // keyLen is less than minSecret, so that every form has a key.
 const keyLen = 4
 
@@ -75,6 +91,15 @@ func newScrubber(secrets []Secret) *scrubber {
 	for _, secret := range secrets {
 		if len(secret) < minSecret {
 			continue
+		}
+		s.values[secret[0]] = append(s.values[secret[0]], []byte(secret))
+		for _, c := range []byte{secret[1], '%', '\\', '&', '+'} {
+			s.pair(secret[0], c)
+		}
+		for c := range 256 {
+			for _, e := range []byte(`%\&`) {
+				s.pair(e, byte(c))
+			}
 		}
 		for _, f := range forms(string(secret)) {
 			if len(f) < minSecret || seen[f] {
@@ -166,16 +191,14 @@ func (s *scrubber) step(in []byte, final bool) (out, rest []byte, hit bool) {
 	copied := 0 // in[:copied] is in out, once out is not nil
 	i := 0
 	for ; i < len(in); i++ {
-		if len(in)-i < keyLen {
-			if !final && s.first[in[i]] && s.starts(in[i:]) {
-				break
+		if len(in)-i >= keyLen { // in here, since nearly every position ends here
+			key := keyOf(in[i:])
+			p := key & 0xffff
+			if j, bit := slot(key); s.keys[j]&bit == 0 && s.pairs[p>>3]&(1<<(p&7)) == 0 {
+				continue
 			}
-			continue
 		}
-		if j, bit := slot(keyOf(in[i:])); s.keys[j]&bit == 0 {
-			continue
-		}
-		n, wait := s.match(in[i:], final)
+		n, wait := s.at(in[i:], final)
 		if wait {
 			break
 		}
@@ -189,6 +212,99 @@ func (s *scrubber) step(in []byte, final bool) (out, rest []byte, hit bool) {
 		return in[:i], in[i:], false
 	}
 	return append(out, in[copied:i]...), in[i:], true
+}
+
+// at returns the length of what is secret at the start of b. wait says that it
+// may be secret, which more bytes would show.
+func (s *scrubber) at(b []byte, final bool) (n int, wait bool) {
+	if len(b) < keyLen {
+		wait = !final && s.first[b[0]] && s.starts(b)
+	} else if j, bit := slot(keyOf(b)); s.keys[j]&bit != 0 {
+		n, wait = s.match(b, final)
+	}
+	if n > 0 || wait {
+		return n, wait
+	}
+	if len(b) == 1 {
+		return 0, !final && (len(s.values[b[0]]) > 0 || cutEscape(b))
+	}
+	if p := uint(b[1])<<8 | uint(b[0]); s.pairs[p>>3]&(1<<(p&7)) == 0 {
+		return 0, false
+	}
+	return s.mixed(b, final)
+}
+
+func (s *scrubber) pair(a, b byte) {
+	p := uint(b)<<8 | uint(a) // as in the low half of a key
+	s.pairs[p>>3] |= 1 << (p & 7)
+}
+
+// mixed matches a secret whose bytes are each as they are or in some escape.
+func (s *scrubber) mixed(b []byte, final bool) (n int, wait bool) {
+	if !final && cutEscape(b) {
+		return 0, true
+	}
+	d, taken := unit(b)
+	if taken == 0 {
+		d = b[:1]
+	}
+	first := [2]byte{d[0], b[0]}
+	for i, c := range first {
+		if i == 1 && c == first[0] {
+			break
+		}
+		for _, v := range s.values[c] {
+			at, k := 0, 0
+			for k < len(v) {
+				rest := b[at:]
+				if !final && (len(rest) == 0 || cutEscape(rest)) {
+					wait = true
+					break
+				}
+				if d, n := unit(rest); n > 0 && bytes.HasPrefix(v[k:], d) {
+					at, k = at+n, k+len(d)
+					continue
+				}
+				if len(rest) == 0 || rest[0] != v[k] && (rest[0] != '+' || v[k] != ' ') {
+					break
+				}
+				at, k = at+1, k+1
+			}
+			if k == len(v) {
+				return at, false
+			}
+		}
+	}
+	return 0, wait
+}
+
+// unit reads one escape at the start of b as the bytes that it stands for.
+func unit(b []byte) (d []byte, n int) {
+	if len(b) < 2 || b[0] != '%' && b[0] != '\\' && b[0] != '&' {
+		return nil, 0
+	}
+	r, n := escaped(b)
+	if n == 0 {
+		return nil, 0
+	}
+	if b[0] == '%' && b[1] != 'u' && b[1] != 'U' {
+		return []byte{byte(r)}, n
+	}
+	if utf16.IsSurrogate(r) {
+		low, more := escaped(b[n:])
+		r, n = utf16.DecodeRune(r, low), n+more
+	}
+	return utf8.AppendRune(nil, r), n
+}
+
+// cutEscape reports whether b is the beginning of an escape and nothing more.
+func cutEscape(b []byte) bool {
+	if len(b) > 11 || b[0] != '%' && b[0] != '\\' && b[0] != '&' {
+		return false
+	}
+	return len(b) == 1 || strings.Trim(string(b[1:]), "0123456789abcdefABCDEF") == "" && len(b) < 3 && b[0] == '%' ||
+		b[0] == '\\' && (b[1] == 'u' || b[1] == 'x') && strings.Trim(string(b[2:]), "{0123456789abcdefABCDEF\\u") == "" ||
+		b[0] == '&' && strings.Trim(string(b[1:]), "#0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") == ""
 }
 
 // starts reports whether b, shorter than a key, is the start of a form.

@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -26,6 +27,14 @@ const awkward = `s3cr3t/+="<&>'\ ~?value`
 
 func encodings(s string) map[string]string {
 	q, _ := json.Marshal(s)
+	each := func(format string) string { // every character in an escape of its own
+		var b strings.Builder
+		for _, r := range s {
+			fmt.Fprintf(&b, format, r)
+		}
+		return b.String()
+	}
+	odd := strings.NewReplacer("e", `\u0065`, "a", "&#x61;", "o", "%6f", `"`, "&quot;").Replace(s)
 	return map[string]string{
 		"raw": s, "query": url.QueryEscape(s), "path": url.PathEscape(s), "query_lower": lowerHex(url.QueryEscape(s)),
 		"json": strings.Trim(string(q), `"`), "html": html.EscapeString(s), "hex": hex.EncodeToString([]byte(s)),
@@ -35,6 +44,12 @@ func encodings(s string) map[string]string {
 		"base64_shift2": base64.StdEncoding.EncodeToString([]byte("ab" + s + "c")),
 		"basic_auth":    base64.StdEncoding.EncodeToString([]byte("user:" + s)),
 		"percent_all":   percentAll(s),
+		"json_ascii":    strings.Trim(strconv.QuoteToASCII(s), `"`),
+		"json_all":      each(`\u%04x`),
+		"html_decimal":  each("&#%d;"),
+		"html_hex":      each("&#x%X;"),
+		"html_php":      strings.NewReplacer("&", "&amp;", `"`, "&quot;", "'", "&#039;", "<", "&lt;", ">", "&gt;").Replace(s),
+		"mixed":         odd,
 	}
 }
 

@@ -86,7 +86,7 @@ func handshake(o *origin, path string) string {
 		socketKey + "\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
 }
 
-// Threats: C4, T44 (door)
+// Threats: C4, T44 (door); T45 (form)
 func TestWebSocket(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		done := make(chan struct{}, 9)
@@ -140,6 +140,19 @@ func TestWebSocket(t *testing.T) {
 			t.Errorf("got %q", rest)
 		}
 		<-done
+		// So does a placeholder, in one frame or over two.
+		for _, frames := range [][]string{{"x SALLYPORT-secret:api-token"}, {"sallyport-", "secret%3Aapi-token"}} {
+			c, br, _ = open("/ws")
+			for _, f := range frames {
+				c.Write(masked(f))
+			}
+			rest, _ := io.ReadAll(br)
+			if strings.Contains(string(rest), "api-token") {
+				t.Errorf("passed on: %q", rest)
+			}
+			<-done
+			eventually(t, "the outcome", func() bool { return lastOutcome(t, r).Detail == "placeholder_misplaced" })
+		}
 		// A request after Upgrade is not a frame.
 		c, br, _ = open("/ws")
 		io.WriteString(c, "GET /smuggled HTTP/1.1\r\nHost: "+o.authority()+"\r\n\r\n")

@@ -85,11 +85,11 @@ func (x *exchange) relay(ctx context.Context, resp *http.Response, s *scrubber) 
 	if _, err := io.WriteString(client, head.String()); err != nil {
 		return outcome
 	}
-	sent := make(chan struct{})
+	sent, misplaced := make(chan struct{}), false
 	go func() {
 		defer close(sent)
 		defer cut()
-		frames(up, client, true, nil)
+		misplaced = errors.Is(frames(up, client, true, nil), errMisplaced)
 	}()
 	switch err := frames(client, &bounded{src: up, left: x.p.cfg.MaxTotal, total: &x.p.answers}, false, s); {
 	case errors.Is(err, errReflected):
@@ -98,7 +98,9 @@ func (x *exchange) relay(ctx context.Context, resp *http.Response, s *scrubber) 
 		outcome.Detail = "response_too_large"
 	}
 	cut()
-	<-sent
+	if <-sent; misplaced {
+		outcome.Detail = "placeholder_misplaced"
+	}
 	return outcome
 }
 
@@ -126,10 +128,43 @@ func acceptKey(key string) string {
 
 var errFrame = errors.New("not a websocket frame")
 
+// errMisplaced ends a stream of a client in which a placeholder is sent.
+var errMisplaced = errors.New("a placeholder is sent where no secret is put in")
+
+// unmasked reads a masked payload and looks for a placeholder in it. What it
+// gives on is what was sent.
+type unmasked struct {
+	src  io.Reader
+	key  []byte
+	at   int
+	seen *[]byte // the end of what was sent before, of earlier frames too
+}
+
+// window is how much of what was sent is looked at together with what follows,
+// in bytes: more than a placeholder's beginning has in any of its spellings.
+const window = 512
+
+func (u *unmasked) Read(p []byte) (int, error) {
+	n, err := u.src.Read(p)
+	for _, c := range p[:n] {
+		*u.seen = append(*u.seen, c^u.key[u.at&3])
+		u.at++
+	}
+	if namesSecret(*u.seen) {
+		return 0, errMisplaced
+	}
+	if over := len(*u.seen) - window; over > 0 {
+		*u.seen = append((*u.seen)[:0], (*u.seen)[over:]...)
+	}
+	return n, err
+}
+
 // frames copies WebSocket frames (RFC 6455 section 5.2) and nothing else. With s,
-// a payload that carries a secret ends the connection before it is passed on.
+// a payload that carries a secret ends the connection before it is passed on, and
+// so does one of a client (masked) that carries a placeholder.
 func frames(dst io.Writer, src io.Reader, masked bool, s *scrubber) error {
 	in := bufio.NewReaderSize(src, 32<<10)
+	var seen []byte
 	for {
 		head := make([]byte, 2, 14)
 		if _, err := io.ReadFull(in, head); err != nil {
@@ -162,6 +197,9 @@ func frames(dst io.Writer, src io.Reader, masked bool, s *scrubber) error {
 			return err
 		}
 		var payload io.Reader = io.LimitReader(in, int64(n))
+		if masked {
+			payload = &unmasked{src: payload, key: head[len(head)-4:], seen: &seen}
+		}
 		if s != nil && s.active() {
 			payload = &scrubReader{s: s, src: payload, refuse: true}
 		}
