@@ -37,6 +37,8 @@
   const anchorHref = [getter(HTMLAnchorElement, 'href'), getter(HTMLAreaElement, 'href')];
   const valueOf = getter(HTMLInputElement, 'value'), labelsOf = [getter(HTMLInputElement, 'labels'),
     getter(HTMLSelectElement, 'labels'), getter(HTMLTextAreaElement, 'labels')];
+  const fileMultiple = getter(HTMLInputElement, 'multiple'), dispatch = method(EventTarget, 'dispatchEvent');
+  const setFiles = (e, l) => call(Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'files').set, e, l);
   const baseURI = getter(Node, 'baseURI');
   const addListener = EventTarget.prototype.addEventListener, removeListener = EventTarget.prototype.removeEventListener;
 
@@ -282,6 +284,16 @@
         e = inner;
       }
       return e ?? null;
+    },
+    // give: puts files that the boundary was given into a file input
+    give(e, files) {
+      const many = fileMultiple(e), dir = hasAttr(e, 'webkitdirectory');
+      if (inputType(e) !== 'file' || dir || files.length > 1 && !many || first(disabled, e)) return 0;
+      const t = new DataTransfer();
+      for (const f of files) t.items.add(new File([Uint8Array.from(atob(f.data), c => c.charCodeAt(0))], f.name));
+      setFiles(e, t.files);
+      for (const n of ['input', 'change']) dispatch(e, new Event(n, { bubbles: true, composed: n === 'input' }));
+      return files.length;
     },
     active: root => (root ? shadowActive(root) : docActive(document) ?? docRoot(document)),
     // clear: deny everything in this frame again, after document.open() too

@@ -100,6 +100,10 @@ func (b *Browser) event(m message) {
 		b.mu.Unlock()
 	case "Input.dragIntercepted":
 		err = b.onDrag(m)
+	case "Browser.downloadWillBegin", "Browser.downloadProgress":
+		if c := b.client.Load(); c != nil {
+			c.on.Event(0, m.method, m.params)
+		}
 	}
 	if err != nil { // an event that cannot be read leaves our picture wrong: stop
 		b.conn.close(fmt.Errorf("event %s: %w", m.method, err))

@@ -8,7 +8,7 @@ import (
 type stroke struct {
 	page      string
 	op        string // operation of the computer surface
-	kind      string // move, down, up, wheel, key, type
+	kind      string // move, down, up, wheel, tap, drop, cancel, key, type, upload
 	x, y      float64
 	button    string
 	count     int
@@ -17,6 +17,8 @@ type stroke struct {
 	chord     string
 	key       string // of the chord, without modifiers
 	text      string
+	node      int // backend number of a file input
+	files     []upload
 }
 
 func bad(what string) *problem {
@@ -72,6 +74,10 @@ func (h *hands) mouse(r request) ([]stroke, *problem) {
 			s.op = []string{"left_click", "double_click", "triple_click"}[s.count-1]
 		}
 	case "mouseReleased":
+		if h.dropped && h.pressed == "" { // what a driver sends after a drop of its own
+			h.dropped = false
+			return nil, nil
+		}
 		if h.pressed == "" || s.button != h.pressed {
 			return nil, bad("that button is not down")
 		}
