@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/gate"
@@ -496,15 +495,5 @@ func TestWaiterLeaves(t *testing.T) {
 	c.conn.Close()
 	d := w.dial()
 	d.must("", "Browser.getVersion", nil, nil)
-	for limit := time.Now().Add(15 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		w.site.mu.Lock()
-		ran := slices.ContainsFunc(w.hits, func(h string) bool { return strings.HasPrefix(h, "GET site.test/second") })
-		w.site.mu.Unlock()
-		if ran {
-			return
-		}
-		if time.Now().After(limit) {
-			t.Fatal("the page never ran")
-		}
-	}
+	w.waitHit("GET site.test/second")
 }

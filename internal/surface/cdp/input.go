@@ -32,6 +32,7 @@ type hands struct {
 	from    string        // the origin of that
 	dropped bool          // a drag was dropped, and the release is still to come
 	finger  *finger
+	silent  string          // a key that went down and waits for its text
 	said    map[string]no   // denials of a moment ago
 	noted   map[string]bool // refusals that were recorded already
 }
@@ -137,7 +138,7 @@ func (h *hands) input(page string, r request) *problem {
 	case "Input.dispatchMouseEvent":
 		todo, why = h.mouse(r)
 	case "Input.dispatchKeyEvent":
-		todo, why = keyboard(r)
+		todo, why = h.keyboard(r)
 	case "Input.insertText":
 		todo, why = insert(r)
 	case "Input.dispatchTouchEvent":
