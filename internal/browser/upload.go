@@ -61,7 +61,11 @@ func (b *Browser) groundNode(ctx context.Context, page *session, p place) (Groun
 	if err != nil {
 		return g, p, err
 	}
-	return b.grounded(g, p, raw)
+	g, p, err = b.grounded(g, p, raw)
+	if g.Element.Uninspectable == "file_chooser" { // which does not come into it: nothing is pressed
+		g.Element.Uninspectable = ""
+	}
+	return g, p, err
 }
 
 // Upload puts files into the file input that ref grounded: names and contents

@@ -272,7 +272,7 @@ func (h *hands) deliver(ctx context.Context, p gate.Permit, s stroke, e action.E
 	up, journal, id := h.c.up, h.c.s.c.Journal, p.Action().ID
 	noted := true
 	switch {
-	case s.kind == "down", s.kind == "tap":
+	case s.kind == "down", s.kind == "tap", s.kind == "upload":
 		journal.Note(id, "click", "", e)
 	case (s.kind == "up" || s.kind == "drop") && print != h.where: // what was pressed explains the rest
 		journal.Note(id, "up", "", e)
