@@ -82,6 +82,8 @@ type clientSession struct {
 	s        *session // the guard's session on the same target
 	contexts map[int64]bool
 	unique   map[string]bool
+	objects  map[string]bool // "isolate.context" of what it was given
+	told     bool            // it hears of contexts
 }
 
 // OpenClient makes the browser's one client. It fails with ErrClient while
@@ -335,6 +337,14 @@ func (c *Client) Send(session int, method string, params []byte, done func(resul
 			why = "Session with given id not found."
 		} else {
 			real, why = cs.real, cs.refuse(method, params, c.b.guard)
+			switch method {
+			case "Runtime.enable":
+				cs.told = true
+			case "Runtime.disable":
+				cs.told = false
+				clear(cs.contexts)
+				clear(cs.unique)
+			}
 		}
 		c.mu.Unlock()
 		if why != "" {
@@ -346,7 +356,7 @@ func (c *Client) Send(session int, method string, params []byte, done func(resul
 	c.b.conn.sendTap(real, method, params, func(m message) {
 		switch {
 		case m.fault != nil:
-		case method == "Page.createIsolatedWorld":
+		case method == "Page.createIsolatedWorld", method == "Runtime.evaluate", method == "DOM.resolveNode":
 			c.learn(session, m.result)
 		case method == "Target.createBrowserContext":
 			go c.deny(m, done)
@@ -458,7 +468,8 @@ func (c *Client) attached(real, target string) {
 		delete(c.asked, target)
 	}
 	c.next++
-	cs := &clientSession{id: c.next, real: real, target: target, s: h.s, contexts: map[int64]bool{}, unique: map[string]bool{}}
+	cs := &clientSession{id: c.next, real: real, target: target, s: h.s, contexts: map[int64]bool{}, unique: map[string]bool{},
+		objects: map[string]bool{}}
 	c.real[real], c.byID[cs.id] = cs, cs
 	c.mu.Unlock()
 	asked[0](cs.id, nil)

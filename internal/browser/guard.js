@@ -216,7 +216,7 @@
   // last runs after the page's own handlers of beforeinput, which may have
   // moved the focus: the browser inserts wherever it is now.
   const last = e => {
-    const a = live(), f = a && a.text && a.focus;
+    const a = live(), f = a && a.mode === 'key' && a.focus;
     if (!e.isTrusted || !f) return;
     const root = rootOf(f.act), now = isShadow(root) ? shadowActive(root) : docActive(document);
     if (now === f.act) return;

@@ -118,8 +118,12 @@ func (p *player) play(q recorded) {
 		p.out.refused[p.step] = append(p.out.refused[p.step], q.Method+" (`"+no[1]+"`)")
 		return
 	}
-	if m.Error != nil && p.object != nil { // a handle of a script that was refused is none
-		p.t.Errorf("%s: %s: %s", q.Step, q.Method, m.Error.Message)
+	if m.Error != nil { // a handle of a script that was refused is none
+		if p.object != nil {
+			p.t.Errorf("%s: %s: %s", q.Step, q.Method, m.Error.Message)
+		}
+		p.out.refused[p.step] = append(p.out.refused[p.step], q.Method+" (no object)")
+		return
 	}
 	p.learn(q, params, m)
 }
