@@ -29,6 +29,10 @@ func (s screen) GroundFocus(context.Context) (computer.Target, error) {
 	return computer.Target{}, errOnlyClicks
 }
 
+func (screen) Check(computer.Target, *computer.Target, computer.Input) (code, message string) {
+	return "", ""
+}
+
 func (s screen) Press(ctx context.Context, t computer.Target, _ *computer.Target, p gate.Permit, d action.Digest, in computer.Input) error {
 	g, ok := t.Ref.(browser.Grounded)
 	if !ok || in.Kind != computer.Click {

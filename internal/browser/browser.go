@@ -3,9 +3,10 @@
 // that or nothing.
 //
 // Invariants:
-//   - Input leaves only through Press, and through Mouse, Key and Type of the
-//     one Client, each of which uses up a permit of the gate before the first
-//     event, and one action is in flight at a time.
+//   - Input leaves only through Press, and through Mouse, Key, Type and
+//     Upload of the one Client, each of which uses up a permit of the gate
+//     before the first event, and one action is in flight at a time. A dialog is
+//     accepted with a permit too, while the input that raised it is in flight.
 //   - Every document has a guard before its first script runs. A target whose
 //     guard could not be put in place takes no input.
 //   - The guard lets trusted input through only to the element that was
@@ -13,7 +14,8 @@
 //     guard is an error, never a success.
 //   - No DevTools port exists: the protocol runs over two inherited pipes.
 //     Anything unexpected on them closes the browser.
-//   - Dialogs are dismissed, downloads denied, file choosers never answered.
+//   - Dialogs are dismissed unless a client of the protocol has a permit to
+//     accept one; downloads are denied, file choosers never answered.
 //
 // Not trusted: pages. Names, roles and text of elements are theirs. A page can
 // act without any input (its own scripts), which this door does not see: the
@@ -80,9 +82,11 @@ type Browser struct {
 	pages    []*session // in order of opening; the last is shown
 	change   chan struct{}
 	dialog   Dialog
-	flight   *flight
-	drag     *dragData
-	sent     []sent // oldest first
+	// questions are the dialogs that wait for a client, by page.
+	questions map[string]*question
+	flight    *flight
+	drag      *dragData
+	sent      []sent // oldest first
 }
 
 // ProxyListener is the listener inside the browser's network namespace at

@@ -29,7 +29,7 @@ type ClientEvents struct {
 	// crashed or destroyed, parent the target that holds a frame or a worker,
 	// info its TargetInfo. waiting says that it runs only after Resume.
 	Target   func(state, target, parent string, info []byte, waiting bool)
-	Event    func(session int, method string, params []byte)
+	Event    func(session int, method string, params []byte) // session 0: the browser
 	Detached func(session int)
 	Closed   func(err error) // the browser ended
 }
@@ -61,6 +61,11 @@ type Client struct {
 	shown  map[string]*shown
 	asked  map[string][]func(int, error) // attaches on their way, by target
 	closed bool
+
+	// held is what the left button is down on, drag what a page drags. Owned
+	// by the one action in flight.
+	held *Grounded
+	drag *dragData
 }
 
 type shown struct {
@@ -77,6 +82,8 @@ type clientSession struct {
 	s        *session // the guard's session on the same target
 	contexts map[int64]bool
 	unique   map[string]bool
+	objects  map[string]bool // "isolate.context" of what it was given
+	told     bool            // it hears of contexts
 }
 
 // OpenClient makes the browser's one client. It fails with ErrClient while
@@ -331,6 +338,14 @@ func (c *Client) Send(session int, method string, params []byte, done func(resul
 			why = "Session with given id not found."
 		} else {
 			real, why = cs.real, cs.refuse(method, params, c.b.guard)
+			switch method {
+			case "Runtime.enable":
+				cs.told = true
+			case "Runtime.disable":
+				cs.told = false
+				clear(cs.contexts)
+				clear(cs.unique)
+			}
 		}
 		c.mu.Unlock()
 		if why == "" && method == "Page.captureScreenshot" && cs.s.kind == "page" {
@@ -344,11 +359,37 @@ func (c *Client) Send(session int, method string, params []byte, done func(resul
 		}
 	}
 	c.b.conn.sendTap(real, method, params, func(m message) {
-		if m.fault == nil && method == "Page.createIsolatedWorld" {
+		switch {
+		case m.fault != nil:
+		case method == "Page.createIsolatedWorld", method == "Runtime.evaluate", method == "DOM.resolveNode":
 			c.learn(session, m.result)
+		case method == "Target.createBrowserContext":
+			go c.deny(m, done)
+			return
 		}
 		done(m.result, m.fault)
 	})
+}
+
+// deny keeps downloads out of a new context, as they are of the first, before
+// the client hears of it. The order is the guard's own: a client's would end
+// with its session.
+func (c *Client) deny(m message, done func(result, fault []byte)) {
+	var p struct {
+		ID string `json:"browserContextId"`
+	}
+	ctx, cancel := context.WithTimeout(c.b.life, stepLimit)
+	defer cancel()
+	err := json.Unmarshal(m.result, &p, lax)
+	if err == nil {
+		err = c.b.conn.call(ctx, "", "Browser.setDownloadBehavior", obj{"behavior": "deny", "browserContextId": p.ID, "eventsEnabled": true}, nil)
+	}
+	if err != nil {
+		c.b.conn.send(c.root, "Target.disposeBrowserContext", obj{"browserContextId": p.ID})
+		done(nil, []byte(`{"code":-32000,"message":"no context could be made"}`))
+		return
+	}
+	done(m.result, nil)
 }
 
 // event takes an event that belongs to the client and reports whether it did.
@@ -432,7 +473,8 @@ func (c *Client) attached(real, target string) {
 		delete(c.asked, target)
 	}
 	c.next++
-	cs := &clientSession{id: c.next, real: real, target: target, s: h.s, contexts: map[int64]bool{}, unique: map[string]bool{}}
+	cs := &clientSession{id: c.next, real: real, target: target, s: h.s, contexts: map[int64]bool{}, unique: map[string]bool{},
+		objects: map[string]bool{}}
 	c.real[real], c.byID[cs.id] = cs, cs
 	c.mu.Unlock()
 	asked[0](cs.id, nil)

@@ -67,11 +67,14 @@ func (cs *clientSession) refuse(method string, params []byte, g guardNames) stri
 }
 
 // owns reports whether an object handle ("isolate.context.n") is of a context
-// that the session was told of.
+// that the session was told of, or of which it was given an object.
 func (cs *clientSession) owns(object string) bool {
 	parts := strings.Split(object, ".")
 	if len(parts) != 3 {
 		return false
+	}
+	if cs.objects[parts[0]+"."+parts[1]] {
+		return true
 	}
 	id, err := strconv.ParseInt(parts[1], 10, 64)
 	return err == nil && strconv.FormatInt(id, 10) == parts[1] && cs.contexts[id]
@@ -145,18 +148,49 @@ func (c *Client) knows(cs *clientSession, context int64) bool {
 	return cs.contexts[context]
 }
 
-// learn adds a world that the client made, which a session without
-// Runtime.enable is not told of by an event.
+// learn adds what a session without Runtime.enable is not told of by an event:
+// a world that the client made, and where an object is that it was given. Those
+// are in no world of the guard's, since the request named none that is.
 func (c *Client) learn(session int, result jsontext.Value) {
 	var r struct {
-		ID int64 `json:"executionContextId"`
+		ID     int64  `json:"executionContextId"`
+		Result remote `json:"result"`
+		Object remote `json:"object"`
 	}
 	if json.Unmarshal(result, &r, lax) != nil {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if cs := c.byID[session]; cs != nil {
+	cs := c.byID[session]
+	if cs == nil {
+		return
+	}
+	if r.ID != 0 {
 		cs.contexts[r.ID] = true
+	}
+	// An isolate has a random name of its own, which no later process has again;
+	// numbers of contexts begin anew in each.
+	if i := strings.LastIndexByte(r.Result.ObjectID+r.Object.ObjectID, '.'); i > 0 {
+		if len(cs.objects) >= maxAttached {
+			clear(cs.objects)
+		}
+		cs.objects[(r.Result.ObjectID + r.Object.ObjectID)[:i]] = true
+	}
+}
+
+// forget takes contexts out that are gone, one or all, in sessions that are not
+// told so themselves: a number may be the guard's next.
+func (c *Client) forget(target string, id int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, cs := range c.byID {
+		switch {
+		case cs.target != target || cs.told:
+		case id == 0:
+			clear(cs.contexts)
+		default:
+			delete(cs.contexts, id)
+		}
 	}
 }

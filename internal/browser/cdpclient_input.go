@@ -2,7 +2,6 @@ package browser
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -63,10 +62,11 @@ func (c *Client) front(target string) error {
 // Front is what a client asks by Page.bringToFront.
 func (c *Client) Front(target string) error { return c.front(target) }
 
-// Mouse dispatches one event of the mouse at what ref grounded: kind is move,
-// down, up or wheel. button is the one pressed, released or held ("" for none)
-// and count the clicks so far. Order and errors are those of Press; state is an
-// outcome state of package action.
+// Mouse dispatches one event of the pointer at what ref grounded: kind is move,
+// down, up, wheel, tap (of a finger), drop or cancel. button is the one pressed,
+// released or held ("" for none) and count the clicks so far. A move that starts
+// a drag of the page's own takes the drag over: its release is the drop. Order
+// and errors are those of Press; state is an outcome state of package action.
 func (c *Client) Mouse(ctx context.Context, ref any, p gate.Permit, digest action.Digest, kind, button string, count, modifiers int, dx, dy float64) (state string, err error) {
 	g, ok := ref.(Grounded)
 	n, m := Button(button), Modifiers(modifiers)
@@ -86,19 +86,102 @@ func (c *Client) Mouse(ctx context.Context, ref any, p gate.Permit, digest actio
 		return c.b.flying(ctx, g, func(f *flying) error {
 			switch kind {
 			case "move":
-				held, mask := "none", 0
-				if button != "" {
-					held, mask = n.name(), n.mask()
-				}
-				return f.bare(mouse("mouseMoved", g, held, mask, 0, m))
+				return c.move(f, g, button, m)
 			case "down":
-				return f.part(g, n, count, m, true)
-			case "up":
+				err := c.endDrag(f, g)
+				if err == nil {
+					err = f.part(g, n, count, m, true)
+				}
+				if c.held = nil; err == nil && n.name() == string(Left) {
+					c.held = &g
+				}
+				return err
+			case "up", "drop":
+				data := c.drag
+				c.held, c.drag = nil, nil
+				if data != nil {
+					return f.drop(g, data, m)
+				}
+				if kind == "drop" {
+					return fmt.Errorf("%w: nothing is dragged", ErrInput)
+				}
 				return f.part(g, n, count, m, false)
+			case "cancel":
+				return c.endDrag(f, g)
+			case "tap":
+				return f.tap(g, m)
 			}
 			return ErrInput
 		})
 	}))
+}
+
+// move moves the pointer. With the left button down it may start a drag, of
+// what the button went down on and of nothing else; all clients' sessions on
+// the page hear of it, without what is dragged.
+func (c *Client) move(f *flying, g Grounded, button string, m Modifiers) error {
+	held, mask := "none", 0
+	if button != "" {
+		held, mask = Button(button).name(), Button(button).mask()
+	}
+	e := mouse("mouseMoved", g, held, mask, 0, m)
+	if c.drag != nil {
+		return nil // the page hears of the way when it ends
+	}
+	if c.held == nil || button != string(Left) || c.held.Page != g.Page {
+		return f.bare(e)
+	}
+	data, err := f.dragAway(*c.held, e)
+	if data != nil {
+		c.drag = data
+		c.tell(g.Page, "Input.dragIntercepted", []byte(`{"data":{"items":[],"dragOperationsMask":1}}`))
+	}
+	return err
+}
+
+// endDrag lets go of what is dragged without a drop.
+func (c *Client) endDrag(f *flying, g Grounded) error {
+	data := c.drag
+	if c.held, c.drag = nil, nil; data == nil {
+		return nil
+	}
+	return f.sent(f.dragEvent("dragCancel", g, data, 0))
+}
+
+// tell gives an event to the client's sessions on a page.
+func (c *Client) tell(target, method string, params []byte) {
+	c.mu.Lock()
+	var all []int
+	for id, cs := range c.byID {
+		if cs.target == target {
+			all = append(all, id)
+		}
+	}
+	c.mu.Unlock()
+	for _, id := range all {
+		c.on.Event(id, method, params)
+	}
+}
+
+// Check reports, before anybody is asked, why an input can never be given to
+// what ref grounded: a code, and "" if nothing stands against it. Kinds are key,
+// type, and those of Mouse.
+func (c *Client) Check(ref any, kind, text string, modifiers int, dx, dy float64) (code, message string) {
+	g, ok := ref.(Grounded)
+	var in Input = Move{}
+	switch kind {
+	case "key":
+		in = Key{Chord: text}
+	case "type":
+		in = Type{Text: text}
+	case "wheel":
+		in = Wheel{DX: dx, DY: dy, Modifiers: Modifiers(modifiers)}
+	}
+	err := Check(g, in)
+	if ok && err == nil {
+		return "", ""
+	}
+	return Refusal(err)
 }
 
 // Key presses and releases one chord on what ref grounded.
@@ -134,30 +217,6 @@ func known(err error) (string, error) {
 		}
 	}
 	return action.Unknown, err
-}
-
-// flying runs do as the action in flight on the page of g. The caller holds
-// the place of the one action in flight.
-func (b *Browser) flying(ctx context.Context, g Grounded, do func(*flying) error) error {
-	ctx, cancel := context.WithTimeout(ctx, stepLimit)
-	defer cancel()
-	page, err := b.current(ctx)
-	if err != nil {
-		return err
-	}
-	if page.target != g.Page {
-		return ErrMoved
-	}
-	f := &flying{b: b, ctx: ctx, page: page, flight: &flight{nonce: rand.Text()}}
-	b.mu.Lock()
-	b.flight, b.drag = f.flight, nil
-	b.mu.Unlock()
-	defer func() {
-		b.mu.Lock()
-		b.flight = nil
-		b.mu.Unlock()
-	}()
-	return do(f)
 }
 
 // part is the press or the release of a click that the client sends in parts.

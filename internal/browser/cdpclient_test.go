@@ -191,3 +191,61 @@ func TestOneClientAtATime(t *testing.T) {
 		t.Error("no session for the next client")
 	}
 }
+
+// TestNumbersOfAnotherProcess: contexts are numbered anew in each process. A
+// client that is told of no contexts, and collected numbers in one page, reaches
+// with them nothing of the guard's in the next.
+//
+// Threats: T28 (door)
+func TestNumbersOfAnotherProcess(t *testing.T) {
+	w := open(t, Config{})
+	w.load("page", "<button>press</button>")
+	h := w.client()
+	h.until("a page", func() bool { return len(h.targets) == 1 })
+	page, err := w.current(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := h.attach(page.target)
+	known := 0
+	for i := range 40 {
+		result, fault := h.ask(n, "Page.createIsolatedWorld", obj{"frameId": page.target, "worldName": fmt.Sprint("mine", i)})
+		if fault != "" {
+			t.Fatal(fault)
+		}
+		var r struct {
+			ID int `json:"executionContextId"`
+		}
+		if err := json.Unmarshal([]byte(result), &r); err != nil {
+			t.Fatal(err)
+		}
+		if _, fault := h.ask(n, "Runtime.evaluate", obj{"expression": "1", "contextId": r.ID}); fault == "" {
+			known++
+		}
+	}
+	if known != 40 {
+		t.Errorf("%d of 40 own worlds can be used", known)
+	}
+	w.set("/frames", strings.Repeat("<iframe srcdoc='<p>x'></iframe>", 10))
+	if err := w.Navigate(t.Context(), "http://elsewhere.test/frames"); err != nil {
+		t.Fatal(err)
+	}
+	for id := range 80 {
+		if result, fault := h.ask(n, "Runtime.evaluate", obj{"expression": "Object.getOwnPropertyNames(globalThis).filter(n=>/^k[A-Z2-7]{26}$/.test(n)).length", "contextId": id, "returnByValue": true}); fault == "" {
+			t.Errorf("context %d: %s", id, result)
+		}
+	}
+	// What it evaluates now is the page's, and an object of it can be looked at.
+	result, fault := h.ask(n, "Runtime.evaluate", obj{"expression": "document"})
+	var r struct {
+		Result struct {
+			ObjectID string `json:"objectId"`
+		} `json:"result"`
+	}
+	if err := json.Unmarshal([]byte(result), &r); err != nil {
+		t.Fatal(fault, err)
+	}
+	if _, fault := h.ask(n, "Runtime.getProperties", obj{"objectId": r.Result.ObjectID}); fault != "" {
+		t.Errorf("an object that the client was given: %s", fault)
+	}
+}

@@ -2,6 +2,7 @@ package browser
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/go-json-experiment/json"
@@ -57,17 +58,70 @@ func (f *flying) dragTo(from, to Grounded) error {
 		return err
 	}
 	if data := f.dragStarted(p1); data != nil {
-		for _, kind := range []string{"dragEnter", "dragOver", "drop"} {
-			k := f.b.conn.send(f.page.id, "Input.dispatchDragEvent", obj{"type": kind, "x": to.X, "y": to.Y, "data": data.data})
-			if err := f.sent(k); err != nil {
-				return err
-			}
+		if err := f.carry(to, data, 0); err != nil {
+			return err
 		}
 	}
 	if err := f.sent(f.mouse(mouse("mouseReleased", to, "left", 0, 1, 0))); err != nil {
 		return err
 	}
 	return f.verdict([]place{p1, p2}, downTypes, upTypes)
+}
+
+// dragAway sends a move with the button down, armed for the drag of what the
+// button went down on. What is not there any more is not dragged; the move is
+// sent all the same. It returns the drag that the move started, if it did.
+func (f *flying) dragAway(held Grounded, move obj) (*dragData, error) {
+	s := armSpec{Mode: "pointer", Down: true, Drag: true}
+	p, err := f.arm(held, s)
+	if err != nil {
+		return nil, f.bare(move)
+	}
+	defer f.b.disarm(f.ctx, p, f.flight.nonce)
+	if err := f.b.conn.call(f.ctx, f.page.id, "Input.setInterceptDrags", obj{"enabled": true}, nil); err != nil {
+		return nil, err
+	}
+	defer f.b.conn.send(f.page.id, "Input.setInterceptDrags", obj{"enabled": false})
+	if err := f.ready(s); err != nil {
+		return nil, err
+	}
+	if err := f.sent(f.mouse(move)); err != nil {
+		return nil, err
+	}
+	return f.dragStarted(p), nil
+}
+
+// drop ends a drag at to, which is armed before the page hears of it.
+func (f *flying) drop(to Grounded, data *dragData, m Modifiers) error {
+	s := armSpec{Mode: "pointer", Up: true, Drag: true}
+	p, err := f.arm(to, s)
+	if err == nil {
+		err = f.ready(s)
+	}
+	if err != nil {
+		return errors.Join(err, f.sent(f.dragEvent("dragCancel", to, data, m)))
+	}
+	if err := f.carry(to, data, m); err != nil {
+		return err
+	}
+	if err := f.sent(f.mouse(mouse("mouseReleased", to, "left", 0, 1, m))); err != nil {
+		return err
+	}
+	return f.verdict([]place{p}, upTypes)
+}
+
+// carry brings what is dragged to a point and drops it there.
+func (f *flying) carry(to Grounded, data *dragData, m Modifiers) error {
+	for _, kind := range []string{"dragEnter", "dragOver", "drop"} {
+		if err := f.sent(f.dragEvent(kind, to, data, m)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *flying) dragEvent(kind string, to Grounded, data *dragData, m Modifiers) *call {
+	return f.b.conn.send(f.page.id, "Input.dispatchDragEvent", obj{"type": kind, "x": to.X, "y": to.Y, "data": data.data, "modifiers": int(m)})
 }
 
 // dragStarted waits for the drag that the guard let start, if it did. An

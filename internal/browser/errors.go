@@ -35,7 +35,24 @@ var (
 	ErrText = errors.New("text holds a control character: press Enter or Tab as a key")
 	// ErrInput refuses an input whose fields make no sense.
 	ErrInput = errors.New("input is malformed")
+
+	errTakesNoText = fmt.Errorf("%w: the focused element takes no text", ErrInput)
 )
+
+// Refusal is the code and the text of an error of Check.
+func Refusal(err error) (code, message string) {
+	switch {
+	case errors.Is(err, ErrChord):
+		return "browser_chord", ErrChord.Error()
+	case errors.Is(err, ErrKey):
+		return "unknown_key", "the key or chord is not known"
+	case errors.Is(err, ErrText):
+		return "bad_text", ErrText.Error()
+	case errors.Is(err, errTakesNoText):
+		return "takes_no_text", errTakesNoText.Error()
+	}
+	return "bad_input", "the input makes no sense where it would arrive"
+}
 
 // BlockedError says that the guard stopped an event: it was about to land on
 // something else than was decided on.

@@ -39,6 +39,8 @@ type Grounded struct {
 	// Page, Frame and Loader are Chromium's names of the page, the frame and
 	// the load of its document.
 	Page, Frame, Loader string
+
+	node int // that a client named, of a file input
 }
 
 // facts are what the guard reads of an element. See guard.js.

@@ -40,6 +40,8 @@
   const docAll = method(Document, 'querySelectorAll'), shadowAll = method(DocumentFragment, 'querySelectorAll');
   const valueOf = getter(HTMLInputElement, 'value'), labelsOf = [getter(HTMLInputElement, 'labels'),
     getter(HTMLSelectElement, 'labels'), getter(HTMLTextAreaElement, 'labels')];
+  const fileMultiple = getter(HTMLInputElement, 'multiple'), dispatch = method(EventTarget, 'dispatchEvent');
+  const setFiles = (e, l) => call(Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'files').set, e, l);
   const baseURI = getter(Node, 'baseURI'), query = method(Document, 'querySelector');
   const addListener = EventTarget.prototype.addEventListener, removeListener = EventTarget.prototype.removeEventListener;
 
@@ -239,7 +241,7 @@
   // last runs after the page's own handlers of beforeinput, which may have
   // moved the focus: the browser inserts wherever it is now.
   const last = e => {
-    const a = live(), f = a && a.text && a.focus;
+    const a = live(), f = a && a.mode === 'key' && a.focus;
     if (!e.isTrusted || !f) return;
     const root = rootOf(f.act), now = isShadow(root) ? shadowActive(root) : docActive(document);
     if (now === f.act) return;
@@ -329,6 +331,16 @@
         e = inner;
       }
       return e ?? null;
+    },
+    // give: puts files that the boundary was given into a file input
+    give(e, files) {
+      const many = fileMultiple(e), dir = hasAttr(e, 'webkitdirectory');
+      if (inputType(e) !== 'file' || dir || files.length > 1 && !many || first(disabled, e)) return 0;
+      const t = new DataTransfer();
+      for (const f of files) t.items.add(new File([Uint8Array.from(atob(f.data), c => c.charCodeAt(0))], f.name));
+      setFiles(e, t.files);
+      for (const n of ['input', 'change']) dispatch(e, new Event(n, { bubbles: true, composed: n === 'input' }));
+      return files.length;
     },
     active: root => (root ? shadowActive(root) : docActive(document) ?? docRoot(document)),
     // clear: deny everything in this frame again, after document.open() too

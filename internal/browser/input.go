@@ -126,7 +126,7 @@ func (t Type) check(g Grounded) error {
 	if !g.Editable {
 		// With nothing focused, Chromium still inserts where the selection
 		// was left, and tells no beforeinput about it.
-		return fmt.Errorf("%w: the focused element takes no text", ErrInput)
+		return errTakesNoText
 	}
 	if t.Text == "" || len(t.Text) > maxText {
 		return fmt.Errorf("%w: text of 1 to %d bytes", ErrInput, maxText)
@@ -184,6 +184,34 @@ func (b *Browser) alone(ctx context.Context, f func() error) error {
 
 // perform dispatches in. The caller holds the place of the one action in flight.
 func (b *Browser) perform(ctx context.Context, g Grounded, in Input) error {
+	return b.flying(ctx, g, func(f *flying) error {
+		switch in := in.(type) {
+		case Move:
+			return f.bare(mouse("mouseMoved", g, "none", 0, 0, 0))
+		case Wheel:
+			e := mouse("mouseWheel", g, "none", 0, 0, in.Modifiers)
+			e["deltaX"], e["deltaY"] = in.DX, in.DY
+			return f.bare(e)
+		case Click:
+			return f.click(g, in)
+		case Down:
+			return f.half(g, in.Button, true)
+		case Up:
+			return f.half(g, in.Button, false)
+		case Drag:
+			return f.dragTo(g, in.To)
+		case Key:
+			return f.key(g, in)
+		case Type:
+			return f.text(g, in)
+		}
+		return ErrInput
+	})
+}
+
+// flying runs do as the action in flight on the page of g. The caller holds
+// the place of the one action in flight.
+func (b *Browser) flying(ctx context.Context, g Grounded, do func(*flying) error) error {
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()
 	page, err := b.current(ctx)
@@ -202,25 +230,5 @@ func (b *Browser) perform(ctx context.Context, g Grounded, in Input) error {
 		b.flight = nil
 		b.mu.Unlock()
 	}()
-	switch in := in.(type) {
-	case Move:
-		return f.bare(mouse("mouseMoved", g, "none", 0, 0, 0))
-	case Wheel:
-		e := mouse("mouseWheel", g, "none", 0, 0, in.Modifiers)
-		e["deltaX"], e["deltaY"] = in.DX, in.DY
-		return f.bare(e)
-	case Click:
-		return f.click(g, in)
-	case Down:
-		return f.half(g, in.Button, true)
-	case Up:
-		return f.half(g, in.Button, false)
-	case Drag:
-		return f.dragTo(g, in.To)
-	case Key:
-		return f.key(g, in)
-	case Type:
-		return f.text(g, in)
-	}
-	return ErrInput
+	return do(f)
 }

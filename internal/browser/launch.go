@@ -84,7 +84,7 @@ func Launch(ctx context.Context, cfg Config) (*Browser, error) {
 	ctx, cancel := context.WithTimeout(ctx, launchLimit)
 	defer cancel()
 	b := &Browser{cfg: cfg, guard: newGuardNames(), sessions: map[string]*session{}, change: make(chan struct{}),
-		input: make(chan struct{}, 1)}
+		input: make(chan struct{}, 1), questions: map[string]*question{}}
 	b.life, b.end = context.WithCancel(context.Background())
 	if err := b.start(); err != nil {
 		return nil, fmt.Errorf("launch %s browser: %w", cfg.Kind, err)
@@ -165,7 +165,7 @@ func (b *Browser) attach(ctx context.Context) error {
 		return err
 	}
 	b.version = v.Product
-	if err := b.conn.call(ctx, "", "Browser.setDownloadBehavior", obj{"behavior": "deny"}, nil); err != nil {
+	if err := b.conn.call(ctx, "", "Browser.setDownloadBehavior", obj{"behavior": "deny", "eventsEnabled": true}, nil); err != nil {
 		return err
 	}
 	if err := b.conn.call(ctx, "", "Target.setAutoAttach", autoAttach, nil); err != nil {

@@ -148,6 +148,8 @@ func TestFocusStealing(t *testing.T) {
 		{"enter_on_keydown", `addEventListener('keydown',()=>trap.focus(),true)`, Key{"Return"}},
 		{"enter_on_keypress", `addEventListener('keypress',()=>trap.focus(),true)`, Key{"Return"}},
 		{"letter_on_keydown", `addEventListener('keydown',()=>trap.focus(),true)`, Key{"s"}},
+		{"letter_on_beforeinput", `addEventListener('beforeinput',()=>trap.focus(),true)`, Key{"s"}},
+		{"delete_on_beforeinput", `trap.value='';addEventListener('beforeinput',()=>trap.focus(),true)`, Key{"BackSpace"}},
 		{"space_on_keydown", `addEventListener('keydown',()=>D.focus(),true)`, Key{"space"}},
 		{"space_on_keyup", `addEventListener('keyup',()=>D.focus(),true)`, Key{"space"}},
 	} {

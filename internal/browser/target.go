@@ -82,10 +82,14 @@ func (b *Browser) event(m message) {
 		err = b.onWorldGone(m)
 	case "Runtime.executionContextsCleared":
 		b.mu.Lock()
-		if s := b.sessions[m.session]; s != nil {
+		s := b.sessions[m.session]
+		if s != nil {
 			clear(s.worlds)
 		}
 		b.mu.Unlock()
+		if c := b.client.Load(); c != nil && s != nil {
+			c.forget(s.target, 0)
+		}
 	case "Runtime.bindingCalled":
 		err = b.onReport(m)
 	case "Page.documentOpened":
@@ -107,6 +111,10 @@ func (b *Browser) event(m message) {
 		err = b.onResponse(m)
 	case "Input.dragIntercepted":
 		err = b.onDrag(m)
+	case "Browser.downloadWillBegin", "Browser.downloadProgress":
+		if c := b.client.Load(); c != nil {
+			c.on.Event(0, m.method, m.params)
+		}
 	}
 	if err != nil { // an event that cannot be read leaves our picture wrong: stop
 		b.conn.close(fmt.Errorf("event %s: %w", m.method, err))
@@ -282,13 +290,17 @@ func (b *Browser) onWorldGone(m message) error {
 		return err
 	}
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if s := b.sessions[m.session]; s != nil {
+	s := b.sessions[m.session]
+	if s != nil {
 		for f, id := range s.worlds {
 			if id == p.ID {
 				delete(s.worlds, f)
 			}
 		}
+	}
+	b.mu.Unlock()
+	if c := b.client.Load(); c != nil && s != nil {
+		c.forget(s.target, int64(p.ID))
 	}
 	return nil
 }

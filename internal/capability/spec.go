@@ -100,6 +100,10 @@ var DefaultComputer = []string{
 	"zoom",
 }
 
+// NamedComputer are computer actions that a capability covers only if it names
+// them: they say yes to a page, or give it files.
+var NamedComputer = []string{"accept_dialog", "upload"}
+
 // Budgets bound a task as a whole.
 type Budgets struct {
 	Actions int64 `json:"actions"` // let through, on all surfaces
@@ -154,8 +158,8 @@ func (s *Spec) Validate(name string, report func(path, problem string)) {
 	ops := c.operations(params)
 	if s.Surfaces.Computer != nil {
 		for i, op := range *s.Surfaces.Computer {
-			if !slices.Contains(DefaultComputer, op) {
-				c.bad(fmt.Sprintf("surfaces.computer[%d]", i), "unknown computer action %q; want some of %s", op, strings.Join(DefaultComputer, ", "))
+			if known := slices.Concat(DefaultComputer, NamedComputer); !slices.Contains(known, op) {
+				c.bad(fmt.Sprintf("surfaces.computer[%d]", i), "unknown computer action %q; want some of %s", op, strings.Join(known, ", "))
 			}
 		}
 	}

@@ -75,6 +75,19 @@ func target(g browser.Grounded, err error) (computer.Target, error) {
 	return t, err
 }
 
+// Check asks before anybody is asked.
+func (s screen) Check(t computer.Target, to *computer.Target, in computer.Input) (code, message string) {
+	g, ok := t.Ref.(browser.Grounded)
+	b, err := translate(in, to)
+	if err == nil {
+		err = browser.Check(g, b)
+	}
+	if ok && err == nil {
+		return "", ""
+	}
+	return browser.Refusal(err)
+}
+
 // Press translates one primitive input.
 func (s screen) Press(ctx context.Context, t computer.Target, to *computer.Target, p gate.Permit, digest action.Digest, in computer.Input) error {
 	g, ok := t.Ref.(browser.Grounded)

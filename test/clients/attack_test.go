@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/gate"
@@ -330,14 +329,33 @@ func TestInputForms(t *testing.T) {
 	c.denied("cdp_parameter", s, ev, dict{"type": "mousePressed", "x": 10, "y": 10, "button": "left", "clickCount": 1, "tiltX": 3})
 	c.denied("cdp_input", s, "Input.dispatchKeyEvent", dict{"type": "keyDown", "key": "v", "modifiers": 2, "commands": []string{"paste"}})
 	c.denied("cdp_input", s, "Input.dispatchKeyEvent", dict{"type": "keyDown", "key": ""})
-	c.denied("not_delivered", s, "Input.dispatchKeyEvent", dict{"type": "keyDown", "key": "F12"})
-	c.denied("not_delivered", s, "Input.dispatchKeyEvent", dict{"type": "keyDown", "key": "l", "modifiers": 2})
+	c.denied("browser_chord", s, "Input.dispatchKeyEvent", dict{"type": "keyDown", "key": "F12"})
+	c.denied("browser_chord", s, "Input.dispatchKeyEvent", dict{"type": "keyDown", "key": "l", "modifiers": 2})
+	c.denied("unknown_key", s, "Input.dispatchKeyEvent", dict{"type": "keyDown", "key": "Launch"})
+	c.denied("browser_chord", s, ev, dict{"type": "mouseWheel", "x": 10, "y": 10, "deltaX": 0, "deltaY": 50, "modifiers": 2})
+	c.denied("takes_no_text", s, "Input.insertText", dict{"text": "x"})
 	c.denied("cdp_input", s, "Input.insertText", dict{"text": ""})
-	for _, m := range []string{"Input.dispatchTouchEvent", "Input.synthesizeTapGesture", "Input.dispatchDragEvent", "Input.imeSetComposition", "Input.emulateTouchFromMouseEvent"} {
+	for _, m := range []string{"Input.synthesizeTapGesture", "Input.imeSetComposition", "Input.emulateTouchFromMouseEvent"} {
 		c.denied("cdp_denied_method", s, m, dict{"type": "touchStart", "x": 10, "y": 10})
 	}
-	if n := len(w.notes); n != 2 {
-		t.Errorf("the journal heard of %d inputs, want the two chords that were taken back", n)
+	one := []dict{{"x": 10, "y": 10}}
+	for _, p := range []dict{{"type": "touchEnd", "touchPoints": []dict{}}, {"type": "touchStart", "touchPoints": append(one, one...)}, {"type": "touchMove", "touchPoints": one},
+		{"type": "touchStart", "touchPoints": []dict{{"x": 1280, "y": 1}}}, {"type": "touchStart", "touchPoints": []dict{}}} {
+		c.denied("cdp_input", s, "Input.dispatchTouchEvent", p)
+	}
+	c.must(s, "Input.dispatchTouchEvent", dict{"type": "touchStart", "touchPoints": one}, nil)
+	c.denied("cdp_input", s, "Input.dispatchTouchEvent", dict{"type": "touchMove", "touchPoints": []dict{{"x": 11, "y": 10}}})
+	c.denied("cdp_input", s, "Input.dispatchTouchEvent", dict{"type": "touchEnd", "touchPoints": []dict{}})
+	files := []string{"/etc/passwd"}
+	c.denied("cdp_input", s, "Input.dispatchDragEvent", dict{"type": "drop", "x": 10, "y": 10, "data": dict{"items": []any{}, "files": files, "dragOperationsMask": 1}})
+	if n := len(w.notes); n != 0 {
+		t.Errorf("the journal heard of %d inputs, want none", n)
+	}
+	// Nothing of it was allowed and then failed: it was refused before anybody was asked.
+	for _, d := range w.kit.Log.Decisions(t) {
+		if d.Decision.Verdict == action.Allow {
+			t.Errorf("%s was allowed", d.Action.Operation)
+		}
 	}
 }
 
@@ -477,15 +495,5 @@ func TestWaiterLeaves(t *testing.T) {
 	c.conn.Close()
 	d := w.dial()
 	d.must("", "Browser.getVersion", nil, nil)
-	for limit := time.Now().Add(15 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		w.site.mu.Lock()
-		ran := slices.ContainsFunc(w.hits, func(h string) bool { return strings.HasPrefix(h, "GET site.test/second") })
-		w.site.mu.Unlock()
-		if ran {
-			return
-		}
-		if time.Now().After(limit) {
-			t.Fatal("the page never ran")
-		}
-	}
+	w.waitHit("GET site.test/second")
 }

@@ -21,7 +21,8 @@ import (
 func TestMalformedMessages(t *testing.T) {
 	w := open(t, cdp.Open, nil)
 	c := w.dial()
-	for _, s := range []string{"", "x", `{"id":1,"id":2,"method":"Page.enable"}`, `{"id":1,"method":"Page.enable","x":1}`, `{"id":1.5,"method":"Page.enable"}`} {
+	for _, s := range []string{"", "x", `{"id":1,"id":2,"method":"Page.enable"}`, `{"id":1,"method":"Page.enable","x":1}`, `{"id":1.5,"method":"Page.enable"}`,
+		`{"id":-1,"method":"Page.enable"}`, `{"id":9007199254740992,"method":"Page.enable"}`, `{"id":18446744073709551617,"method":"Page.enable"}`} {
 		c.write(s)
 		m, err := c.next()
 		if err != nil {
@@ -32,6 +33,7 @@ func TestMalformedMessages(t *testing.T) {
 		}
 	}
 	c.must("", "Browser.getVersion", nil, nil)
+	usedID(t, c)
 	for range 100 {
 		if c.frame(1, []byte("x")) != nil {
 			break
@@ -46,6 +48,34 @@ func TestMalformedMessages(t *testing.T) {
 	}
 	if n != 1 {
 		t.Errorf("%d records of malformed messages, want one of each kind in a connection", n)
+	}
+}
+
+// usedID: an id whose request has no answer yet names nothing else, so that no
+// answer can be taken for another's; once answered it may be used again. The
+// session is part of the name, as it is of the answer.
+func usedID(t *testing.T, c *raw) {
+	t.Helper()
+	_, s := c.page(site1 + "/form")
+	slow := fmt.Sprintf(`{"id":1000,"sessionId":%q,"method":"Runtime.evaluate","params":{"expression":"new Promise(f=>{window.go=()=>f(7)})","awaitPromise":true,"returnByValue":true}}`, s)
+	c.write(slow)
+	c.write(strings.Replace(slow, "window.go=()=>f(7)", "f(8)", 1))
+	m := c.until(func(m message) bool { return m.Error != nil })
+	if m.ID != nil || !strings.Contains(m.Error.Message, "cdp_malformed") {
+		t.Errorf("an id in use: got %+v", m)
+	}
+	c.write(`{"id":1000,"method":"Browser.getVersion"}`)
+	if m := c.answer(1000); m.Error != nil || m.Session != "" || !strings.Contains(string(m.Result), "product") {
+		t.Errorf("the same id without the session: got %+v", m)
+	}
+	c.eval(s, "window.go()")
+	m = c.until(func(m message) bool { return m.ID != nil && *m.ID == 1000 })
+	if !strings.Contains(string(m.Result), `"value":7`) {
+		t.Errorf("the first request: got %s", m.Result)
+	}
+	c.write(strings.Replace(slow, "window.go=()=>f(7)", "f(9)", 1))
+	if m := c.answer(1000); !strings.Contains(string(m.Result), `"value":9`) {
+		t.Errorf("an id that is free again: got %+v", m)
 	}
 }
 

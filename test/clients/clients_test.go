@@ -53,6 +53,11 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		io.WriteString(w, `{"answer":42}`)
 		return
+	case "/report.csv", "/attached":
+		w.Header().Set("Content-Type", "text/csv")
+		w.Header().Set("Content-Disposition", `attachment; filename="report.csv"`)
+		io.WriteString(w, "a,b\n1,2\n")
+		return
 	case "/worker.js":
 		w.Header().Set("Content-Type", "text/javascript")
 		io.WriteString(w, "onmessage=e=>postMessage(e.data*2)")
@@ -133,6 +138,16 @@ func open(t testing.TB, profile cdp.Profile, policy gatetest.Policy, edit ...fun
 	return &world{t: t, site: s, journal: j, url: "http://" + l.Addr().String(), kit: kit, b: b, door: door, tap: sent}
 }
 
+// until waits for what w's own parts will have seen.
+func (w *world) until(what string, ok func() bool) {
+	w.t.Helper()
+	for limit := time.Now().Add(15 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(limit) {
+			w.t.Fatal(what)
+		}
+	}
+}
+
 // install runs npm ci where the modules are missing or are not those of the
 // lock file.
 var install = sync.OnceValue(func() error {
@@ -152,9 +167,34 @@ var install = sync.OnceValue(func() error {
 	return os.WriteFile(mark, lock, 0o644)
 })
 
-// script runs a file of scenarios with node. It prints one line for each: a
-// JSON object with name and, if it failed, error.
+// scenario is what became of one, with the codes of what the door refused
+// meanwhile.
+type scenario struct {
+	Name, Feature, Error string
+	codes                []string
+}
+
+// script runs a file of scenarios with node, and says of each that did not pass
+// that it failed.
 func (w *world) script(t *testing.T, file string, args ...string) {
+	t.Helper()
+	all := w.run(t, file, 8*time.Second, args...)
+	passed := 0
+	for _, s := range all {
+		t.Run(s.Name, func(t *testing.T) {
+			if s.Error != "" {
+				t.Error(s.Error)
+			} else {
+				passed++
+			}
+		})
+	}
+	t.Logf("%s: %d of %d scenarios pass", file, passed, len(all))
+}
+
+// run runs a file of scenarios with node. It prints one line for each: a JSON
+// object with name, feature and, if it failed, error.
+func (w *world) run(t *testing.T, file string, patience time.Duration, args ...string) []scenario {
 	t.Helper()
 	if err := install(); err != nil {
 		t.Fatal(err)
@@ -162,7 +202,7 @@ func (w *world) script(t *testing.T, file string, args ...string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", append([]string{file, w.url}, args...)...)
-	cmd.Env = append(os.Environ(), "PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1")
+	cmd.Env = append(os.Environ(), "PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1", fmt.Sprint("PATIENCE=", patience.Milliseconds()))
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
@@ -172,35 +212,30 @@ func (w *world) script(t *testing.T, file string, args ...string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	n, passed := 0, 0
+	var all []scenario
 	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		var r struct{ Name, Error string }
-		if json.Unmarshal(lines.Bytes(), &r) != nil || r.Name == "" {
+		var s scenario
+		if json.Unmarshal(lines.Bytes(), &s) != nil || s.Name == "" {
 			t.Logf("%s", lines.Text())
 			continue
 		}
-		n++
-		t.Run(r.Name, func(t *testing.T) {
-			if r.Error != "" {
-				t.Error(r.Error)
-			} else {
-				passed++
-			}
-		})
+		// What the door said was sent before the line was written.
+		s.codes = w.tap.refusals()
+		all = append(all, s)
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("%s: %v\n%s", file, err, stderr.String())
 	}
-	if n == 0 {
+	if len(all) == 0 {
 		t.Errorf("%s ran no scenario", file)
 	}
-	t.Logf("%s: %d of %d scenarios pass", file, passed, n)
+	return all
 }
 
-func TestPlaywright(t *testing.T) { open(t, cdp.Open, nil).script(t, "playwright.mjs") }
+func TestPlaywright(t *testing.T) { ran(t, "playwright.mjs", cdp.Open).check(t) }
 
-func TestPuppeteer(t *testing.T) { open(t, cdp.Open, nil).script(t, "puppeteer.mjs") }
+func TestPuppeteer(t *testing.T) { ran(t, "puppeteer.mjs", cdp.Open).check(t) }
 
-func TestPlaywrightMCP(t *testing.T) { open(t, cdp.Open, nil).script(t, "mcp.mjs") }
+func TestPlaywrightMCP(t *testing.T) { ran(t, "mcp.mjs", cdp.Open).check(t) }

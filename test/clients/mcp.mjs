@@ -38,22 +38,37 @@ const ref = (snapshot, what) => {
 const open = async path => { await tool('browser_navigate', { url: site + path }); return tool('browser_snapshot'); };
 
 await run({
+  '# Connecting, pages, contexts': 0,
+  tabs: async () => { await open('/form'); has(await tool('browser_tabs', { action: 'list' }), 'Form'); },
+  new_tab: async () => { await tool('browser_tabs', { action: 'new' }); has(await open('/second'), 'Second page'); await tool('browser_tabs', { action: 'close' }); },
+
+  '# Navigation': 0,
   navigate: async () => has(await tool('browser_navigate', { url: site + '/form' }), 'Form'),
+  back: async () => { await open('/form'); await open('/second'); has(await tool('browser_navigate_back'), '/form'); },
+
+  '# Reading a page': 0,
   snapshot: async () => has(await open('/form'), 'button "Click me"'),
+  screenshot: async () => has(await tool('browser_take_screenshot'), 'image'),
+  wait_for: async () => { const s = await open('/form'); await tool('browser_click', { element: 'Later', [key]: ref(s, 'button "Later"') }); has(await tool('browser_wait_for', { text: 'done' }), 'done'); },
+  console: async () => has(await tool('browser_console_messages'), ''),
+
+  '# Mouse': 0,
   click: async () => { const s = await open('/form'); await tool('browser_click', { element: 'Click me', [key]: ref(s, 'button "Click me"') }); has(await tool('browser_evaluate', { function: "() => document.getElementById('count').textContent" }), '"1"'); },
+  hover: async () => { const s = await open('/form'); has(await tool('browser_hover', { element: 'Double', [key]: ref(s, 'button "Double"') }), ''); },
+
+  '# Keyboard and forms': 0,
   type: async () => { const s = await open('/form'); await tool('browser_type', { element: 'Name', [key]: ref(s, 'textbox "Name"'), text: 'bob' }); has(await tool('browser_evaluate', { function: "() => document.getElementById('name').value" }), 'bob'); },
   type_submit: async () => { const s = await open('/form'); has(await tool('browser_type', { element: 'Name', [key]: ref(s, 'textbox "Name"'), text: 'bob', submit: true }), '/saved'); },
   press_key: async () => { const s = await open('/form'); await tool('browser_click', { element: 'Name', [key]: ref(s, 'textbox "Name"') }); await tool('browser_press_key', { key: 'x' }); has(await tool('browser_evaluate', { function: "() => document.getElementById('name').value" }), 'x'); },
-  hover: async () => { const s = await open('/form'); has(await tool('browser_hover', { element: 'Double', [key]: ref(s, 'button "Double"') }), ''); },
   select_option: async () => { const s = await open('/form'); await tool('browser_select_option', { element: 'select', [key]: ref(s, 'combobox'), values: ['Two'] }); has(await tool('browser_evaluate', { function: "() => document.getElementById('sel').value" }), '2'); },
-  screenshot: async () => has(await tool('browser_take_screenshot'), 'image'),
-  evaluate: async () => { await open('/form'); has(await tool('browser_evaluate', { function: '() => document.title' }), 'Form'); },
-  back: async () => { await open('/form'); await open('/second'); has(await tool('browser_navigate_back'), '/form'); },
-  tabs: async () => has(await tool('browser_tabs', { action: 'list' }), 'Form'),
-  new_tab: async () => { await tool('browser_tabs', { action: 'new' }); has(await open('/second'), 'Second page'); await tool('browser_tabs', { action: 'close' }); },
-  wait_for: async () => { const s = await open('/form'); await tool('browser_click', { element: 'Later', [key]: ref(s, 'button "Later"') }); has(await tool('browser_wait_for', { text: 'done' }), 'done'); },
-  console: async () => has(await tool('browser_console_messages'), ''),
+
+  '# Network': 0,
   requests: async () => { await open('/form'); has(await tool('browser_network_requests'), ''); },
+
+  '# Own scripts': 0,
+  evaluate: async () => { await open('/form'); has(await tool('browser_evaluate', { function: '() => document.title' }), 'Form'); },
+
+  '# Refused in every profile': 0,
   refused_file: async () => has(await tool('browser_navigate', { url: 'file:///etc/passwd' }), 'rror'),
 }, async () => null, only);
 server.kill();

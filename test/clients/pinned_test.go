@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +30,7 @@ var scriptless = []struct{ driver, file, scenarios string }{
 	{"playwright-core", "playwright.mjs", `version default_context new_page goto title text_content inner_text click click_thrice click_by_role dblclick right_click
 		hover fill fill_again clear fill_by_label fill_textarea_lines fill_contenteditable type type_symbols press_enter_submits press_select_all press_shift
 		keyboard_insert_text keyboard_arrow check uncheck check_by_label radio select_option submit_form link go_back go_forward reload redirect not_found
+		tap drag_to drag_by_hand drag_and_click_after dialog_dismissed dialog_confirm_accepted dialog_prompt_accepted download_canceled download_in_new_context
 		wait_for_selector wait_for_load_state locator_count locator_nth attribute states bounding_box content screenshot screenshot_full
 		screenshot_element aria_snapshot scroll_into_view_click mouse_click mouse_drag frame_same frame_cross frame_cross_fill frames_list shadow popup
 		popup_opener_goes_on two_pages new_context bring_to_front no_cookie_in_headers dialog_alert close_page refused_file refused_cookies
@@ -36,6 +38,8 @@ var scriptless = []struct{ driver, file, scenarios string }{
 	{"puppeteer-core", "puppeteer.mjs", `version user_agent pages targets browser_target new_page goto title content property click click_handle click_count
 		right_click locator_click locator_text locator_aria locator_hover locator_wait hover type type_symbols type_textarea type_contenteditable
 		press_enter_submits press_backspace keyboard_modifier select_all send_character checkbox radio select submit link back forward reload redirect
+		tap touchscreen_tap refused_swipe drag drag_by_hand drag_intercepted dialog_confirm_accepted dialog_prompt_accepted dialog_nobody_answers
+		upload_from_the_store file_chooser refused_upload
 		not_found idle wait_for_selector screenshot screenshot_full screenshot_element accessibility bounding_box scroll_click mouse_drag frame_same frame_cross
 		frames shadow target_created two_pages context bring_to_front dialog_alert metrics cdp_session close refused_file refused_cookies refused_set_cookie
 		refused_intercept refused_headers refused_user_agent refused_body refused_csp refused_heap refused_trace refused_proxy`},
@@ -63,8 +67,37 @@ type tap struct {
 
 type tapped struct {
 	net.Conn
-	mu  sync.Mutex
-	got bytes.Buffer
+	mu   sync.Mutex
+	got  bytes.Buffer
+	said []string
+}
+
+// refusal is the code in the text of one, as a driver sees it.
+var refusal = regexp.MustCompile(`denied by layer \w+ \((\w+)\)`)
+
+// Write keeps the codes of refusals that go to the client.
+func (t *tapped) Write(b []byte) (int, error) {
+	for _, m := range refusal.FindAllSubmatch(b, -1) {
+		t.mu.Lock()
+		t.said = append(t.said, string(m[1]))
+		t.mu.Unlock()
+	}
+	return t.Conn.Write(b)
+}
+
+// refusals are the codes that were said since it was asked last.
+func (s *tap) refusals() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	for _, c := range s.conns {
+		c.mu.Lock()
+		out = append(out, c.said...)
+		c.said = nil
+		c.mu.Unlock()
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 func (t *tapped) Read(b []byte) (int, error) {
@@ -141,39 +174,58 @@ func messages(b []byte) [][]byte {
 // the profile pinned; their scripts are those of the list, and no others pass.
 // With -update the list is made anew, from a run in the profile open.
 func TestPinned(t *testing.T) {
+	if *update {
+		pin(t)
+		return
+	}
 	var list []string
 	for _, d := range scriptless {
-		t.Run(strings.TrimSuffix(d.file, ".mjs"), func(t *testing.T) {
-			profile := cdp.Pinned
-			if *update {
-				profile = cdp.Open
+		r := ran(t, d.file, cdp.Pinned)
+		for _, s := range r.all {
+			if slices.Contains(strings.Fields(d.scenarios), s.Name) && s.Error != "" {
+				t.Errorf("%s: %s: %s", d.file, s.Name, s.Error)
 			}
-			w := open(t, profile, nil)
-			w.script(t, d.file, strings.Join(strings.Fields(d.scenarios), ","))
-			for _, s := range w.tap.scripts(t) {
-				if line := fmt.Sprintf("%s %s %s", cdp.ScriptDigest(s), d.driver, version(t, d.driver)); !slices.Contains(list, line) {
-					list = append(list, line)
-				}
-			}
-		})
+		}
+		list = append(list, pins(t, d.driver, r.scripts)...)
 	}
-	slices.Sort(list)
 	have, err := os.ReadFile(pinnedFile)
 	if err != nil {
 		t.Fatal(err)
-	}
-	if *update {
-		head, _, _ := strings.Cut(string(have), "\n")
-		if err := os.WriteFile(pinnedFile, []byte(head+"\n"+strings.Join(list, "\n")+"\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
 	}
 	for _, line := range strings.Split(strings.TrimSpace(string(have)), "\n")[1:] {
 		if !slices.Contains(list, line) {
 			t.Errorf("%s is pinned and no driver sends it: run with -update", line)
 		}
 	}
+}
+
+func pin(t *testing.T) {
+	have, err := os.ReadFile(pinnedFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []string
+	for _, d := range scriptless {
+		w := open(t, cdp.Open, nil)
+		w.script(t, d.file, strings.Join(strings.Fields(d.scenarios), ","))
+		list = append(list, pins(t, d.driver, w.tap.scripts(t))...)
+	}
+	slices.Sort(list)
+	head, _, _ := strings.Cut(string(have), "\n")
+	if err := os.WriteFile(pinnedFile, []byte(head+"\n"+strings.Join(slices.Compact(list), "\n")+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pins are the lines of pinned.txt for scripts of a driver.
+func pins(t *testing.T, driver string, scripts []string) []string {
+	t.Helper()
+	v := version(t, driver)
+	var out []string
+	for _, s := range scripts {
+		out = append(out, fmt.Sprintf("%s %s %s", cdp.ScriptDigest(s), driver, v))
+	}
+	return out
 }
 
 // version is what the lock file says.

@@ -1,6 +1,9 @@
 // Runs scenarios one after the other; each is given a fresh page, gets a time
-// limit, and is reported as one line of JSON.
+// limit, and is reported as one line of JSON, with the feature that it is of:
+// the last '# Feature' before it.
 export const site = 'http://site.test';
+// How long a driver waits for what a page should do; a scenario, twice that.
+export const patience = Number(process.env.PATIENCE ?? 8000);
 
 export function is(got, want, what = 'value') {
   if (JSON.stringify(got) !== JSON.stringify(want)) throw new Error(`${what}: got ${JSON.stringify(got)}, want ${JSON.stringify(want)}`);
@@ -16,13 +19,15 @@ export async function refused(promise, code) {
 }
 export async function run(scenarios, fresh, only) {
   const wanted = only?.split(',');
+  let feature = '';
   for (const [name, f] of Object.entries(scenarios)) {
+    if (name.startsWith('# ')) { feature = name.slice(2); continue; }
     if (wanted && !wanted.includes(name)) continue;
     let page, timer;
     const started = Date.now();
-    const line = { name };
+    const line = { name, feature };
     try {
-      const limit = new Promise((_, no) => { timer = setTimeout(() => no(new Error('over 15 seconds')), 15000); });
+      const limit = new Promise((_, no) => { timer = setTimeout(() => no(new Error('over its time')), patience * 2); });
       await Promise.race([limit, (async () => { page = await fresh(); await f(page); })()]);
     } catch (e) {
       line.error = String(e && e.stack || e).slice(0, 1500);

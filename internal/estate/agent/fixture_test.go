@@ -129,6 +129,10 @@ func (c *company) GroundFocus(context.Context) (computer.Target, error) {
 	return computer.Target{Element: action.Element{Tag: "input", InputType: "text", Name: c.field}, Fingerprint: canon.Digest([]byte(c.field))}, nil
 }
 
+func (c *company) Check(computer.Target, *computer.Target, computer.Input) (string, string) {
+	return "", ""
+}
+
 func (c *company) Press(_ context.Context, _ computer.Target, _ *computer.Target, p gate.Permit, d action.Digest, in computer.Input) error {
 	if err := p.Consume(d); err != nil {
 		return err

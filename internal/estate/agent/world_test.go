@@ -54,6 +54,10 @@ func (m managed) GroundFocus(ctx context.Context) (computer.Target, error) {
 
 func (m managed) Home(ctx context.Context) error { return m.Navigate(ctx, m.home) }
 
+func (m managed) Check(computer.Target, *computer.Target, computer.Input) (string, string) {
+	return "", ""
+}
+
 func (m managed) Press(ctx context.Context, t computer.Target, _ *computer.Target, p gate.Permit, d action.Digest, in computer.Input) error {
 	var b browser.Input
 	switch in.Kind {

@@ -15,11 +15,34 @@ var answers = map[string]func(*client, request, *session){
 		c.done(r, nil)
 		c.out.finish()
 	},
-	"Browser.setWindowBounds": nothing, "Browser.setContentsSize": nothing, "Browser.setDownloadBehavior": nothing, "Page.setDownloadBehavior": nothing,
+	"Browser.setWindowBounds": nothing, "Browser.setContentsSize": nothing, "Page.setDownloadBehavior": nothing,
+	"Browser.setDownloadBehavior": func(c *client, r request, s *session) {
+		var p struct {
+			Events bool `json:"eventsEnabled"`
+		}
+		into(r.params, &p)
+		c.downloads = p.Events
+		c.done(r, nil)
+	},
 	"Emulation.setDeviceMetricsOverride": nothing, "Emulation.clearDeviceMetricsOverride": nothing, "Emulation.setFocusEmulationEnabled": nothing,
 	"Emulation.setTouchEmulationEnabled": nothing, "Emulation.setEmitTouchEventsForMouse": nothing, "Page.setFontFamilies": nothing,
-	"Input.setInterceptDrags": nothing, "Input.cancelDragging": nothing, "Page.setInterceptFileChooserDialog": nothing,
-	"Audits.enable": nothing, "Audits.disable": nothing, "WebMCP.enable": nothing, "WebMCP.disable": nothing,
+	"Input.cancelDragging": nothing,
+	"Input.setInterceptDrags": func(c *client, r request, s *session) {
+		var p struct {
+			Enabled bool `json:"enabled"`
+		}
+		if !into(r.params, &p) || s == nil {
+			c.fail(r, plain(codeParams, "Invalid parameters"))
+			return
+		}
+		s.drags = p.Enabled
+		c.done(r, nil)
+	},
+	"Page.setInterceptFileChooserDialog": func(c *client, r request, s *session) {
+		c.forward(r, s, without(r.params, "cancel"), nil)
+	},
+	"DOMSnapshot.captureSnapshot": func(c *client, r request, s *session) { c.forward(r, s, r.params, withoutPasswords) },
+	"Audits.enable":               nothing, "Audits.disable": nothing, "WebMCP.enable": nothing, "WebMCP.disable": nothing,
 	"Network.enable": func(c *client, r request, s *session) {
 		// Without buffers no body can be asked for, whoever asks.
 		c.forward(r, s, jsontext.Value(`{"maxTotalBufferSize":0,"maxResourceBufferSize":0,"maxPostDataSize":0}`), nil)
@@ -189,23 +212,6 @@ func navigate(c *client, r request, s *session) {
 		return
 	}
 	c.forward(r, s, r.params, nil)
-}
-
-// dialog: a dialog was dismissed as it opened. To accept an alert says nothing
-// more than that; to accept any other would answer for a person.
-func dialog(c *client, r request, s *session) {
-	var p struct {
-		Accept bool   `json:"accept"`
-		Text   string `json:"promptText"`
-	}
-	switch {
-	case !into(r.params, &p) || s == nil:
-		c.fail(r, plain(codeParams, "Invalid parameters"))
-	case p.Accept && c.dialogs[s] != "alert" && c.dialogs[s] != "beforeunload":
-		c.fail(r, refuse("cdp_dialog", "the boundary dismisses every dialog and confirms none", "act on the page itself"))
-	default:
-		c.done(r, nil)
-	}
 }
 
 // language lets a client choose the language that pages are asked for in, and

@@ -41,22 +41,30 @@ type client struct {
 	todo *queue[func()] // for loop
 	out  *queue[[]byte] // for the socket
 
-	inFlight int
-	strikes  int
-	self     *target // the browser, which the connection itself is a session on
-	targets  map[string]*target
-	order    []string // ids of targets, as they were told of
-	sessions map[string]*session
-	byNumber map[int]*session
-	root     autoAttach
-	discover *filter             // nil: the client does not want to hear of targets
-	contexts map[string]string   // the browser's id of a context by ours
-	alias    map[string]string   // the reverse
-	made     map[string]bool     // contexts that the client made, by our id
-	expect   map[string][]func() // what waits for a target to be told of
-	dialogs  map[*session]string // the kind of the last dialog
-	refused  map[string]bool     // what was recorded already
-	hands    *hands
+	inFlight  map[asked]bool // requests without an answer
+	strikes   int
+	self      *target // the browser, which the connection itself is a session on
+	targets   map[string]*target
+	order     []string // ids of targets, as they were told of
+	sessions  map[string]*session
+	byNumber  map[int]*session
+	root      autoAttach
+	discover  *filter             // nil: the client does not want to hear of targets
+	contexts  map[string]string   // the browser's id of a context by ours
+	alias     map[string]string   // the reverse
+	made      map[string]bool     // contexts that the client made, by our id
+	expect    map[string][]func() // what waits for a target to be told of
+	downloads bool                // the client wants to hear of downloads
+	dialogs   map[*session]string // the kind of the last dialog
+	refused   map[string]bool     // what was recorded already
+	hands     *hands
+}
+
+// asked names a request as an answer does. Another one of the same name while
+// it is in flight is refused: nobody could say which of the two an answer is of.
+type asked struct {
+	session string
+	id      int64
 }
 
 // session is a session of the client on one target. A session on a tab has no
@@ -67,12 +75,13 @@ type session struct {
 	target *target
 	parent *session // that it was attached from; nil for the connection
 	auto   autoAttach
+	drags  bool // the client wants to hear of drags
 }
 
 func newClient(s *Server, ctx context.Context, cancel context.CancelFunc, sock *socket) *client {
 	c := &client{s: s, ctx: ctx, cancel: cancel, sock: sock, over: make(chan struct{}),
-		self:    &target{id: hexID(), kind: "browser", info: map[string]any{"title": "", "url": ""}},
-		targets: map[string]*target{}, sessions: map[string]*session{}, byNumber: map[int]*session{}, contexts: map[string]string{},
+		self:     &target{id: hexID(), kind: "browser", info: map[string]any{"title": "", "url": ""}},
+		inFlight: map[asked]bool{}, targets: map[string]*target{}, sessions: map[string]*session{}, byNumber: map[int]*session{}, contexts: map[string]string{},
 		alias: map[string]string{}, made: map[string]bool{}, expect: map[string][]func(){}, dialogs: map[*session]string{}, refused: map[string]bool{}}
 	c.todo = newQueue[func()](maxQueued)
 	c.out = newQueue[[]byte](maxQueued)
@@ -201,6 +210,10 @@ func (c *client) send(b []byte) {
 // onMessage handles one message of the client.
 func (c *client) onMessage(b []byte) {
 	r, why := parseRequest(b)
+	if why == nil && c.inFlight[asked{r.session, r.id}] {
+		// Without its id, which would make it the answer to the other one.
+		r.id, why = -1, malformed("the id is that of a request that has no answer yet", codeRequest)
+	}
 	if why != nil {
 		c.strikes++
 		c.record(why, "", b)
@@ -210,7 +223,7 @@ func (c *client) onMessage(b []byte) {
 		}
 		return
 	}
-	if c.inFlight++; c.inFlight > maxInFlight {
+	if c.inFlight[asked{r.session, r.id}] = true; len(c.inFlight) > maxInFlight {
 		c.end(closePolicy, "too many requests without an answer")
 		return
 	}
@@ -306,7 +319,7 @@ func (c *client) done(r request, result []byte) {
 		c.fail(r, taken())
 		return
 	}
-	c.inFlight--
+	delete(c.inFlight, asked{r.session, r.id})
 	if result == nil {
 		result = []byte("{}")
 	}
@@ -319,12 +332,12 @@ func (c *client) fault(r request, fault []byte) {
 		c.fail(r, taken())
 		return
 	}
-	c.inFlight--
+	delete(c.inFlight, asked{r.session, r.id})
 	c.send(failure(r.id, r.session, fault))
 }
 
 func (c *client) fail(r request, why *problem) {
-	c.inFlight--
+	delete(c.inFlight, asked{r.session, r.id})
 	c.send(failure(r.id, r.session, why.asRPC()))
 }
 

@@ -20,7 +20,10 @@
 //     sessionId, an event that is not listed.
 //   - Inputs do not go to the browser as they are. They become inputs of the
 //     computer surface: grounded, decided by the gate, recorded, and given to
-//     the page by the guard's own order, one after the other.
+//     the page by the guard's own order, one after the other. What can never be
+//     given (a chord of the browser's) is refused before anybody is asked.
+//   - Files come from the harness itself: it puts them here under the names that
+//     its client will use (uploads.go). No path of a client is ever opened.
 //   - The client names nothing real: ids of requests, sessions and contexts are
 //     made here, and a target must have been told of. (Targets keep the
 //     browser's ids, since those are the ids of their main frames.)
@@ -79,7 +82,7 @@ type Events struct {
 	// crashed or destroyed, parent the target that holds a frame or a worker,
 	// info its TargetInfo. waiting says that it runs only after Resume.
 	Target   func(state, target, parent string, info []byte, waiting bool)
-	Event    func(session int, method string, params []byte)
+	Event    func(session int, method string, params []byte) // session 0: the browser
 	Detached func(session int)
 	Closed   func(err error) // the browser ended
 }
@@ -104,12 +107,26 @@ type Upstream interface {
 	// browser's handle, to be given back.
 	Ground(ctx context.Context, target string, x, y float64) (action.Element, action.Digest, any, error)
 	GroundFocus(ctx context.Context, target string) (action.Element, action.Digest, any, error)
-	// Mouse, Key and Type give one input to what ref grounded and to nothing
-	// else. They consume p with digest before the first event. state is a state
-	// of action.Outcome: Failed says that the page saw nothing of it.
+	// GroundNode says what a file input is, by its backend number.
+	GroundNode(ctx context.Context, target string, backend int) (action.Element, action.Digest, any, error)
+	// Check says why an input can never be given to what ref grounded, as a code
+	// and a sentence; no code if nothing stands against it. Kinds are key (text
+	// is the chord), type, and those of Mouse.
+	Check(ref any, kind, text string, modifiers int, dx, dy float64) (code, message string)
+	// Mouse, Key, Type and Upload give one input to what ref grounded and to
+	// nothing else. They consume p with digest before the first event. state is a
+	// state of action.Outcome: Failed says that the page saw nothing of it. The
+	// kinds of Mouse are move, down, up, wheel, tap, drop and cancel.
 	Mouse(ctx context.Context, ref any, p gate.Permit, digest action.Digest, kind, button string, count, modifiers int, dx, dy float64) (state string, err error)
 	Key(ctx context.Context, ref any, p gate.Permit, digest action.Digest, chord string) (state string, err error)
 	Type(ctx context.Context, ref any, p gate.Permit, digest action.Digest, text string) (state string, err error)
+	Upload(ctx context.Context, ref any, p gate.Permit, digest action.Digest, names []string, contents [][]byte) (state string, err error)
+	// TakeDialog takes over the question that a page asks, which is answered by
+	// AcceptDialog, with a permit, or by DismissDialog. The page stands still until
+	// then. message is the page's.
+	TakeDialog(target string) (e action.Element, kind, message string, ref any, ok bool)
+	AcceptDialog(ctx context.Context, ref any, p gate.Permit, digest action.Digest, text string) (state string, err error)
+	DismissDialog(ref any)
 	// Close ends every session of the view.
 	Close()
 }

@@ -15,6 +15,7 @@ var events = map[string]bool{}
 
 func init() {
 	for _, n := range strings.Fields(`
+Browser.downloadProgress Browser.downloadWillBegin Input.dragIntercepted Page.fileChooserOpened
 Accessibility.loadComplete Accessibility.nodesUpdated
 DOM.attributeModified DOM.attributeRemoved DOM.characterDataModified DOM.childNodeCountUpdated DOM.childNodeInserted DOM.childNodeRemoved
 DOM.documentUpdated DOM.setChildNodes DOM.shadowRootPopped DOM.shadowRootPushed DOM.pseudoElementAdded DOM.pseudoElementRemoved DOM.topLayerElementsUpdated
@@ -36,7 +37,11 @@ Runtime.executionContextDestroyed Runtime.executionContextsCleared`) {
 
 func (c *client) onEvent(n int, method string, params []byte) {
 	s := c.byNumber[n]
-	if s == nil {
+	if n == 0 && c.downloads && strings.HasPrefix(method, "Browser.download") {
+		c.emit(nil, method, params) // of what the browser then cancels
+		return
+	}
+	if s == nil || method == "Input.dragIntercepted" && !s.drags {
 		return
 	}
 	switch {

@@ -29,7 +29,12 @@ type hands struct {
 
 	pressed string        // button that is down
 	where   action.Digest // what it went down on
-	said    map[string]no // denials of a moment ago
+	from    string        // the origin of that
+	dropped bool          // a drag was dropped, and the release is still to come
+	finger  *finger
+	silent  string          // a key that went down and waits for its text
+	said    map[string]no   // denials of a moment ago
+	noted   map[string]bool // refusals that were recorded already
 }
 
 // no is a denial that is repeated for a short time without asking again: a
@@ -42,7 +47,7 @@ type no struct {
 const repeatFor = 2 * time.Second
 
 func newHands(c *client) *hands {
-	return &hands{c: c, todo: newQueue[func()](maxInputs), said: map[string]no{}}
+	return &hands{c: c, todo: newQueue[func()](maxInputs), said: map[string]no{}, noted: map[string]bool{}}
 }
 
 func (h *hands) work() {
@@ -78,19 +83,21 @@ func (h *hands) take(r request, s *session) {
 	}
 }
 
-// note records an attempt that has no canonical form, through the gate.
+// note records an attempt that has no canonical form, at its turn.
 func (h *hands) note(code, method string, raw []byte) {
-	h.todo.put(func() {
-		a := h.action("malformed", action.Irreversible)
-		a.Params["why"] = code
-		if method != "" {
-			a.Params["method"] = method
-		}
-		a.Digest = canon.Digest(raw)
-		h.c.s.c.Gate.Act(h.c.ctx, a, nil, func(context.Context, gate.Permit) action.Outcome {
-			return action.Outcome{State: action.Failed, Detail: "malformed"}
-		})
-	}, 1)
+	h.todo.put(func() { h.malformed(code, method, raw) }, 1)
+}
+
+func (h *hands) malformed(code, method string, raw []byte) {
+	a := h.action("malformed", action.Irreversible)
+	a.Params["why"] = code
+	if method != "" {
+		a.Params["method"] = method
+	}
+	a.Digest = canon.Digest(raw)
+	h.c.s.c.Gate.Act(h.c.ctx, a, nil, func(context.Context, gate.Permit) action.Outcome {
+		return action.Outcome{State: action.Failed, Detail: "malformed"}
+	})
 }
 
 // outOfTurn has the gate refuse, and record, that the client asks for something
@@ -148,9 +155,17 @@ func (h *hands) input(page string, r request) *problem {
 	case "Input.dispatchMouseEvent":
 		todo, why = h.mouse(r)
 	case "Input.dispatchKeyEvent":
-		todo, why = keyboard(r)
+		todo, why = h.keyboard(r)
 	case "Input.insertText":
 		todo, why = insert(r)
+	case "Input.dispatchTouchEvent":
+		todo, why = h.touch(r)
+	case "Input.dispatchDragEvent":
+		todo, why = h.drag(r)
+	case "Input.synthesizeScrollGesture":
+		todo, why = h.scroll(r)
+	case "DOM.setFileInputFiles":
+		todo, why = h.choose(r)
 	default:
 		why = refuse("cdp_denied_method", r.method+" has no answer", "")
 	}
@@ -161,6 +176,10 @@ func (h *hands) input(page string, r request) *problem {
 		s.page = page
 		why = h.do(s)
 	}
+	if why != nil && why.Layer == layerForm && !h.noted[why.Code+r.method] {
+		h.noted[why.Code+r.method] = true
+		h.malformed(why.Code, r.method, []byte(r.method))
+	}
 	return why
 }
 
@@ -169,6 +188,8 @@ type form struct {
 	Task, Operation, Page, Kind, X, Y, Button, DX, DY string
 	Count, Modifiers                                  int
 	Keyed                                             string // keyed digest of chord and text
+	Files                                             []action.Digest
+	From                                              string // origin of the press that a release ends
 	Target                                            action.Element
 	Print                                             action.Digest
 }
@@ -176,7 +197,11 @@ type form struct {
 func (h *hands) digest(s stroke, e action.Element, print action.Digest) action.Digest {
 	m := hmac.New(sha256.New, h.c.s.key)
 	m.Write([]byte(s.chord + "\x00" + s.text))
-	d, err := canon.DigestOf(form{Task: h.c.s.c.Task, Operation: s.op, Page: s.page, Kind: s.kind, X: num(s.x), Y: num(s.y), Button: s.button,
+	var files []action.Digest
+	for _, f := range s.files {
+		files = append(files, canon.Digest([]byte(string(f.digest)+" "+f.name)))
+	}
+	d, err := canon.DigestOf(form{Files: files, From: h.from, Task: h.c.s.c.Task, Operation: s.op, Page: s.page, Kind: s.kind, X: num(s.x), Y: num(s.y), Button: s.button,
 		DX: num(s.dx), DY: num(s.dy), Count: s.count, Modifiers: s.modifiers, Keyed: hex.EncodeToString(m.Sum(nil)), Target: e, Print: print})
 	if err != nil {
 		return "" // matches nothing
@@ -189,7 +214,6 @@ func num(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 // do grounds, asks the gate, and gives the input to what was grounded.
 func (h *hands) do(s stroke) *problem {
 	c := h.c
-	keys := s.kind == "key" || s.kind == "type"
 	turn, end, ok := c.s.c.Gate.Turn(c.ctx, h.action(s.op, action.Observe))
 	defer end()
 	if !ok || c.muted.Load() {
@@ -202,15 +226,24 @@ func (h *hands) do(s stroke) *problem {
 		ref   any
 		err   error
 	)
-	if keys {
+	switch s.kind {
+	case "key", "type":
 		e, print, ref, err = c.up.GroundFocus(ctx, s.page)
-	} else {
+	case "upload":
+		e, print, ref, err = c.up.GroundNode(ctx, s.page, s.node)
+	default:
 		e, print, ref, err = c.up.Ground(ctx, s.page, s.x, s.y)
 	}
 	cancel()
 	if err != nil {
 		slog.Debug("cdp: ground an input", "task", c.s.c.Task, "error", err)
 		return &problem{Layer: layerDispatch, Code: "screen_unavailable", Message: "what the input would hit could not be found out", Next: "try again; look whether the page is open"}
+	}
+	if code, message := c.up.Check(ref, s.kind, s.chord+s.text, s.modifiers, s.dx, s.dy); code != "" {
+		return refuse(code, message, "act on the page itself")
+	}
+	if s.kind == "upload" && !(e.Tag == "input" && e.InputType == "file") {
+		return refuse("cdp_upload", "the element takes no files", "name a file input")
 	}
 	a, blobs := h.describe(s, e)
 	a.Digest = h.digest(s, e, print)
@@ -225,7 +258,7 @@ func (h *hands) do(s stroke) *problem {
 		return h.deliver(ctx, p, s, e, print, ref)
 	})
 	why := outcome(res)
-	h.follow(s, print, why)
+	h.follow(s, e, print, why)
 	if res.Outcome == nil && why != nil && why.Code != gate.CodeHeld {
 		if len(h.said) >= 64 {
 			clear(h.said)
@@ -237,12 +270,12 @@ func (h *hands) do(s stroke) *problem {
 
 // follow keeps account of the button. A release that was not done is over all
 // the same for the client; the next press starts from a clean state.
-func (h *hands) follow(s stroke, print action.Digest, why *problem) {
+func (h *hands) follow(s stroke, e action.Element, print action.Digest, why *problem) {
 	switch {
 	case s.kind == "down" && (why == nil || why.Code == "unknown_outcome"):
-		h.pressed, h.where = s.button, print
-	case s.kind == "up":
-		h.pressed, h.where = "", ""
+		h.pressed, h.where, h.from, h.dropped = s.button, print, e.FrameOrigin, false
+	case s.kind == "up", s.kind == "drop":
+		h.pressed, h.where, h.from, h.dropped = "", "", "", s.kind == "drop"
 	}
 }
 
@@ -264,9 +297,9 @@ func (h *hands) deliver(ctx context.Context, p gate.Permit, s stroke, e action.E
 	up, journal, id := h.c.up, h.c.s.c.Journal, p.Action().ID
 	noted := true
 	switch {
-	case s.kind == "down":
+	case s.kind == "down", s.kind == "tap", s.kind == "upload":
 		journal.Note(id, "click", "", e)
-	case s.kind == "up" && print != h.where: // what was pressed explains the rest
+	case (s.kind == "up" || s.kind == "drop") && print != h.where: // what was pressed explains the rest
 		journal.Note(id, "up", "", e)
 	case s.kind == "key":
 		journal.Note(id, "key", s.key, e)
@@ -281,6 +314,13 @@ func (h *hands) deliver(ctx context.Context, p gate.Permit, s stroke, e action.E
 		state, err = up.Key(ctx, ref, p, d, s.chord)
 	case "type":
 		state, err = up.Type(ctx, ref, p, d, s.text)
+	case "upload":
+		var names []string
+		var contents [][]byte
+		for _, f := range s.files {
+			names, contents = append(names, f.name), append(contents, f.data)
+		}
+		state, err = up.Upload(ctx, ref, p, d, names, contents)
 	default:
 		state, err = up.Mouse(ctx, ref, p, d, s.kind, s.button, s.count, s.modifiers, s.dx, s.dy)
 	}
@@ -301,13 +341,19 @@ func (h *hands) deliver(ctx context.Context, p gate.Permit, s stroke, e action.E
 // surface does.
 func (h *hands) describe(s stroke, e action.Element) (action.Action, []record.Blob) {
 	effect := action.Read
-	if s.kind == "move" || s.kind == "wheel" {
+	if s.kind == "move" || s.kind == "wheel" || s.kind == "cancel" {
 		effect = action.Observe
 	}
 	a := h.action(s.op, effect)
 	a.Element = &e
 	a.App = h.c.s.c.AppOf(e.FrameOrigin)
 	p := a.Params
+	if s.kind == "up" || s.kind == "drop" { // from one application to another is on neither
+		p["fromOrigin"] = h.from
+		if h.c.s.c.AppOf(h.from) != a.App {
+			a.App = ""
+		}
+	}
 	if s.modifiers != 0 {
 		var names []string
 		for _, m := range held {
@@ -333,6 +379,14 @@ func (h *hands) describe(s stroke, e action.Element) (action.Action, []record.Bl
 		if secret && utf8.RuneCountInString(s.key) == 1 && s.modifiers&^8 == 0 {
 			p["key"] = "(a character)"
 		}
+	case "upload":
+		var blobs []record.Blob
+		for i, f := range s.files {
+			n := strconv.Itoa(i + 1)
+			p["file"+n], p["file"+n+"Bytes"], p["file"+n+"Digest"] = readable(f.name, 255), strconv.Itoa(len(f.data)), string(f.digest)
+			blobs = append(blobs, record.Blob{Name: "upload-" + n, Type: "application/octet-stream", Data: f.data})
+		}
+		return a, blobs
 	case "wheel":
 		p["dx"], p["dy"] = num(math.Round(s.dx)), num(math.Round(s.dy))
 		fallthrough
@@ -341,8 +395,13 @@ func (h *hands) describe(s stroke, e action.Element) (action.Action, []record.Bl
 		if s.button != "" {
 			p["button"] = s.button
 		}
-		if s.kind == "down" {
+		switch s.kind {
+		case "down":
 			p["part"] = "press"
+		case "drop":
+			p["part"] = "drop"
+		case "tap":
+			p["pointer"] = "touch"
 		}
 	}
 	return a, nil

@@ -120,7 +120,8 @@ var errScript = func() *problem {
 }
 
 // evaluate passes a script on, without the gesture of a user: a script must not
-// get what only a press gives (pop-ups, fullscreen, a file chooser).
+// get what only a press gives (pop-ups, fullscreen, a file chooser). Nor does it
+// get the console's own functions: one of them hands out listeners, the guard's too.
 func evaluate(c *client, r request, s *session) {
 	sources, ok := Sources(r.params)
 	if !ok {
@@ -135,7 +136,7 @@ func evaluate(c *client, r request, s *session) {
 			return
 		}
 	}
-	c.forward(r, s, without(r.params, "userGesture"), nil)
+	c.forward(r, s, without(r.params, "userGesture", "includeCommandLineAPI"), nil)
 }
 
 // thrown is a refusal in the form of an exception: drivers show its text, where

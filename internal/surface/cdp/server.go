@@ -46,6 +46,8 @@ type Server struct {
 	key  []byte // of digests over typed text; dies with the server
 	busy atomic.Bool
 
+	uploads uploads
+
 	mu     sync.Mutex
 	live   *client
 	closed bool
@@ -193,6 +195,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.socket(w, r)
 		return
 	}
+	if strings.HasPrefix(path, "/uploads/") && r.Method == http.MethodPut {
+		s.putUpload(w, r)
+		return
+	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		writeProblem(w, http.StatusMethodNotAllowed, problem{Layer: layerForm, Code: "wrong_method", Message: "the method is not allowed here", Next: "use GET"})
@@ -209,7 +215,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, offered(s.c.Profile))
 	default:
 		writeProblem(w, http.StatusNotFound, problem{Layer: layerForm, Code: "unknown_path", Message: "the path is not known",
-			Next: "use /json/version, /json/list or /json/protocol"})
+			Next: "use /json/version, /json/list, /json/protocol, or PUT to /uploads/"})
 	}
 }
 

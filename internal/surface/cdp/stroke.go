@@ -2,13 +2,14 @@ package cdp
 
 import (
 	"strings"
+	"unicode/utf8"
 )
 
 // stroke is one input as it is decided.
 type stroke struct {
 	page      string
 	op        string // operation of the computer surface
-	kind      string // move, down, up, wheel, key, type
+	kind      string // move, down, up, wheel, tap, drop, cancel, key, type, upload
 	x, y      float64
 	button    string
 	count     int
@@ -17,6 +18,8 @@ type stroke struct {
 	chord     string
 	key       string // of the chord, without modifiers
 	text      string
+	node      int // backend number of a file input
+	files     []upload
 }
 
 func bad(what string) *problem {
@@ -72,6 +75,10 @@ func (h *hands) mouse(r request) ([]stroke, *problem) {
 			s.op = []string{"left_click", "double_click", "triple_click"}[s.count-1]
 		}
 	case "mouseReleased":
+		if h.dropped && h.pressed == "" { // what a driver sends after a drop of its own
+			h.dropped = false
+			return nil, nil
+		}
 		if h.pressed == "" || s.button != h.pressed {
 			return nil, bad("that button is not down")
 		}
@@ -93,8 +100,10 @@ var held = []struct {
 
 // keyboard reads Input.dispatchKeyEvent. A key is pressed and released when it
 // goes down, so that nothing stays down while somebody decides; a modifier is
-// held around the keys that come with it.
-func keyboard(r request) ([]stroke, *problem) {
+// held around the keys that come with it. A key that would write and goes down
+// without its text waits for the text, which some clients send behind it
+// (browser-use): both together are one key.
+func (h *hands) keyboard(r request) ([]stroke, *problem) {
 	var p struct {
 		Type      string   `json:"type"`
 		Modifiers int      `json:"modifiers"`
@@ -105,12 +114,20 @@ func keyboard(r request) ([]stroke, *problem) {
 	if !into(r.params, &p) || p.Modifiers&^15 != 0 || p.Modifiers < 0 || len(p.Commands) > 0 {
 		return nil, bad("the event is malformed, or brings editing commands")
 	}
+	before := h.silent
+	h.silent = ""
 	switch p.Type {
 	case "keyUp":
+		if before == "Enter" && p.Key == before { // nothing came behind it
+			return press("Enter", 0), nil
+		}
 		return nil, nil
 	case "char":
-		if p.Text == "\r" || p.Text == "\n" {
-			return []stroke{{op: "key", kind: "key", chord: "Enter", key: "Enter"}}, nil
+		switch {
+		case p.Text == "\r" || p.Text == "\n":
+			return press("Enter", 0), nil
+		case before != "" && utf8.RuneCountInString(p.Text) == 1:
+			return press(p.Text, 0), nil
 		}
 		return []stroke{{op: "type", kind: "type", text: p.Text}}, nil
 	case "keyDown", "rawKeyDown":
@@ -123,15 +140,21 @@ func keyboard(r request) ([]stroke, *problem) {
 	case "", "Unidentified", "Dead", "Process":
 		return nil, bad("the key has no name")
 	}
-	s := stroke{op: "key", kind: "key", key: p.Key, modifiers: p.Modifiers}
+	if writes := p.Key == "Enter" || utf8.RuneCountInString(p.Key) == 1; writes && p.Text == "" && p.Modifiers&^8 == 0 {
+		h.silent = p.Key
+		return nil, nil
+	}
+	return press(p.Key, p.Modifiers), nil
+}
+
+func press(key string, modifiers int) []stroke {
 	var parts []string
 	for _, m := range held {
-		if p.Modifiers&m.bit != 0 {
+		if modifiers&m.bit != 0 {
 			parts = append(parts, m.name)
 		}
 	}
-	s.chord = strings.Join(append(parts, p.Key), "+")
-	return []stroke{s}, nil
+	return []stroke{{op: "key", kind: "key", key: key, modifiers: modifiers, chord: strings.Join(append(parts, key), "+")}}
 }
 
 // insert reads Input.insertText. A line break or a tab is a key with an effect
@@ -147,11 +170,11 @@ func insert(r request) ([]stroke, *problem) {
 	text := strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(p.Text)
 	for i, line := range strings.Split(text, "\n") {
 		if i > 0 {
-			out = append(out, stroke{op: "key", kind: "key", chord: "Enter", key: "Enter"})
+			out = append(out, press("Enter", 0)...)
 		}
 		for j, run := range strings.Split(line, "\t") {
 			if j > 0 {
-				out = append(out, stroke{op: "key", kind: "key", chord: "Tab", key: "Tab"})
+				out = append(out, press("Tab", 0)...)
 			}
 			if run != "" {
 				out = append(out, stroke{op: "type", kind: "type", text: run})

@@ -189,14 +189,14 @@ func TestEveryMethodHasALine(t *testing.T) {
 //
 // Threats: T1, T3, T4 (form)
 func TestRefusedInEveryProfile(t *testing.T) {
-	domains := `Audits.getEncodedResponse Animation Autofill BackgroundService BluetoothEmulation CSS CacheStorage Cast DOMDebugger DOMSnapshot DOMStorage
+	domains := `Audits.getEncodedResponse Animation Autofill BackgroundService BluetoothEmulation CSS CacheStorage Cast DOMDebugger DOMStorage
 		Debugger DeviceAccess DigitalCredentials Extensions FedCm Fetch FileSystem HeapProfiler IO IndexedDB Memory Overlay PWA Profiler Security ServiceWorker
 		SmartCardEmulation Storage SystemInfo Tethering Tracing WebAuthn`
 	single := `Browser.crash Browser.grantPermissions Browser.setPermission Browser.executeBrowserCommand Browser.getBrowserCommandLine
-		DOM.setFileInputFiles DOM.setAttributeValue DOM.setOuterHTML DOM.setNodeValue DOM.removeNode DOM.forceShowPopover DOM.getFileInfo
+		DOM.setAttributeValue DOMSnapshot.getSnapshot DOM.setOuterHTML DOM.setNodeValue DOM.removeNode DOM.forceShowPopover DOM.getFileInfo
 		Emulation.setScriptExecutionDisabled Emulation.setPageScaleFactor Emulation.setVirtualTimePolicy Emulation.setVisibleSize
-		Input.dispatchTouchEvent Input.dispatchDragEvent Input.imeSetComposition Input.emulateTouchFromMouseEvent Input.setIgnoreInputEvents
-		Input.synthesizeTapGesture Input.synthesizeScrollGesture Input.synthesizePinchGesture
+		Input.imeSetComposition Input.emulateTouchFromMouseEvent Input.setIgnoreInputEvents
+		Input.synthesizeTapGesture Input.synthesizePinchGesture
 		Network.getCookies Network.getAllCookies Network.setCookie Network.setCookies Network.deleteCookies Network.clearBrowserCookies Network.getResponseBody
 		Network.getRequestPostData Network.setExtraHTTPHeaders Network.getCertificate Network.loadNetworkResource Network.replayXHR Network.setBypassServiceWorker
 		Network.streamResourceContent Network.searchInResponseBody Network.configureDurableMessages

@@ -86,6 +86,13 @@ func primitive(to *computer.Target, in computer.Input) browser.Input {
 var unsent = []error{browser.ErrMoved, browser.ErrUninspectable, browser.ErrNoPage, browser.ErrCrashed, browser.ErrGuard,
 	browser.ErrKey, browser.ErrChord, browser.ErrText, browser.ErrInput}
 
+func (m managed) Check(t computer.Target, to *computer.Target, in computer.Input) (code, message string) {
+	if err := browser.Check(t.Ref.(browser.Grounded), primitive(to, in)); err != nil {
+		return browser.Refusal(err)
+	}
+	return "", ""
+}
+
 func (m managed) Press(ctx context.Context, t computer.Target, to *computer.Target, p gate.Permit, d action.Digest, in computer.Input) error {
 	err := m.b.Press(ctx, t.Ref.(browser.Grounded), p, d, primitive(to, in))
 	var blocked *browser.BlockedError
@@ -327,4 +334,23 @@ func TestRealBrowserVendors(t *testing.T) {
 		t.Fatalf("gemini: %.400v", a)
 	}
 	s.wait(t, "POST /users/jo/mfa/reset why=new+phone")
+}
+
+// What the browser would never do is refused before the gate, with its code:
+// nothing is allowed and then not delivered.
+func TestRealBrowserRefusesBeforeTheGate(t *testing.T) {
+	f, _ := real(t, formPage, allowAll)
+	for body, code := range map[string]string{
+		`{"action":"key","text":"F12"}`: "browser_chord", `{"action":"key","text":"ctrl+t"}`: "browser_chord", `{"action":"key","text":"alt+Left"}`: "browser_chord",
+		`{"action":"type","text":"nowhere"}`: "takes_no_text",
+	} {
+		if _, a := f.post(anthropic, body); a.Code != code || a.Layer != string(action.LayerForm) {
+			t.Errorf("%s: got %+v, want %s", body, a, code)
+		}
+	}
+	for _, o := range f.log.operations() {
+		if o != "deny computer.malformed" {
+			t.Errorf("recorded: %s", o)
+		}
+	}
 }

@@ -15,6 +15,8 @@
 //   - Every action becomes primitive inputs. Each is grounded and decided at its
 //     own turn, so the second step of a batch is decided on the screen that the
 //     first one left behind. The first one that is not done ends the batch.
+//   - What can never be given (a chord of the browser's, text where none goes) is
+//     refused at layer form before the gate: nothing is allowed that cannot be done.
 //   - Just before an input is given to the browser its target is grounded again,
 //     by Screen.Press: a target that changed since the decision does not get the
 //     input.
@@ -160,6 +162,9 @@ type Screen interface {
 	Ground(ctx context.Context, x, y int) (Target, error)
 	// GroundFocus says what a key would go to, across frames.
 	GroundFocus(ctx context.Context) (Target, error)
+	// Check says why an input can never be given to t, whatever is decided, as a
+	// code and a sentence; no code if nothing stands against it.
+	Check(t Target, to *Target, in Input) (code, message string)
 	// Press gives the input to t and to nothing else; to is the end of a drag
 	// and otherwise nil. It consumes p with digest before the first event. What a
 	// press, a key or text would hit is grounded again then, and if it is not what

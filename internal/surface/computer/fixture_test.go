@@ -93,6 +93,7 @@ type screen struct {
 	before func()
 	onShot func()
 	homes  int
+	never  string // code of what Check refuses
 
 	groundErr error
 }
@@ -122,6 +123,10 @@ func (s *screen) Ground(_ context.Context, x, y int) (computer.Target, error) {
 }
 
 func (s *screen) GroundFocus(context.Context) (computer.Target, error) { return s.focus, nil }
+
+func (s *screen) Check(computer.Target, *computer.Target, computer.Input) (code, message string) {
+	return s.never, ""
+}
 
 func (s *screen) Press(ctx context.Context, t computer.Target, to *computer.Target, p gate.Permit, d action.Digest, in computer.Input) error {
 	if err := p.Consume(d); err != nil {

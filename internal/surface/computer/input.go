@@ -122,6 +122,10 @@ func (s *Server) input(ctx context.Context, st step, r *result) {
 			next: "look at the screen and let the model act again"}, r)
 		return
 	}
+	if code, message := s.c.Screen.Check(aimed.target, aimed.to, in); code != "" {
+		s.turnDown(ctx, st, &refusal{code: code, message: message, next: "act on the page itself; alt+Home opens the start page"}, r)
+		return
+	}
 	a, blobs := s.describe(st.op, aimed)
 	if st.approved != "" {
 		a.Params["safetyCheck"] = st.approved
