@@ -170,21 +170,25 @@ func (l *Ledger) writeOne(tx WriteTx, g *growth, p *pending) error {
 			return err
 		}
 	}
-	r := p.raw
-	r.Seq = g.to.Size
-	r.Time = l.now().UTC().Format(timeForm)
-	if r.Time < g.to.Time {
-		r.Time, r.Clamped = g.to.Time, true
+	now := l.now().UTC().Round(0)
+	text := now.Format(timeForm)
+	clamped := text < g.to.Time
+	if clamped {
+		var err error
+		if now, err = parseTime(g.to.Time); err != nil {
+			return err
+		}
+		text = g.to.Time
 	}
-	b, err := r.encode()
+	r, seq := &p.raw, g.to.Size
+	b, body, err := p.form.at(seq, clamped, text)
 	if err != nil {
-		return fmt.Errorf("sallyport: internal error: a checked record does not encode: %w", err)
-	}
-	if p.entry, err = r.entry(b); err != nil {
 		return err
 	}
-	g.to = Head{Size: r.Seq + 1, Time: r.Time}
-	g.rows = append(g.rows, Row{Seq: r.Seq, Type: r.Type, Task: r.Task, Agent: r.Agent, Raw: b})
+	p.entry = record.Entry{Seq: seq, Time: now, Type: r.Type, Tenant: r.Tenant, Task: r.Task, Agent: r.Agent, Actor: r.Actor,
+		Evidence: r.Evidence, Body: body, Raw: b}
+	g.to = Head{Size: seq + 1, Time: text}
+	g.rows = append(g.rows, Row{Seq: seq, Type: r.Type, Task: r.Task, Agent: r.Agent, Raw: b})
 	g.blobs = append(g.blobs, p.blobs...)
 	return nil
 }
