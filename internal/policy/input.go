@@ -55,8 +55,8 @@ var operationForm = regexp.MustCompile(`^[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)+$`)
 type request struct {
 	in                             *Input
 	cedar                          types.Request
-	has                            attributeSet // in the context of cedar
-	group                          groups       // of the action
+	has                            attributeSet      // in the context of cedar
+	group                          groups            // of the action
 	principals, actions, resources []types.EntityUID // self, ancestors, any
 	room                           [6]types.EntityUID
 }
