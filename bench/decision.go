@@ -76,8 +76,8 @@ func (b *bench) decision(ctx context.Context) (err error) {
 		whole.own, whole.base = append(whole.own, acts), append(whole.base, base)
 		long := time.Duration(b.n(400)) * time.Millisecond
 		err = errors.Join(
-			refused.round(long, base.rate(), func(i int) (time.Duration, error) { return refuse(ctx, g, of(no, i)) }),
-			passed.round(long, base.rate(), func(i int) (time.Duration, error) { first, _, err := act(ctx, g, of(a, i)); return first, err }))
+			refused.round(callers, long, base.rate(), func(i int) (time.Duration, error) { return refuse(ctx, g, of(no, i)) }),
+			passed.round(callers, long, base.rate(), func(i int) (time.Duration, error) { first, _, err := act(ctx, g, of(a, i)); return first, err }))
 		if err != nil {
 			return err
 		}
@@ -169,7 +169,7 @@ type crowd struct {
 }
 
 // round has many callers ask for so long, each again as soon as it was answered.
-func (c *crowd) round(long time.Duration, bare float64, once func(caller int) (time.Duration, error)) error {
+func (c *crowd) round(callers int, long time.Duration, bare float64, once func(caller int) (time.Duration, error)) error {
 	var mu sync.Mutex
 	var all samples
 	var errs []error

@@ -48,14 +48,13 @@ func (g *Log) sealBlob(ctx context.Context, task string, b record.Blob) (action.
 		return action.Evidence{}, Sealed{}, err
 	}
 	id := randomID()
-	plain := make([]byte, saltSize, saltSize+len(b.Data))
-	rand.Read(plain)
-	plain = append(plain, b.Data...)
-	out := make([]byte, nonceSize, nonceSize+len(plain)+key.Overhead())
+	// One copy, which is encrypted where it lies.
+	out := make([]byte, nonceSize+saltSize, nonceSize+saltSize+len(b.Data)+key.Overhead())
 	rand.Read(out)
-	out = key.Seal(out, out[:nonceSize], plain, g.blobContext(task, id))
+	nonce, plain := out[:nonceSize], append(out, b.Data...)[nonceSize:]
 	ev := action.Evidence{Name: b.Name, Blob: id, Type: b.Type, Size: int64(len(b.Data)),
 		Commitment: commitment(plain[:saltSize], b.Data)}
+	out = key.Seal(nonce, nonce, plain, g.blobContext(task, id))
 	return ev, Sealed{ID: id, Task: task, Bytes: out}, nil
 }
 
