@@ -19,6 +19,9 @@ import (
 // MaxBlob is the largest payload, in bytes.
 const MaxBlob = 16 << 20
 
+// maxDataKeys bounds the keys in memory: a log has as many as it had tasks.
+const maxDataKeys = 256
+
 const (
 	saltSize  = 32
 	keySize   = 32
@@ -121,6 +124,9 @@ func (g *Log) dataKey(ctx context.Context, task string, create bool) (aead, erro
 	if err != nil {
 		delete(g.dataKeys, task)
 		return nil, err
+	}
+	if len(g.dataKeys) >= maxDataKeys {
+		clear(g.dataKeys) // each can be read again
 	}
 	g.dataKeys[task] = k
 	return k, nil
