@@ -38,24 +38,14 @@ func (b *bench) proxies(ctx context.Context, r *rig) error {
 		if i == 1 {
 			own, base = crowd{}, crowd{}
 		}
-		one := func() error { return own.round(parallel, long, 1, get(door)) }
-		two := func() error { return base.round(parallel, long, 1, get(plain)) }
-		if i%2 == 1 {
-			one, two = two, one
-		}
-		if err := one(); err != nil {
-			return err
-		}
-		if err := two(); err != nil {
+		err := inTurn(i, func() error { return own.round(parallel, long, get(door)) }, func() error { return base.round(parallel, long, get(plain)) })
+		if err != nil {
 			return err
 		}
 	}
-	var slower []float64
-	for i := range own.rates {
-		slower = append(slower, base.rates[i]/own.rates[i])
-	}
+	slower := median(base.over(own.rates))
 	b.add(row{"1 KiB requests through door 2, 16 at once", perSecond(median(own.rates)), perSecond(median(base.rates)) + " goproxy",
-		times(median(slower)) + " slower", "within 1.3x", median(slower) <= 1.3})
+		times(slower) + " slower", "within 1.3x", slower <= 1.3})
 	b.note("**16 at once.** As many connections of one Go client, HTTP/1.1, each with its next request as soon as the last was answered, to the same origin. " +
 		"goproxy (github.com/elazarl/goproxy) ends TLS on both sides too and keeps as many connections to the origin; it decides and records nothing. Of " +
 		"ours each request is decided, recorded durably twice (before and after), given a cookie, and its answer searched.")

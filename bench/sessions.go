@@ -115,7 +115,7 @@ func (r *rig) fill(ctx context.Context, db string) error {
 			return err
 		}
 		var c crowd
-		if err := c.round(callers, time.Second, 1, func(int) (time.Duration, error) { _, all, err := act(ctx, r.gate, a); return all, err }); err != nil {
+		if err := c.round(callers, time.Second, func(int) (time.Duration, error) { _, all, err := act(ctx, r.gate, a); return all, err }); err != nil {
 			return err
 		}
 	}
