@@ -122,7 +122,14 @@ func TestPoolKeepsOnlyWhatCanBeUsed(t *testing.T) {
 	}
 
 	crashed := p.first(t)
-	crashed.conn.call(t.Context(), crashed.pages[0].id, "Page.crash", nil, nil) // never answered with success
+	page, err := crashed.current(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	crashed.conn.send(page.id, "Page.crash", nil).drop() // never answered
+	if err := crashed.await(t.Context(), func() bool { return page.crashed }); err != nil {
+		t.Fatal(err)
+	}
 	if b, _ := p.take(t, Config{}); b == crashed {
 		t.Error("got a browser whose page crashed while it waited")
 	}

@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/json"
 	"maps"
+	"math/bits"
 	"regexp"
 	"slices"
 	"unicode/utf8"
@@ -262,7 +263,7 @@ func (r *request) within(set attributeSet) types.Request {
 		return r.cedar
 	}
 	r.has |= set
-	m := types.RecordMap{}
+	m := make(types.RecordMap, bits.OnesCount32(uint32(r.has)))
 	for i, a := range attributes {
 		if r.has&(1<<i) == 0 {
 			continue
