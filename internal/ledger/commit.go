@@ -13,8 +13,8 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
-// commitLoop commits for all callers but one that is alone. While a commit is on
-// its way to the disk the next batch gathers; a lone draft is never kept waiting.
+// commitLoop commits what no caller commits itself. While a commit is on its way
+// to the disk the next batch gathers; a lone draft is never kept waiting.
 func (l *Ledger) commitLoop() {
 	for {
 		batch := l.queue.take()
@@ -22,30 +22,40 @@ func (l *Ledger) commitLoop() {
 			return
 		}
 		l.commitBatch(batch)
-		l.queue.done()
-		for _, p := range batch {
-			close(p.done)
-		}
-		l.poke()
+		l.answer(batch)
 	}
 }
 
-// commitAlone commits a draft in its caller's goroutine, if nobody else wants
-// anything. There is one commit at a time all the same.
+// answer ends the time of whoever committed the batch.
+func (l *Ledger) answer(batch []*pending) {
+	l.queue.done()
+	for _, p := range batch {
+		close(p.done)
+	}
+	l.poke()
+}
+
+// commitAlone commits a draft in its caller's goroutine, if nobody else wanted
+// anything, and those that came meanwhile. There is one commit at a time all the
+// same.
 func (l *Ledger) commitAlone(p *pending) bool {
 	if !l.queue.alone() {
 		return false
 	}
-	defer l.poke()
-	defer l.queue.done()
+	gather()
+	batch := l.queue.join(p)
+	defer l.answer(batch)
 	defer func() {
 		// The caller's own goroutine may be one that survives panics.
 		if v := recover(); v != nil {
-			l.stop(fmt.Errorf("sallyport: internal error: commit panicked: %v", v))
+			err := l.stop(fmt.Errorf("sallyport: internal error: commit panicked: %v", v))
+			for _, p := range batch {
+				p.entry, p.err = record.Entry{}, err
+			}
 			panic(v)
 		}
 	}()
-	l.commitBatch([]*pending{p})
+	l.commitBatch(batch)
 	return true
 }
 
