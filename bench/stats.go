@@ -21,10 +21,14 @@ func (s samples) at(q float64) time.Duration {
 func (s samples) p50() time.Duration { return s.at(0.50) }
 func (s samples) p99() time.Duration { return s.at(0.99) }
 
-// rate is operations per second of one caller that does them one after another,
-// by the median: the few that met something else on the machine would make
-// whatever is held against it look good.
-func (s samples) rate() float64 { return 1 / s.p50().Seconds() }
+// rate is operations per second of one caller that did them one after another.
+func (s samples) rate() float64 {
+	var sum time.Duration
+	for _, d := range s {
+		sum += d
+	}
+	return float64(len(s)) / sum.Seconds()
+}
 
 // pair is one thing and its baseline, round by round.
 type pair struct{ own, base []samples }
