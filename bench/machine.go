@@ -118,3 +118,46 @@ func status(pid int, field string) (int64, error) {
 	}
 	return 0, fmt.Errorf("process %d has no %s", pid, field)
 }
+
+// treePSS is the proportional set size of a process and all below it, in bytes.
+func treePSS(root int) (int64, error) {
+	all, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return 0, err
+	}
+	below := map[int][]int{}
+	for _, path := range all {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		var pid, parent int
+		var state string
+		name := strings.LastIndexByte(string(raw), ')')
+		if _, err := fmt.Sscan(string(raw[:max(0, strings.IndexByte(string(raw), ' '))]), &pid); err != nil || name < 0 {
+			return 0, fmt.Errorf("%s: not understood", path)
+		}
+		if _, err := fmt.Sscan(string(raw[name+1:]), &state, &parent); err != nil {
+			return 0, fmt.Errorf("%s: %w", path, err)
+		}
+		below[parent] = append(below[parent], pid)
+	}
+	var sum int64
+	for todo := []int{root}; len(todo) > 0; todo = todo[1:] {
+		todo = append(todo, below[todo[0]]...)
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", todo[0]))
+		if err != nil {
+			return 0, err
+		}
+		for line := range strings.Lines(string(raw)) {
+			if rest, ok := strings.CutPrefix(line, "Pss:"); ok {
+				var kb int64
+				if _, err := fmt.Sscan(rest, &kb); err != nil {
+					return 0, err
+				}
+				sum += kb << 10
+			}
+		}
+	}
+	return sum, nil
+}

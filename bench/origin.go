@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -123,6 +124,11 @@ func newOrigin() (*origin, error) {
 func (o *origin) url(path string) string { return "https://" + iamHost + ":" + o.port + path }
 
 func (o *origin) dial() string { return "127.0.0.1:" + o.port }
+
+// connect reaches the origin, whatever the address.
+func (o *origin) connect(ctx context.Context, network, _ string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, network, o.dial())
+}
 
 var kib = strings.Repeat("0123456789abcdef", 64)
 

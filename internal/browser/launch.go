@@ -63,20 +63,29 @@ func environment() []string {
 		"PATH=/usr/bin:/bin", "LANG=C.UTF-8", "TZ=UTC"}
 }
 
-// Launch starts a contained Chromium and returns when its first page is there
-// with the guard in it.
-func Launch(ctx context.Context, cfg Config) (*Browser, error) {
+// whole is cfg with its defaults, checked.
+func (cfg Config) whole() (Config, error) {
 	if cfg.Kind == "" {
 		cfg.Kind = "shell"
 	}
 	if cfg.Kind != "shell" && cfg.Kind != "full" {
-		return nil, fmt.Errorf("browser kind %q: want shell or full", cfg.Kind)
+		return cfg, fmt.Errorf("browser kind %q: want shell or full", cfg.Kind)
 	}
 	if cfg.Width == 0 && cfg.Height == 0 {
 		cfg.Width, cfg.Height = 1280, 800
 	}
 	if cfg.Width < 320 || cfg.Height < 200 || cfg.Width > 4096 || cfg.Height > 4096 {
-		return nil, fmt.Errorf("browser screen %dx%d: want 320x200 to 4096x4096", cfg.Width, cfg.Height)
+		return cfg, fmt.Errorf("browser screen %dx%d: want 320x200 to 4096x4096", cfg.Width, cfg.Height)
+	}
+	return cfg, nil
+}
+
+// Launch starts a contained Chromium and returns when its first page is there
+// with the guard in it.
+func Launch(ctx context.Context, cfg Config) (*Browser, error) {
+	cfg, err := cfg.whole()
+	if err != nil {
+		return nil, err
 	}
 	if strings.ContainsAny(cfg.TrustSPKI, ", \t\n") {
 		return nil, errors.New("browser: more than one trusted key")
@@ -158,13 +167,10 @@ func (b *Browser) start() error {
 // attach takes hold of everything that exists or will exist before any page
 // can run, then waits for the first page.
 func (b *Browser) attach(ctx context.Context) error {
-	var v struct {
-		Product string `json:"product"`
-	}
-	if err := b.conn.call(ctx, "", "Browser.getVersion", nil, &v); err != nil {
+	var err error
+	if b.version, err = b.product(ctx); err != nil {
 		return err
 	}
-	b.version = v.Product
 	if err := b.conn.call(ctx, "", "Browser.setDownloadBehavior", obj{"behavior": "deny", "eventsEnabled": true}, nil); err != nil {
 		return err
 	}
@@ -174,8 +180,17 @@ func (b *Browser) attach(ctx context.Context) error {
 	if err := b.await(ctx, func() bool { return len(b.pages) > 0 }); err != nil {
 		return err
 	}
-	_, err := b.current(ctx)
+	_, err = b.current(ctx)
 	return err
+}
+
+// product is the version that the browser says it is.
+func (b *Browser) product(ctx context.Context) (string, error) {
+	var v struct {
+		Product string `json:"product"`
+	}
+	err := b.conn.call(ctx, "", "Browser.getVersion", nil, &v)
+	return v.Product, err
 }
 
 // policyMount writes the managed policy for the full browser where the

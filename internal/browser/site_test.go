@@ -115,6 +115,11 @@ func open(t testing.TB, cfg Config) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serve(t, b)
+}
+
+// serve answers for all that the browser asks for.
+func serve(t testing.TB, b *Browser) *world {
 	s := &site{pages: map[string]string{}, woken: make(chan struct{})}
 	srv := &http.Server{Handler: s}
 	go srv.Serve(b.ProxyListener())

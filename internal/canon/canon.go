@@ -47,17 +47,18 @@ var style = json.JoinOptions(jsonv1.FormatDurationAsNano(true), jsonv1.OmitEmpty
 
 // Marshal returns v as RFC 8785 canonical JSON.
 func Marshal(v any) ([]byte, error) {
-	b, err := json.Marshal(v, json.Deterministic(true), style)
-	if err != nil {
+	s := sorters.Get().(*sorter)
+	defer s.put()
+	if err := json.MarshalWrite(&s.in, v, json.Deterministic(true), style); err != nil {
 		return nil, err
 	}
-	if s, ok := sorted(b); ok {
-		return s, nil
+	if out, ok := s.sorted(); ok {
+		return out, nil
 	}
-	if err := checkNumbers(b); err != nil {
+	if err := checkNumbers(s.in.Bytes()); err != nil {
 		return nil, err
 	}
-	val := jsontext.Value(b)
+	val := jsontext.Value(bytes.Clone(s.in.Bytes()))
 	if err := val.Canonicalize(); err != nil {
 		return nil, err
 	}

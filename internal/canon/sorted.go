@@ -1,27 +1,49 @@
 package canon
 
-import "slices"
+import (
+	"bytes"
+	"slices"
+	"sync"
+)
 
-// sorted is the canonical form of b, valid JSON as json.Marshal writes it, when
-// nothing but the order of members keeps b from being canonical; not ok says
+// sorted is the canonical form of in, valid JSON as json.Marshal writes it, when
+// nothing but the order of members keeps it from being canonical; not ok says
 // that there is more, and that the library must do it. Almost all of our
 // documents are of this kind, and the library reads a document three times.
 //
 // Not ok: a byte between tokens, an escape, a name that is not ASCII (RFC 8785
 // section 3.2.3 sorts by UTF-16 units), a number that is not an integer of at
 // most 15 digits, negative zero.
-func sorted(b []byte) (out []byte, ok bool) {
-	s := sorter{in: b, out: make([]byte, 0, len(b))}
-	if !s.value(0) || s.at != len(b) {
+func (s *sorter) sorted() (out []byte, ok bool) {
+	s.b = s.in.Bytes()
+	s.at, s.out, s.members = 0, make([]byte, 0, len(s.b)), s.members[:0]
+	if !s.value(0) || s.at != len(s.b) {
 		return nil, false
 	}
 	return s.out, true
 }
 
+// sorter is the scratch of one Marshal.
 type sorter struct {
-	in, out []byte
-	at      int    // in in
-	spare   []byte // a copy of the members of one object
+	in      bytes.Buffer
+	b       []byte // in
+	out     []byte
+	at      int      // in b
+	spare   []byte   // a copy of the members of one object
+	members []member // of the objects that are open
+}
+
+var sorters = sync.Pool{New: func() any { return new(sorter) }}
+
+// put gives the scratch back. The few large documents are not worth their room.
+func (s *sorter) put() {
+	const most = 64 << 10
+	if s.in.Cap() > most {
+		return
+	}
+	s.in.Reset()
+	s.b, s.out = nil, nil
+	sorters.Put(s)
 }
 
 // member is one member of an object in out, by its places there.
@@ -30,15 +52,14 @@ type member struct {
 }
 
 func (s *sorter) value(depth int) bool {
-	if s.at >= len(s.in) || depth > MaxDepth {
+	if s.at >= len(s.b) || depth > MaxDepth {
 		return false
 	}
-	switch c := s.in[s.at]; {
+	switch c := s.b[s.at]; {
 	case c == '{':
 		return s.object(depth + 1)
 	case c == '[':
-		s.copy(1)
-		return s.list(']', func() bool { return s.value(depth + 1) })
+		return s.array(depth + 1)
 	case c == '"':
 		_, ok := s.text()
 		return ok
@@ -53,56 +74,76 @@ func (s *sorter) value(depth int) bool {
 }
 
 func (s *sorter) copy(n int) bool {
-	if s.at+n > len(s.in) {
+	if s.at+n > len(s.b) {
 		return false
 	}
-	s.out = append(s.out, s.in[s.at:s.at+n]...)
+	s.out = append(s.out, s.b[s.at:s.at+n]...)
 	s.at += n
 	return true
 }
 
-// list copies items up to the closing byte, and the commas between them.
-func (s *sorter) list(closing byte, item func() bool) bool {
-	for first := true; s.at < len(s.in); first = false {
-		switch c := s.in[s.at]; {
-		case c == closing:
-			return s.copy(1)
-		case !first && (c != ',' || !s.copy(1)):
-			return false
+// next copies what is before an item: nothing before the first, or a comma. It
+// reports the end of the list instead, which it copies too.
+func (s *sorter) next(first bool, closing byte) (end, ok bool) {
+	switch {
+	case s.at >= len(s.b):
+		return false, false
+	case s.b[s.at] == closing:
+		return true, s.copy(1)
+	case first:
+		return false, true
+	}
+	return false, s.b[s.at] == ',' && s.copy(1)
+}
+
+func (s *sorter) array(depth int) bool {
+	s.copy(1)
+	for first := true; ; first = false {
+		if end, ok := s.next(first, ']'); end || !ok {
+			return ok
 		}
-		if !item() {
+		if !s.value(depth) {
 			return false
 		}
 	}
-	return false
 }
 
 func (s *sorter) object(depth int) bool {
 	s.copy(1)
-	open := len(s.out)
-	var room [16]member
-	members := room[:0]
+	open, own := len(s.out), len(s.members)
 	inOrder := true
-	name := func(m member) []byte { return s.out[m.start+1 : m.name] }
-	ok := s.list('}', func() bool {
+	for first := true; ; first = false {
+		end, ok := s.next(first, '}')
+		if !ok {
+			return false
+		}
+		if end {
+			break
+		}
 		m := member{start: len(s.out)}
-		ascii, ok := s.text()
-		if !ok || !ascii {
+		if ascii, ok := s.text(); !ok || !ascii {
 			return false
 		}
 		m.name = len(s.out) - 1
-		if s.at >= len(s.in) || s.in[s.at] != ':' || !s.copy(1) || !s.value(depth) {
+		if s.at >= len(s.b) || s.b[s.at] != ':' || !s.copy(1) || !s.value(depth) {
 			return false
 		}
 		m.end = len(s.out)
-		inOrder = inOrder && (len(members) == 0 || string(name(members[len(members)-1])) < string(name(m)))
-		members = append(members, m)
-		return true
-	})
-	if !ok || inOrder {
-		return ok
+		inOrder = inOrder && (first || string(s.name(s.members[len(s.members)-1])) < string(s.name(m)))
+		s.members = append(s.members, m)
 	}
-	slices.SortFunc(members, func(a, b member) int { return slices.Compare(name(a), name(b)) })
+	if !inOrder {
+		s.sort(open, s.members[own:])
+	}
+	s.members = s.members[:own]
+	return true
+}
+
+func (s *sorter) name(m member) []byte { return s.out[m.start+1 : m.name] }
+
+// sort puts the members of the object that ends out in order.
+func (s *sorter) sort(open int, members []member) {
+	slices.SortFunc(members, func(a, b member) int { return bytes.Compare(s.name(a), s.name(b)) })
 	s.spare = append(s.spare[:0], s.out[open:]...)
 	s.out = s.out[:open]
 	for i, m := range members {
@@ -112,14 +153,13 @@ func (s *sorter) object(depth int) bool {
 		s.out = append(s.out, s.spare[m.start-open:m.end-open]...)
 	}
 	s.out = append(s.out, '}')
-	return true
 }
 
 // text copies a string without escapes.
 func (s *sorter) text() (ascii, ok bool) {
 	ascii = true
-	for i := s.at + 1; i < len(s.in) && s.in[s.at] == '"'; i++ {
-		switch c := s.in[i]; {
+	for i := s.at + 1; i < len(s.b) && s.b[s.at] == '"'; i++ {
+		switch c := s.b[i]; {
 		case c == '"':
 			return ascii, s.copy(i + 1 - s.at)
 		case c == '\\' || c < 0x20:
@@ -134,18 +174,18 @@ func (s *sorter) text() (ascii, ok bool) {
 // integer copies a number that every double holds, and that has one form.
 func (s *sorter) integer() bool {
 	i := s.at
-	if s.in[i] == '-' {
+	if s.b[i] == '-' {
 		i++
 	}
 	digits := i
-	for i < len(s.in) && s.in[i] >= '0' && s.in[i] <= '9' {
+	for i < len(s.b) && s.b[i] >= '0' && s.b[i] <= '9' {
 		i++
 	}
-	zero := i > digits && s.in[digits] == '0'
+	zero := i > digits && s.b[digits] == '0'
 	if n := i - digits; n == 0 || n > 15 || zero && (n > 1 || digits > s.at) {
 		return false
 	}
-	if i < len(s.in) && (s.in[i] == '.' || s.in[i] == 'e' || s.in[i] == 'E') {
+	if i < len(s.b) && (s.b[i] == '.' || s.b[i] == 'e' || s.b[i] == 'E') {
 		return false
 	}
 	return s.copy(i - s.at)

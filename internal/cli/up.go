@@ -26,6 +26,7 @@ func onlyLog(l *slog.Logger) {
 func upCommand(e *env) *cobra.Command {
 	var listen, people, store, issuer string
 	var hold time.Duration
+	var warm int
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run the whole boundary on this machine",
@@ -36,6 +37,9 @@ is made new; one that has state but no root key is refused.`,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if hold <= 0 {
 				return usage("--hold-limit: want more than nothing")
+			}
+			if warm < 0 || warm > maxWarm {
+				return usage("--warm-browsers: want 0 to %d", maxWarm)
 			}
 			if listen == "off" {
 				listen = ""
@@ -51,7 +55,7 @@ is made new; one that has state but no root key is refused.`,
 			onlyLog(log)
 			ctx := cmd.Context()
 			fmt.Fprintln(e.out, "starting: what this machine can contain is tried first")
-			s, err := server.Open(ctx, server.Config{Data: e.data, Store: store, Issuer: issuer, HoldLimit: hold, Log: log})
+			s, err := server.Open(ctx, server.Config{Data: e.data, Store: store, Issuer: issuer, HoldLimit: hold, WarmBrowsers: warm, Log: log})
 			if err != nil {
 				return err
 			}
@@ -80,5 +84,9 @@ is made new; one that has state but no root key is refused.`,
 	f.StringVar(&store, "store", "", "postgres://... instead of the store in --data")
 	f.StringVar(&issuer, "issuer", "", "base URL under which others reach --listen; default http:// and its address")
 	f.DurationVar(&hold, "hold-limit", 10*time.Minute, "how long an action waits for people at most")
+	f.IntVar(&warm, "warm-browsers", 0, "browsers that wait, started, for the next task; each costs the memory of a Chromium")
 	return cmd
 }
+
+// maxWarm bounds what waits: it is memory that nobody uses.
+const maxWarm = 8

@@ -19,6 +19,9 @@ import (
 // MaxBlob is the largest payload, in bytes.
 const MaxBlob = 16 << 20
 
+// maxDataKeys bounds the keys in memory: a log has as many as it had tasks.
+const maxDataKeys = 256
+
 const (
 	saltSize  = 32
 	keySize   = 32
@@ -48,14 +51,13 @@ func (g *Log) sealBlob(ctx context.Context, task string, b record.Blob) (action.
 		return action.Evidence{}, Sealed{}, err
 	}
 	id := randomID()
-	plain := make([]byte, saltSize, saltSize+len(b.Data))
-	rand.Read(plain)
-	plain = append(plain, b.Data...)
-	out := make([]byte, nonceSize, nonceSize+len(plain)+key.Overhead())
+	// One copy, which is encrypted where it lies.
+	out := make([]byte, nonceSize+saltSize, nonceSize+saltSize+len(b.Data)+key.Overhead())
 	rand.Read(out)
-	out = key.Seal(out, out[:nonceSize], plain, g.blobContext(task, id))
+	nonce, plain := out[:nonceSize], append(out, b.Data...)[nonceSize:]
 	ev := action.Evidence{Name: b.Name, Blob: id, Type: b.Type, Size: int64(len(b.Data)),
 		Commitment: commitment(plain[:saltSize], b.Data)}
+	out = key.Seal(nonce, nonce, plain, g.blobContext(task, id))
 	return ev, Sealed{ID: id, Task: task, Bytes: out}, nil
 }
 
@@ -122,6 +124,9 @@ func (g *Log) dataKey(ctx context.Context, task string, create bool) (aead, erro
 	if err != nil {
 		delete(g.dataKeys, task)
 		return nil, err
+	}
+	if len(g.dataKeys) >= maxDataKeys {
+		clear(g.dataKeys) // each can be read again
 	}
 	g.dataKeys[task] = k
 	return k, nil

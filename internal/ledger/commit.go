@@ -13,8 +13,8 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
-// commitLoop commits for all callers but one that is alone. While a commit is on
-// its way to the disk the next batch gathers; a lone draft is never kept waiting.
+// commitLoop commits what no caller commits itself. While a commit is on its way
+// to the disk the next batch gathers; a lone draft is never kept waiting.
 func (l *Ledger) commitLoop() {
 	for {
 		batch := l.queue.take()
@@ -22,30 +22,40 @@ func (l *Ledger) commitLoop() {
 			return
 		}
 		l.commitBatch(batch)
-		l.queue.done()
-		for _, p := range batch {
-			close(p.done)
-		}
-		l.poke()
+		l.answer(batch)
 	}
 }
 
-// commitAlone commits a draft in its caller's goroutine, if nobody else wants
-// anything. There is one commit at a time all the same.
+// answer ends the time of whoever committed the batch.
+func (l *Ledger) answer(batch []*pending) {
+	l.queue.done()
+	for _, p := range batch {
+		close(p.done)
+	}
+	l.poke()
+}
+
+// commitAlone commits a draft in its caller's goroutine, if nobody else wanted
+// anything, and those that came meanwhile. There is one commit at a time all the
+// same.
 func (l *Ledger) commitAlone(p *pending) bool {
 	if !l.queue.alone() {
 		return false
 	}
-	defer l.poke()
-	defer l.queue.done()
+	gather()
+	batch := l.queue.join(p)
+	defer l.answer(batch)
 	defer func() {
 		// The caller's own goroutine may be one that survives panics.
 		if v := recover(); v != nil {
-			l.stop(fmt.Errorf("sallyport: internal error: commit panicked: %v", v))
+			err := l.stop(fmt.Errorf("sallyport: internal error: commit panicked: %v", v))
+			for _, p := range batch {
+				p.entry, p.err = record.Entry{}, err
+			}
 			panic(v)
 		}
 	}()
-	l.commitBatch([]*pending{p})
+	l.commitBatch(batch)
 	return true
 }
 
@@ -170,21 +180,25 @@ func (l *Ledger) writeOne(tx WriteTx, g *growth, p *pending) error {
 			return err
 		}
 	}
-	r := p.raw
-	r.Seq = g.to.Size
-	r.Time = l.now().UTC().Format(timeForm)
-	if r.Time < g.to.Time {
-		r.Time, r.Clamped = g.to.Time, true
+	now := l.now().UTC().Round(0)
+	text := now.Format(timeForm)
+	clamped := text < g.to.Time
+	if clamped {
+		var err error
+		if now, err = parseTime(g.to.Time); err != nil {
+			return err
+		}
+		text = g.to.Time
 	}
-	b, err := r.encode()
+	r, seq := &p.raw, g.to.Size
+	b, body, err := p.form.at(seq, clamped, text)
 	if err != nil {
-		return fmt.Errorf("sallyport: internal error: a checked record does not encode: %w", err)
-	}
-	if p.entry, err = r.entry(b); err != nil {
 		return err
 	}
-	g.to = Head{Size: r.Seq + 1, Time: r.Time}
-	g.rows = append(g.rows, Row{Seq: r.Seq, Type: r.Type, Task: r.Task, Agent: r.Agent, Raw: b})
+	p.entry = record.Entry{Seq: seq, Time: now, Type: r.Type, Tenant: r.Tenant, Task: r.Task, Agent: r.Agent, Actor: r.Actor,
+		Evidence: r.Evidence, Body: body, Raw: b}
+	g.to = Head{Size: seq + 1, Time: text}
+	g.rows = append(g.rows, Row{Seq: seq, Type: r.Type, Task: r.Task, Agent: r.Agent, Raw: b})
 	g.blobs = append(g.blobs, p.blobs...)
 	return nil
 }

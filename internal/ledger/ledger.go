@@ -15,8 +15,8 @@
 //     erases their content and leaves every proof valid.
 //
 // Order of an append: the caller's goroutine encrypts the payloads; the one
-// committer takes what is waiting as a batch, or a caller that is alone commits
-// its own; in one transaction it locks the heads, runs each Change (under a
+// committer takes what is waiting as a batch, or a caller that found nobody
+// waiting commits its own and what came meanwhile; in one transaction it locks the heads, runs each Change (under a
 // savepoint), writes records, hashes and payloads and moves the heads; it
 // commits; it answers. There is one commit at a time. A crash before the
 // commit leaves nothing, a crash after it leaves a record that may not have

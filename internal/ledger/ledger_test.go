@@ -120,3 +120,30 @@ func concurrentAppendsKeepOrderAndSums(t *testing.T, _ *ledger.Ledger, log *ledg
 	}
 	ledgertest.Check(t, log)
 }
+
+// TestKeysOfManyTasksAreForgotten: what a log keeps in memory does not grow with
+// its tasks, and the payload of a forgotten key is read all the same.
+func TestKeysOfManyTasksAreForgotten(t *testing.T) {
+	l, _ := ledgertest.NewLedger(t)
+	log, err := l.Create(t.Context(), "acme", "acme.example/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first record.Entry
+	_, limit := log.DataKeys()
+	for i := range limit + 2 {
+		e, err := log.Append(t.Context(), record.Draft{Type: "test.made", Task: fmt.Sprint("t", i), Blobs: []record.Blob{{Name: "b", Type: "text/plain", Data: []byte("of the first")}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			first = e
+		}
+		if n, _ := log.DataKeys(); n > limit {
+			t.Fatalf("%d keys after %d tasks, limit %d", n, i+1, limit)
+		}
+	}
+	if data, err := log.Payload(t.Context(), first.Evidence[0]); err != nil || string(data) != "of the first" {
+		t.Errorf("got %q, %v", data, err)
+	}
+}

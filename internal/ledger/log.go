@@ -51,7 +51,8 @@ func (g *Log) VerifierKey() string { return g.key.Verifier }
 type pending struct {
 	ctx    context.Context
 	log    *Log
-	raw    raw // all but Seq, Time and Clamped
+	raw    raw  // all but Seq, Time and Clamped
+	form   form // of raw
 	blobs  []Sealed
 	change func(record.Tx) error
 	// internal is the ledger's own change; its errors spoil the batch.
@@ -122,10 +123,8 @@ func (g *Log) prepare(ctx context.Context, d record.Draft) (*pending, error) {
 		p.blobs = append(p.blobs, sealed)
 		p.size += len(sealed.Bytes)
 	}
-	// Seq and Time are not known yet; their largest forms decide.
-	probe := p.raw
-	probe.Seq, probe.Time, probe.Clamped = canon.MaxInteger, timeForm, true
-	_, err := probe.encode()
+	var err error
+	p.form, err = p.raw.encode()
 	return p, err
 }
 

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"errors"
+	"runtime"
 	"sync"
 )
 
@@ -41,13 +42,15 @@ func (q *queue) put(p *pending) error {
 		q.turn = append(q.turn, t)
 	}
 	q.waiting[t] = append(q.waiting[t], p)
-	q.ready.Signal()
+	if !q.busy { // else whoever is done signals
+		q.ready.Signal()
+	}
 	return nil
 }
 
 // alone reports whether nothing waits and nobody commits. Then the caller may
-// commit its own draft, which saves it two changes of goroutine, and must call
-// done.
+// commit its own draft, and those that join it, which saves it two changes of
+// goroutine, and must call done.
 func (q *queue) alone() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -58,25 +61,49 @@ func (q *queue) alone() bool {
 	return true
 }
 
+// join is the batch of a caller that was alone: its draft, and what came since.
+func (q *queue) join(p *pending) []*pending {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.fill([]*pending{p}, p.size)
+}
+
 // done ends the time of whoever commits.
 func (q *queue) done() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.busy = false
-	q.ready.Signal()
+	if len(q.turn) > 0 || q.closed {
+		q.ready.Signal()
+	}
 }
 
 // take waits for drafts and for its turn to commit them, and returns a batch of
 // at least one, or none once the queue is closed and empty and nobody commits.
-// It never waits for more to come. Whoever got a batch calls done.
+// Whoever got a batch calls done.
 func (q *queue) take() []*pending {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for q.busy || len(q.turn) == 0 && !q.closed {
 		q.ready.Wait()
 	}
-	var batch []*pending
-	size := 0
+	if len(q.turn) == 0 {
+		return nil
+	}
+	q.busy = true
+	q.mu.Unlock()
+	gather()
+	q.mu.Lock()
+	return q.fill(nil, 0)
+}
+
+// gather lets whoever could run do so before a batch is closed, since it may be
+// about to bring a draft: a larger batch costs less for each. No clock is waited
+// for, and with nobody else to run it costs nothing.
+func gather() { runtime.Gosched() }
+
+// fill adds what waits to a batch of so many bytes, up to the limits.
+func (q *queue) fill(batch []*pending, size int) []*pending {
 	for len(q.turn) > 0 && len(batch) < maxBatch && size < maxBatchBytes {
 		t := q.turn[0]
 		q.turn = q.turn[1:]
@@ -90,7 +117,6 @@ func (q *queue) take() []*pending {
 		batch = append(batch, p)
 		size += p.size
 	}
-	q.busy = len(batch) > 0
 	return batch
 }
 

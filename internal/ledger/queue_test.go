@@ -90,3 +90,25 @@ func TestAloneExcludesTheCommitter(t *testing.T) {
 		t.Errorf("closed and empty: got %d", len(batch))
 	}
 }
+
+// TestWhoCameMeanwhileJoins: a caller that was alone commits for those that came
+// before it began.
+func TestWhoCameMeanwhileJoins(t *testing.T) {
+	var q queue
+	q.init()
+	first, second := &pending{log: &Log{tenant: "a"}}, &pending{log: &Log{tenant: "b"}}
+	if !q.alone() {
+		t.Fatal("an idle queue: got not alone")
+	}
+	q.put(second)
+	if batch := q.join(first); len(batch) != 2 || batch[0] != first || batch[1] != second {
+		t.Errorf("got a batch of %d, want the caller's draft and the one that came", len(batch))
+	}
+	if q.alone() {
+		t.Error("a second caller commits beside the first")
+	}
+	q.done()
+	if !q.alone() {
+		t.Error("nobody is alone once it is over")
+	}
+}

@@ -39,43 +39,70 @@ type raw struct {
 	Body     canon.Value       `json:"body"`
 }
 
-// encode is canon.Marshal(r) for a canonical Body, written out by hand: members
-// in the order of RFC 8785 section 3.2.3. The committer encodes every record of
-// a batch one after another, and sorting what is sorted already was most of its
-// work. decodeCanonical, and so Verify, holds the result against canon.
-func (r *raw) encode() ([]byte, error) {
-	w := writer{b: make([]byte, 0, len(r.Body)+512)}
+// form is a record encoded but for what the committer adds: position and time.
+// Members are in the order of RFC 8785 section 3.2.3, written out by hand, since
+// sorting what is sorted already was most of the work. decodeCanonical, and so
+// Verify, holds the result against canon.
+type form struct {
+	b                  []byte
+	body               int // where its value begins
+	clamped, seq, time int // where these members go
+}
+
+// encode makes the form of a record with a canonical Body, and refuses one that
+// could come out too large.
+func (r *raw) encode() (form, error) {
+	w := writer{b: make([]byte, 0, len(r.Body)+384)}
+	var f form
 	w.text("actor", r.Actor)
 	w.text("agent", r.Agent)
-	w.member("body", r.Body)
-	if r.Clamped {
-		w.member("clamped", []byte("true"))
-	}
+	w.name("body")
+	f.body = len(w.b)
+	w.b = append(w.b, r.Body...)
+	f.clamped = len(w.b)
 	if len(r.Evidence) > 0 {
 		e, err := canon.Marshal(r.Evidence)
 		if err != nil {
-			return nil, err
+			return form{}, err
 		}
 		w.member("evidence", e)
 	}
 	w.must("id", r.ID)
-	if r.Seq < 0 || r.Seq > canon.MaxInteger {
-		return nil, fmt.Errorf("position %d is out of range", r.Seq)
-	}
-	w.member("seq", strconv.AppendInt(nil, r.Seq, 10))
+	f.seq = len(w.b)
 	w.text("task", r.Task)
 	w.must("tenant", r.Tenant)
-	w.must("time", r.Time)
+	f.time = len(w.b)
 	w.must("type", r.Type)
 	w.member("v", strconv.AppendInt(nil, int64(r.V), 10))
 	if w.err != nil {
-		return nil, w.err
+		return form{}, w.err
 	}
-	b := append(w.b, '}')
-	if len(b) > MaxRecord {
-		return nil, fmt.Errorf("%w: %s has %d bytes, limit %d", ErrTooLarge, r.Type, len(b), MaxRecord)
+	f.b = append(w.b, '}')
+	if n := len(f.b) + maxAdded; n > MaxRecord {
+		return form{}, fmt.Errorf("%w: %s has %d bytes, limit %d", ErrTooLarge, r.Type, n, MaxRecord)
 	}
-	return b, nil
+	return f, nil
+}
+
+// maxAdded is the most that the committer adds to a form.
+const maxAdded = len(`,"clamped":true,"seq":9007199254740992,"time":"` + timeForm + `"`)
+
+// at is the record at its place, and its body within. time is of timeForm.
+func (f form) at(seq int64, clamped bool, time string) (b, body []byte, err error) {
+	if seq < 0 || seq > canon.MaxInteger {
+		return nil, nil, fmt.Errorf("position %d is out of range", seq)
+	}
+	b = make([]byte, 0, len(f.b)+maxAdded)
+	b = append(b, f.b[:f.clamped]...)
+	body = b[f.body:f.clamped:f.clamped]
+	if clamped {
+		b = append(b, `,"clamped":true`...)
+	}
+	b = append(b, f.b[f.clamped:f.seq]...)
+	b = strconv.AppendInt(append(b, `,"seq":`...), seq, 10)
+	b = append(b, f.b[f.seq:f.time]...)
+	b = append(append(append(b, `,"time":"`...), time...), '"')
+	return append(b, f.b[f.time:]...), body, nil
 }
 
 // writer puts members of one object one after another.
@@ -145,10 +172,18 @@ func decodeCanonical(b []byte) (*raw, error) {
 }
 
 func (r *raw) entry(b []byte) (record.Entry, error) {
-	t, err := time.Parse(timeForm, r.Time)
+	t, err := parseTime(r.Time)
 	if err != nil {
-		return record.Entry{}, fmt.Errorf("time %q: not RFC 3339 UTC with nine digits", r.Time)
+		return record.Entry{}, err
 	}
 	return record.Entry{Seq: r.Seq, Time: t, Type: r.Type, Tenant: r.Tenant, Task: r.Task, Agent: r.Agent,
 		Actor: r.Actor, Evidence: r.Evidence, Body: r.Body, Raw: b}, nil
+}
+
+func parseTime(s string) (time.Time, error) {
+	t, err := time.Parse(timeForm, s)
+	if err != nil {
+		return t, fmt.Errorf("time %q: not RFC 3339 UTC with nine digits", s)
+	}
+	return t, nil
 }

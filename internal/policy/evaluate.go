@@ -39,20 +39,28 @@ func Evaluate(guardrails, grant *Set, in Input) action.Decision {
 	if guardrails == nil {
 		return action.Denied(action.LayerGuardrail, CodePolicyError, "the tenant has no active policy set", "ask the policy author to apply one")
 	}
-	r := newRequest(in)
-	g := guardrails.evaluate(r)
+	r := newRequest(&in)
+	guards := guardrails.index.candidates(r)
+	var grants []int32
+	needs := guardrails.needs(guards)
+	if grant != nil {
+		grants = grant.index.candidates(r)
+		needs |= grant.needs(grants)
+	}
+	r.within(needs) // once for both
+	g := guardrails.collect(r, guards)
 	if d, denied := denial(action.LayerGuardrail, g); denied {
 		return d
 	}
 	if grant == nil {
-		return outsideGrant(nil, in)
+		return outsideGrant(nil, &in)
 	}
-	t := grant.evaluate(r)
+	t := grant.collect(r, grants)
 	if d, denied := denial(action.LayerGrant, t); denied {
 		return d
 	}
 	if len(t.permits) == 0 {
-		return outsideGrant(grant, in)
+		return outsideGrant(grant, &in)
 	}
 	return permitted(g, t)
 }
@@ -123,14 +131,12 @@ func denial(l action.Layer, o outcome) (action.Decision, bool) {
 
 // outsideGrant says whether the capability does not know the action at all or
 // has only used it up: the next step differs.
-func outsideGrant(grant *Set, in Input) action.Decision {
+func outsideGrant(grant *Set, in *Input) action.Decision {
 	if grant == nil {
 		return action.Denied(action.LayerGrant, CodeOutsideGrant, "the task has no grant", "open a task with a capability that covers it")
 	}
 	capability := grant.capability()
-	fresh := in
-	fresh.Counts = nil
-	if in.Counts[in.Action.Operation] > 0 && len(grant.evaluate(newRequest(fresh)).permits) > 0 {
+	if in.Counts[in.Action.Operation] > 0 && grant.permitsFresh(*in) {
 		return action.Denied(action.LayerGrant, CodeCountSpent,
 			"capability "+capability+" covers it, but its count is used up",
 			"open another task of "+capability+", or ask for a capability with a higher count")
@@ -140,26 +146,31 @@ func outsideGrant(grant *Set, in Input) action.Decision {
 		"stay within "+capability+", or open a task with a capability that covers it")
 }
 
-// evaluate asks the policies whose scope can match.
-func (s *Set) evaluate(r request) outcome {
-	return s.collect(r, s.index.candidates(r))
+// permitsFresh reports whether it would be permitted in a task that has done
+// nothing yet.
+func (s *Set) permitsFresh(in Input) bool {
+	in.Counts = nil
+	r := newRequest(&in)
+	return len(s.collect(r, s.index.candidates(r)).permits) > 0
+}
+
+// needs are the attributes that the entries at the given positions look at.
+func (s *Set) needs(at []int32) (set attributeSet) {
+	for _, i := range at {
+		set |= s.uses[i]
+	}
+	return set
 }
 
 // collect asks the entries at the given positions, in order.
-func (s *Set) collect(r request, at []int32) outcome {
+func (s *Set) collect(r *request, at []int32) outcome {
 	var o outcome
-	if len(at) == 0 {
-		return o
-	}
-	var needs attributeSet
-	for _, i := range at {
-		needs |= s.uses[i]
-	}
-	q := r.within(needs)
+	q := r.within(s.needs(at))
+	part := make([]*entry, 0, len(at))
 	// Cedar reports only the forbids when there is one, so permits and forbids
 	// are asked apart: a hold is a forbid to Cedar and must not hide a permit.
 	for _, forbid := range []bool{true, false} {
-		part := make([]*entry, 0, len(at))
+		part = part[:0]
 		for _, i := range at {
 			if e := s.entries[i]; e.forbid == forbid {
 				part = append(part, e)

@@ -16,7 +16,7 @@ func TestingOnlyWhole(guardrails, grant *Set, in Input) action.Decision {
 			at[i] = int32(i)
 		}
 		all := &Set{entries: s.entries, uses: slices.Repeat([]attributeSet{everything}, len(s.entries))}
-		return all.collect(newRequest(in), at)
+		return all.collect(newRequest(&in), at)
 	}
 	g := whole(guardrails)
 	if d, denied := denial(action.LayerGuardrail, g); denied {
@@ -27,7 +27,7 @@ func TestingOnlyWhole(guardrails, grant *Set, in Input) action.Decision {
 		return d
 	}
 	if len(t.permits) == 0 {
-		return outsideGrant(grant, in)
+		return outsideGrant(grant, &in)
 	}
 	return permitted(g, t)
 }

@@ -40,9 +40,8 @@ func buildIndex(entries []*entry) index {
 	return ix
 }
 
-// known are the numbers of those entities that some scope names.
-func (ix index) known(uids []types.EntityUID) []uint32 {
-	out := make([]uint32, 0, 8)
+// known adds the numbers of those entities that some scope names.
+func (ix *index) known(out []uint32, uids []types.EntityUID) []uint32 {
 	for _, uid := range uids {
 		if n, ok := ix.numbers[uid]; ok {
 			out = append(out, n)
@@ -86,9 +85,10 @@ func cmpUID(a, b types.EntityUID) int {
 
 // candidates are the positions of the policies that can match, in order. Each
 // entity is taken with its ancestors and with "any".
-func (ix index) candidates(r request) []int32 {
-	principals, actions, resources := ix.known(r.principals), ix.known(r.actions), ix.known(r.resources)
-	var found []int32
+func (ix *index) candidates(r *request) []int32 {
+	var room [16]uint32
+	principals, resources, actions := ix.known(room[:0:3], r.principals), ix.known(room[3:3:6], r.resources), ix.known(room[6:6], r.actions)
+	found := make([]int32, 0, 16)
 	for _, p := range principals {
 		for _, a := range actions {
 			for _, res := range resources {

@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/json"
 	"maps"
+	"math/bits"
 	"regexp"
 	"slices"
 	"unicode/utf8"
@@ -53,20 +54,27 @@ var operationForm = regexp.MustCompile(`^[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)+$`)
 // It is the types.EntityGetter of its own evaluation. Its context is made for
 // the policies that are asked: see within.
 type request struct {
-	in                             Input
+	in                             *Input
 	cedar                          types.Request
+	has                            attributeSet      // in the context of cedar
+	group                          groups            // of the action
 	principals, actions, resources []types.EntityUID // self, ancestors, any
-	entities                       [3]types.Entity
+	room                           [6]types.EntityUID
 }
 
-func (r request) Get(uid types.EntityUID) (types.Entity, bool) {
-	for _, e := range r.entities {
-		if e.UID == uid {
-			return e, true
-		}
+// Get makes the entity: few policies ask for one.
+func (r *request) Get(uid types.EntityUID) (types.Entity, bool) {
+	e := types.Entity{UID: uid}
+	switch {
+	case uid == r.cedar.Principal:
+		e.Parents = types.NewEntityUIDSet(r.principals[1])
+	case uid == r.cedar.Action:
+		e.Parents = r.group.set
+	case uid == r.cedar.Resource && len(r.resources) == 3:
+		e.Parents = types.NewEntityUIDSet(r.resources[1])
 	}
 	// Groups and origins have no ancestors and no attributes.
-	return types.Entity{UID: uid}, true
+	return e, true
 }
 
 // malformed says why an input has no Cedar form, or "".
@@ -90,36 +98,26 @@ func (in Input) malformed() string {
 	return ""
 }
 
-func newRequest(in Input) request {
-	a := in.Action
-	r := request{in: in}
-	r.cedar.Principal = uid("Agent", a.Agent)
-	tenant := uid("Tenant", a.Tenant)
-	r.entities[0] = types.Entity{UID: r.cedar.Principal, Parents: types.NewEntityUIDSet(tenant)}
-	r.principals = []types.EntityUID{r.cedar.Principal, tenant, {}}
-
-	r.cedar.Action = uid("Action", a.Operation)
-	groups := actionGroups(a)
-	r.entities[1] = types.Entity{UID: r.cedar.Action, Parents: types.NewEntityUIDSet(groups...)}
-	r.actions = append(append([]types.EntityUID{r.cedar.Action}, groups...), types.EntityUID{})
-
+func newRequest(in *Input) *request {
+	a := &in.Action
+	r := &request{in: in, group: groupsOf(a.Surface, a.Effect)}
+	r.cedar = types.Request{Principal: uid("Agent", a.Agent), Action: uid("Action", a.Operation), Context: types.NewRecord(nil)}
+	r.principals = append(r.room[:0:3], r.cedar.Principal, uid("Tenant", a.Tenant), types.EntityUID{})
+	r.actions = append(append(append(make([]types.EntityUID, 0, 2+len(r.group.list)), r.cedar.Action), r.group.list...), types.EntityUID{})
 	origin := targetOrigin(a)
 	switch {
 	case a.App != "":
 		r.cedar.Resource = uid("App", a.App)
-		r.resources = []types.EntityUID{r.cedar.Resource, {}}
-		if origin != "" {
-			o := uid("Origin", origin)
-			r.entities[2] = types.Entity{UID: r.cedar.Resource, Parents: types.NewEntityUIDSet(o)}
-			r.resources = []types.EntityUID{r.cedar.Resource, o, {}}
-		}
 	case origin != "":
 		r.cedar.Resource = uid("Origin", origin)
-		r.resources = []types.EntityUID{r.cedar.Resource, {}}
 	default:
 		r.cedar.Resource = uid("Boundary", "self")
-		r.resources = []types.EntityUID{r.cedar.Resource, {}}
 	}
+	r.resources = append(r.room[3:3], r.cedar.Resource)
+	if a.App != "" && origin != "" {
+		r.resources = append(r.resources, uid("Origin", origin))
+	}
+	r.resources = append(r.resources, types.EntityUID{})
 	return r
 }
 
@@ -127,7 +125,7 @@ func uid(t types.EntityType, id string) types.EntityUID {
 	return types.EntityUID{Type: t, ID: types.String(id)}
 }
 
-func targetOrigin(a action.Action) string {
+func targetOrigin(a *action.Action) string {
 	if a.Request != nil {
 		return a.Request.Origin
 	}
@@ -137,21 +135,46 @@ func targetOrigin(a action.Action) string {
 	return ""
 }
 
-// actionGroups: an effect that is not one of the five is in every reach group,
-// so that no rule overlooks it.
-func actionGroups(a action.Action) []types.EntityUID {
-	groups := []types.EntityUID{uid("Action", "surface/"+string(a.Surface))}
-	if _, err := action.ParseEffect(string(a.Effect)); err != nil {
-		groups = append(groups, uid("Action", "effect/unknown"))
-	} else {
-		groups = append(groups, uid("Action", "effect/"+string(a.Effect)))
-	}
-	for _, e := range effects {
-		if a.Effect.AtLeast(e) {
-			groups = append(groups, uid("Action", "reach/"+string(e)))
+// groups are those that an action is in, by its surface and effect.
+type groups struct {
+	list []types.EntityUID
+	set  types.EntityUIDSet
+}
+
+// knownGroups are the groups of the actions that there are.
+var knownGroups = func() map[action.Surface]map[action.Effect]groups {
+	m := map[action.Surface]map[action.Effect]groups{}
+	for _, s := range []action.Surface{action.Computer, action.Egress, action.Inference, action.Control} {
+		m[s] = map[action.Effect]groups{}
+		for _, e := range effects {
+			m[s][e] = makeGroups(s, e)
 		}
 	}
-	return groups
+	return m
+}()
+
+func groupsOf(s action.Surface, e action.Effect) groups {
+	if g, ok := knownGroups[s][e]; ok {
+		return g
+	}
+	return makeGroups(s, e)
+}
+
+// makeGroups: an effect that is not one of the five is in every reach group,
+// so that no rule overlooks it.
+func makeGroups(s action.Surface, effect action.Effect) groups {
+	list := []types.EntityUID{uid("Action", "surface/"+string(s))}
+	if _, err := action.ParseEffect(string(effect)); err != nil {
+		list = append(list, uid("Action", "effect/unknown"))
+	} else {
+		list = append(list, uid("Action", "effect/"+string(effect)))
+	}
+	for _, e := range effects {
+		if effect.AtLeast(e) {
+			list = append(list, uid("Action", "reach/"+string(e)))
+		}
+	}
+	return groups{list: list, set: types.NewEntityUIDSet(list...)}
 }
 
 var effects = []action.Effect{action.Observe, action.Read, action.Write, action.Privileged, action.Irreversible}
@@ -160,49 +183,49 @@ var effects = []action.Effect{action.Observe, action.Read, action.Write, action.
 // attributeSet. One without a value is absent.
 var attributes = [...]struct {
 	name types.String
-	of   func(in Input) types.Value
+	of   func(in *Input) types.Value
 }{
-	{"tenant", func(in Input) types.Value { return types.String(in.Action.Tenant) }},
-	{"task", func(in Input) types.Value { return types.String(in.Action.Task) }},
-	{"stage", func(in Input) types.Value { return types.String(in.Stage) }},
-	{"tier", func(in Input) types.Value { return types.String(in.Tier) }},
-	{"surface", func(in Input) types.Value { return types.String(in.Action.Surface) }},
-	{"source", func(in Input) types.Value {
+	{"tenant", func(in *Input) types.Value { return types.String(in.Action.Tenant) }},
+	{"task", func(in *Input) types.Value { return types.String(in.Action.Task) }},
+	{"stage", func(in *Input) types.Value { return types.String(in.Stage) }},
+	{"tier", func(in *Input) types.Value { return types.String(in.Tier) }},
+	{"surface", func(in *Input) types.Value { return types.String(in.Action.Surface) }},
+	{"source", func(in *Input) types.Value {
 		switch in.Source {
 		case SourceHarness, SourceBoundary, SourcePerson:
 			return types.String(in.Source)
 		}
 		return types.String(SourceBrowser)
 	}},
-	{"operation", func(in Input) types.Value { return types.String(in.Action.Operation) }},
-	{"effect", func(in Input) types.Value { return types.String(in.Action.Effect) }},
-	{"app", func(in Input) types.Value { return types.String(in.Action.App) }},
-	{"params", func(in Input) types.Value { return stringRecord(in.Action.Params) }},
-	{"paramNames", func(in Input) types.Value { return stringSet(slices.Collect(maps.Keys(in.Action.Params))) }},
-	{"taskParams", func(in Input) types.Value { return stringRecord(in.TaskParams) }},
-	{"labels", func(in Input) types.Value { return stringSet(in.Labels) }},
-	{"adds", func(in Input) types.Value { return stringSet(in.Action.Labels) }},
-	{"count", func(in Input) types.Value { return types.Long(in.Counts[in.Action.Operation]) }},
-	{"counts", func(in Input) types.Value {
+	{"operation", func(in *Input) types.Value { return types.String(in.Action.Operation) }},
+	{"effect", func(in *Input) types.Value { return types.String(in.Action.Effect) }},
+	{"app", func(in *Input) types.Value { return types.String(in.Action.App) }},
+	{"params", func(in *Input) types.Value { return stringRecord(in.Action.Params) }},
+	{"paramNames", func(in *Input) types.Value { return stringSet(slices.Collect(maps.Keys(in.Action.Params))) }},
+	{"taskParams", func(in *Input) types.Value { return stringRecord(in.TaskParams) }},
+	{"labels", func(in *Input) types.Value { return stringSet(in.Labels) }},
+	{"adds", func(in *Input) types.Value { return stringSet(in.Action.Labels) }},
+	{"count", func(in *Input) types.Value { return types.Long(in.Counts[in.Action.Operation]) }},
+	{"counts", func(in *Input) types.Value {
 		counts := make(types.RecordMap, len(in.Counts))
 		for op, n := range in.Counts {
 			counts[types.String(op)] = types.Long(n)
 		}
 		return types.NewRecord(counts)
 	}},
-	{"total", func(in Input) types.Value {
+	{"total", func(in *Input) types.Value {
 		var total int64
 		for _, n := range in.Counts {
 			total += n
 		}
 		return types.Long(total)
 	}},
-	{"explained", func(in Input) types.Value { return types.Boolean(in.Action.Explained != "") }},
-	{"unmatched", func(in Input) types.Value { return types.Boolean(in.Action.Unmatched()) }},
-	{"pinned", func(in Input) types.Value { return types.Boolean(in.Pinned) }},
-	{"certified", func(in Input) types.Value { return types.Boolean(in.Certified) }},
-	{"demo", func(in Input) types.Value { return types.Boolean(in.Demo) }},
-	{"element", func(in Input) types.Value {
+	{"explained", func(in *Input) types.Value { return types.Boolean(in.Action.Explained != "") }},
+	{"unmatched", func(in *Input) types.Value { return types.Boolean(in.Action.Unmatched()) }},
+	{"pinned", func(in *Input) types.Value { return types.Boolean(in.Pinned) }},
+	{"certified", func(in *Input) types.Value { return types.Boolean(in.Certified) }},
+	{"demo", func(in *Input) types.Value { return types.Boolean(in.Demo) }},
+	{"element", func(in *Input) types.Value {
 		e := in.Action.Element
 		if e == nil {
 			return nil
@@ -215,7 +238,7 @@ var attributes = [...]struct {
 			"why": types.String(e.Uninspectable),
 		})
 	}},
-	{"request", func(in Input) types.Value {
+	{"request", func(in *Input) types.Value {
 		q := in.Action.Request
 		if q == nil {
 			return nil
@@ -233,21 +256,24 @@ type attributeSet uint32
 
 const everything = attributeSet(1<<len(attributes) - 1)
 
-// within is the request with those attributes in its context. Cedar's records
-// are costly to make, and most policies look at few of them.
-func (r request) within(set attributeSet) types.Request {
-	m := types.RecordMap{}
+// within is the request with those attributes in its context, at least. Cedar's
+// records are costly to make, and most policies look at few of them.
+func (r *request) within(set attributeSet) types.Request {
+	if set&^r.has == 0 {
+		return r.cedar
+	}
+	r.has |= set
+	m := make(types.RecordMap, bits.OnesCount32(uint32(r.has)))
 	for i, a := range attributes {
-		if set&(1<<i) == 0 {
+		if r.has&(1<<i) == 0 {
 			continue
 		}
 		if v := a.of(r.in); v != nil {
 			m[a.name] = v
 		}
 	}
-	q := r.cedar
-	q.Context = types.NewRecord(m)
-	return q
+	r.cedar.Context = types.NewRecord(m)
+	return r.cedar
 }
 
 // attributesOf are the attributes that a policy looks at, by its JSON form

@@ -24,12 +24,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/browser"
 	"github.com/sallyport-dev/sallyport/internal/contain"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/identity"
 	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/seal"
 	"github.com/sallyport-dev/sallyport/internal/store"
+	"github.com/sallyport-dev/sallyport/internal/surface/egress"
 )
 
 // Config is what an operator decides about a server. The zero value of each
@@ -45,7 +47,9 @@ type Config struct {
 	Issuer string
 	// HoldLimit bounds how long an action waits for people; default 10 minutes.
 	HoldLimit time.Duration
-	Log       *slog.Logger
+	// WarmBrowsers is how many browsers wait, started, for tasks to come.
+	WarmBrowsers int
+	Log          *slog.Logger
 }
 
 // Server is one running node.
@@ -57,9 +61,11 @@ type Server struct {
 	ledger *ledger.Ledger
 	root   *seal.Root
 	gate   *gate.Gate
-	alone  atomic.Bool   // no other server uses the store
-	self   action.Digest // of the running binary
-	grade  string        // what containment this machine gives
+	// browsers gives every session its own.
+	browsers *browser.Pool[*egress.Keys]
+	alone    atomic.Bool   // no other server uses the store
+	self     action.Digest // of the running binary
+	grade    string        // what containment this machine gives
 
 	attestor *identity.LaunchAttestor
 
@@ -91,7 +97,8 @@ func Open(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Issuer == "" {
 		cfg.Issuer = "http://localhost"
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, gate: gate.New(ids("a")), attestor: identity.NewLaunchAttestor(), tenants: map[string]*tenant{}}
+	s := &Server{cfg: cfg, log: cfg.Log, gate: gate.New(ids("a")), attestor: identity.NewLaunchAttestor(), tenants: map[string]*tenant{},
+		browsers: browser.NewPool(cfg.WarmBrowsers, egress.NewKeys)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.alone.Store(true)
 	if err := s.open(ctx); err != nil {
@@ -224,6 +231,7 @@ func (s *Server) Close() error {
 		errs = append(errs, t.close(ctx))
 	}
 	s.cancel()
+	s.browsers.Close()
 	s.wg.Wait()
 	for _, t := range s.all() {
 		if t.issuer != nil {

@@ -204,15 +204,16 @@ func (s *session) admit() error {
 	})
 }
 
-// egressFor makes the effect door of one source.
-func (s *session) egressFor(source string, in egress.Explainer) (*egress.Proxy, error) {
+// egressFor makes the effect door of one source, with keys of its own or those
+// that its client knows already.
+func (s *session) egressFor(source string, in egress.Explainer, keys *egress.Keys) (*egress.Proxy, error) {
 	pools, err := roots(s.world.connectors, s.task.Stage)
 	if err != nil {
 		return nil, err
 	}
 	cfg := egress.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Source: source, Stage: s.task.Stage,
 		Gate: s.t.srv.gate, Connectors: recognizer{s.world.connectors, s.task.Stage, s.agent.apps},
-		Credentials: s.jar, Secrets: fieldSecrets{s.jar, s.t.leases}, Inputs: in, Redactor: s.jar, RootsFor: pools}
+		Credentials: s.jar, Secrets: fieldSecrets{s.jar, s.t.leases}, Inputs: in, Redactor: s.jar, RootsFor: pools, Keys: keys}
 	p, err := egress.New(cfg)
 	if err != nil {
 		return nil, err
@@ -226,17 +227,17 @@ func (s *session) egressFor(source string, in egress.Explainer) (*egress.Proxy, 
 }
 
 func (s *session) startBrowser(ctx context.Context) error {
-	door, err := s.egressFor("browser", s.journal)
-	if err != nil {
-		return err
-	}
-	b, err := browser.Launch(ctx, browser.Config{Kind: s.agent.browserKind, Width: screenWidth, Height: screenHeight, TrustSPKI: door.SPKI()})
+	b, keys, err := s.t.srv.browsers.Take(ctx, browser.Config{Kind: s.agent.browserKind, Width: screenWidth, Height: screenHeight})
 	if err != nil {
 		return err
 	}
 	s.browser = b
-	b.Conceal(concealed{door, s.secretFields()})
 	s.onStop(func() { b.Close() })
+	door, err := s.egressFor("browser", s.journal, keys)
+	if err != nil {
+		return err
+	}
+	b.Conceal(concealed{door, s.secretFields()})
 	s.serve("browser egress", func() error { return door.Serve(b.ProxyListener()) })
 	return nil
 }
@@ -424,7 +425,7 @@ func (s *session) appOf(origin string) string {
 }
 
 func (s *session) startHarness(ctx context.Context, h Harness) error {
-	door, err := s.egressFor("harness", nil)
+	door, err := s.egressFor("harness", nil, nil)
 	if err != nil {
 		return err
 	}

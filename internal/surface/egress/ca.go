@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -35,6 +36,25 @@ type authority struct {
 	mu     sync.Mutex
 	leaves map[string]*tls.Certificate // by host
 }
+
+// Keys are those of one session, made before it. They serve one Proxy.
+type Keys struct {
+	a    *authority
+	used atomic.Bool
+}
+
+// NewKeys makes keys that nobody else has.
+func NewKeys() (*Keys, error) {
+	a, err := newAuthority(time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("egress: session authority: %w", err)
+	}
+	return &Keys{a: a}, nil
+}
+
+// SPKI is the base64 SHA-256 of the one leaf key, for Chromium's
+// --ignore-certificate-errors-spki-list.
+func (k *Keys) SPKI() string { return k.a.spki }
 
 func newAuthority(now time.Time) (*authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -358,3 +358,25 @@ func tlsWith(t *testing.T, a, b *rig) (*tls.Conn, error) {
 }
 
 var _ Gate = (*gate.Gate)(nil)
+
+// TestKeysServeOneSession: keys made before a session are that session's alone.
+func TestKeysServeOneSession(t *testing.T) {
+	keys, err := NewKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := newRig(t, nil, nil).p.cfg
+	cfg.Keys = keys
+	p, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if p.SPKI() != keys.SPKI() {
+		t.Error("the proxy has other keys than it was given")
+	}
+	if again, err := New(cfg); err == nil {
+		again.Close()
+		t.Error("a second session got the keys of the first")
+	}
+}

@@ -140,6 +140,7 @@ type Config struct {
 	// MaxAnswer and MaxTotal bound one answer and all of them, in bytes; 0 is
 	// the default.
 	MaxAnswer, MaxTotal int64
+	Keys                *Keys // nil: the proxy makes its own
 }
 
 // Proxy is the egress door of one session. It shares no pool, cache or key with
@@ -181,11 +182,16 @@ func New(cfg Config) (*Proxy, error) {
 	if cfg.Dialer == nil {
 		cfg.Dialer = systemDialer{}
 	}
-	a, err := newAuthority(time.Now())
-	if err != nil {
-		return nil, fmt.Errorf("egress: session authority: %w", err)
+	if cfg.Keys == nil {
+		var err error
+		if cfg.Keys, err = NewKeys(); err != nil {
+			return nil, err
+		}
 	}
-	p := &Proxy{cfg: cfg, authority: a, inflight: make(chan struct{}, maxInflight),
+	if cfg.Keys.used.Swap(true) {
+		return nil, errors.New("egress: the keys are another session's")
+	}
+	p := &Proxy{cfg: cfg, authority: cfg.Keys.a, inflight: make(chan struct{}, maxInflight),
 		listeners: map[net.Listener]struct{}{}, conns: map[net.Conn]struct{}{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.answers.left.Store(cfg.MaxTotal)
