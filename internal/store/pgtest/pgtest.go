@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/user"
@@ -46,6 +47,7 @@ type Server struct {
 
 	guard *exec.Cmd      // see watch
 	held  io.WriteCloser // its standard input
+	args  []string
 }
 
 var (
@@ -135,6 +137,12 @@ func (s *Server) URL(database string) string {
 // when run by root, since PostgreSQL refuses root.
 func Start() (*Server, error) { return start(nil) }
 
+// StartWith starts a server after prepare has changed its data folder, with more
+// arguments. What prepare writes is the server's.
+func StartWith(prepare func(data string) error, args ...string) (*Server, error) {
+	return start(prepare, args...)
+}
+
 // StartStandby starts a server that believes it is a standby.
 func StartStandby() (*Server, error) {
 	return start(func(data string) error {
@@ -142,12 +150,12 @@ func StartStandby() (*Server, error) {
 	})
 }
 
-func start(prepare func(data string) error) (_ *Server, err error) {
+func start(prepare func(data string) error, args ...string) (_ *Server, err error) {
 	dir, err := os.MkdirTemp("", "pg")
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Dir: dir}
+	s := &Server{Dir: dir, args: args}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Stop())
@@ -176,6 +184,14 @@ func start(prepare func(data string) error) (_ *Server, err error) {
 		if err := prepare(data); err != nil {
 			return nil, err
 		}
+		if attr.Credential != nil {
+			err := filepath.WalkDir(data, func(path string, _ fs.DirEntry, err error) error {
+				return errors.Join(err, os.Lchown(path, int(attr.Credential.Uid), int(attr.Credential.Gid)))
+			})
+			if err != nil {
+				return nil, err
+			}
+		}
 	}
 	// Without Pdeathsig: it is tied to the thread, which Go may end.
 	s.attr = &syscall.SysProcAttr{Credential: attr.Credential}
@@ -199,7 +215,7 @@ rm -rf "$0"`, s.Dir)
 }
 
 func (s *Server) run() error {
-	s.cmd = exec.Command(binary("postgres"), "-D", filepath.Join(s.Dir, "data"), "-k", s.Dir, "-c", "listen_addresses=", "-c", "log_min_messages=fatal")
+	s.cmd = exec.Command(binary("postgres"), append([]string{"-D", filepath.Join(s.Dir, "data"), "-k", s.Dir, "-c", "listen_addresses=", "-c", "log_min_messages=fatal"}, s.args...)...)
 	s.cmd.Dir, s.cmd.SysProcAttr = s.Dir, s.attr
 	if err := s.cmd.Start(); err != nil {
 		s.cmd = nil
