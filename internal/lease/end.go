@@ -79,7 +79,7 @@ func (k *Keeper) revoke(ctx context.Context, l Lease) error {
 	}
 	if err := k.enqueue(ctx, l); err != nil {
 		l.Attempts++
-		l.Why = err.Error()
+		l.Tried, l.Why = time.Now().UTC(), err.Error()
 		// Outside of the caller's time: that it failed must be seen.
 		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
@@ -88,7 +88,7 @@ func (k *Keeper) revoke(ctx context.Context, l Lease) error {
 		}
 		return err
 	}
-	l.State, l.Since, l.Sealed, l.Why = Revoked, time.Now().UTC(), nil, ""
+	l.State, l.Since, l.Tried, l.Sealed, l.Why = Revoked, time.Now().UTC(), time.Time{}, nil, ""
 	l.Attempts++
 	return k.put(context.WithoutCancel(ctx), "lease.revoked", l, nil)
 }
@@ -105,7 +105,7 @@ func (k *Keeper) Recover(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for u, ls := range byUpstream(k.some(func(Lease) bool { return true })) {
 		wg.Go(func() {
-			if err := k.round(ctx, ls); err != nil {
+			if _, err := k.round(ctx, ls); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				errs = append(errs, fmt.Errorf("%s: %w", u.Source, err))
@@ -141,9 +141,10 @@ type backoff struct {
 
 // Run ends what is to be ended and was not: revocations that are not confirmed,
 // leases whose time is over, leases whose issue failed half-way. It renews what
-// is to be renewed, and sweeps. Each upstream is worked on by itself, and one
-// that fails is tried again after a second, then less often, at most every five
-// minutes, until ctx is done.
+// is to be renewed, and sweeps, until ctx is done. Each upstream is worked on by
+// itself. An upstream that answers nothing is tried again after a second, then
+// less often, at most every five minutes; and so is a lease that cannot be ended,
+// after a tenth of the time for which that was tried.
 func (k *Keeper) Run(ctx context.Context) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -185,11 +186,11 @@ func (k *Keeper) Run(ctx context.Context) {
 				continue
 			}
 			wg.Go(func() {
-				err := k.round(ctx, ls)
+				down, _ := k.round(ctx, ls) // each error is in its lease and on record
 				mu.Lock()
 				defer mu.Unlock()
 				b.running = false
-				if err == nil {
+				if !down {
 					b.wait, b.next = 0, time.Time{}
 					return
 				}
@@ -206,7 +207,7 @@ func (k *Keeper) due(l Lease) bool {
 	now := time.Now()
 	switch l.State {
 	case Revoking:
-		return k.busy[l.ID] == nil
+		return k.busy[l.ID] == nil && !now.Before(l.Tried.Add(min(max(l.Tried.Sub(l.Since)/10, firstRetry), lastRetry)))
 	case Requested: // whoever asked for it is gone
 		return k.busy[l.ID] == nil
 	case Issued:
@@ -226,11 +227,10 @@ const chunk = 128
 // round tries the leases of one upstream once, those first that were tried least.
 // When nothing of a chunk could be done the upstream is taken to be down, and
 // the rest is left for the next round.
-func (k *Keeper) round(ctx context.Context, ls []Lease) error {
+func (k *Keeper) round(ctx context.Context, ls []Lease) (down bool, failed error) {
 	slices.SortFunc(ls, func(a, b Lease) int {
 		return cmp.Or(cmp.Compare(a.Attempts, b.Attempts), a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID))
 	})
-	var failed error
 	for some := range slices.Chunk(ls, chunk) {
 		errs := make([]error, len(some))
 		var wg sync.WaitGroup
@@ -252,10 +252,10 @@ func (k *Keeper) round(ctx context.Context, ls []Lease) error {
 			}
 		}
 		if n == len(some) || ctx.Err() != nil {
-			return cmp.Or(failed, ctx.Err())
+			return true, cmp.Or(failed, ctx.Err())
 		}
 	}
-	return failed
+	return false, failed
 }
 
 // renew keeps an issued lease alive. What was renewed upstream and could not be

@@ -67,6 +67,7 @@ type Lease struct {
 	Expires  time.Time     `json:"expires,omitzero"`
 	TTL      time.Duration `json:"ttlNanos,omitempty"`
 	Attempts int           `json:"attempts,omitempty"` // revocations tried
+	Tried    time.Time     `json:"tried,omitzero"`     // when the last one was not confirmed
 	Why      string        `json:"why,omitempty"`      // of the last failure; no secret
 	Sealed   []byte        `json:"sealed,omitempty"`   // the credential, until it is revoked
 }

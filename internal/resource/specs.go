@@ -148,17 +148,35 @@ func (BrowserKind) Values() []string { return []string{"shell", "full"} }
 // CredentialSourceSpec is the body of a CredentialSource: where a task's
 // credential for a connector comes from.
 type CredentialSourceSpec struct {
-	Description string    `json:"description,omitempty"`
-	Type        string    `json:"type"` // static-form: signs in by the connector's form with a sealed password
-	Connector   string    `json:"connector"`
-	Account     string    `json:"account"`
-	Secret      SecretRef `json:"secret"`
+	Description string `json:"description,omitempty"`
+	// Type selects what of the rest is given.
+	Type SourceType `json:"type"`
+	// Of static-form: whose form, which account, and its sealed password.
+	Connector string     `json:"connector,omitempty"`
+	Account   string     `json:"account,omitempty"`
+	Secret    *SecretRef `json:"secret,omitempty"`
+	// Of postgresql.
+	PostgreSQL *PostgreSQL `json:"postgresql,omitempty"`
 }
+
+// SourceType is a kind of credential source.
+type SourceType string
+
+// The types.
+const (
+	SourceForm       SourceType = "static-form" // signs in by the connector's form with a sealed password
+	SourcePostgreSQL SourceType = "postgresql"  // makes a role for each task
+)
+
+// Values lists what may be written.
+func (SourceType) Values() []string { return []string{string(SourceForm), string(SourcePostgreSQL)} }
 
 // SecretRef names a sealed secret. The secret itself is never in a resource.
 type SecretRef struct {
 	Sealed string `json:"sealed"`
 }
+
+const wantSecret = "want the name of a sealed secret: lower-case letters, digits, hyphens and /"
 
 const noSecrets = "a secret is never written into a file: store it with `sallyport secret put NAME` and give secret: {sealed: NAME}"
 
@@ -293,7 +311,7 @@ func (s *AgentSpec) Validate(_ string, report func(path, problem string)) {
 		report("model.ca", "want PEM certificates")
 	}
 	if !secretName.MatchString(s.Model.Key.Sealed) {
-		report("model.key.sealed", "want the name of a sealed secret: lower-case letters, digits, hyphens and /")
+		report("model.key.sealed", wantSecret)
 	}
 	if p := s.SystemPrompt; p != nil && (p.Text == "") == (p.File == "") {
 		report("systemPrompt", "want text or file, and not both")
@@ -334,13 +352,23 @@ func (s *AgentSpec) Resolve(read func(path string) ([]byte, error)) error {
 	return nil
 }
 
-// Validate reports what is wrong, by field path.
+// Validate reports what is wrong, by field path: exactly the fields of the type
+// are given.
 func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem string)) {
-	if s.Type != "static-form" {
-		report("type", "want static-form")
+	form := s.Type == SourceForm
+	for field, given := range map[string]bool{"connector": s.Connector != "", "account": s.Account != "", "secret": s.Secret != nil} {
+		if given != form {
+			report(field, map[bool]string{true: "is missing", false: "is of type static-form"}[form])
+		}
 	}
-	if !secretName.MatchString(s.Secret.Sealed) {
-		report("secret.sealed", "want the name of a sealed secret: lower-case letters, digits, hyphens and /")
+	if s.Secret != nil && !secretName.MatchString(s.Secret.Sealed) {
+		report("secret.sealed", wantSecret)
+	}
+	if database := s.Type == SourcePostgreSQL; (s.PostgreSQL != nil) != database {
+		report("postgresql", map[bool]string{true: "is missing", false: "is of type postgresql"}[database])
+	}
+	if s.PostgreSQL != nil {
+		s.PostgreSQL.validate(func(path, problem string) { report("postgresql."+path, problem) })
 	}
 }
 

@@ -120,6 +120,9 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 	if src == nil {
 		return nil, fmt.Errorf("credential source %s is not declared", l.Source)
 	}
+	if src.PostgreSQL != nil {
+		return t.roleSource(w, l.Source, l.Audience)
+	}
 	spec := w.connectors.Spec(src.Connector)
 	if spec == nil || spec.SignIn == nil {
 		return nil, fmt.Errorf("connector %s does not say how to sign in", src.Connector)
@@ -145,10 +148,14 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 // password is the sealed secret of a source. A stage may have one of its own,
 // NAME/STAGE.
 func (t *tenant) password(ctx context.Context, src *resource.CredentialSourceSpec, stage action.Stage) ([]byte, error) {
-	if b, err := t.secret(ctx, src.Secret.Sealed+"/"+string(stage)); err == nil {
+	return t.stageSecret(ctx, src.Secret, stage)
+}
+
+func (t *tenant) stageSecret(ctx context.Context, ref *resource.SecretRef, stage action.Stage) ([]byte, error) {
+	if b, err := t.secret(ctx, ref.Sealed+"/"+string(stage)); err == nil {
 		return b, nil
 	}
-	return t.secret(ctx, src.Secret.Sealed)
+	return t.secret(ctx, ref.Sealed)
 }
 
 // boundaryClient is an HTTP client for the boundary's own steps: no proxy of the

@@ -81,10 +81,11 @@ type session struct {
 	dir      string        // sockets; gone with the session
 	program  contain.Mount // the copy that runs; empty if it runs from its own place
 
-	jar     *jar
-	journal *computer.Journal
-	browser *browser.Browser
-	proc    *contain.Process
+	databases []*roleLease
+	jar       *jar
+	journal   *computer.Journal
+	browser   *browser.Browser
+	proc      *contain.Process
 
 	// screen and protocol are there when up says so; protocol is nil where the
 	// boundary has no door for it.
@@ -176,7 +177,7 @@ func (s *session) stop() {
 
 func (s *session) admit() error {
 	t := s.task
-	grant, err := compile(s.t.name, t.Agent, t.ID, s.instance)
+	grant, err := compile(s.t.name, t.Agent, t.ID, s.instance, s.world)
 	if err != nil {
 		return err
 	}
@@ -197,9 +198,14 @@ func (s *session) admit() error {
 		Policy: decider{guardrails: guard, grant: grant, demo: s.world.demo, endpoint: s.agent.messages(), model: s.agent.model},
 		Holds: holds{engine: s.t.approvals, task: t, instance: s.instance, policy: guard.Digest(),
 			excluded: []string{s.agent.owner, s.agent.deputy}},
-		Log: s.t.log, Deadline: t.Started.Add(time.Duration(t.Seconds) * time.Second), MaxActions: budgets.Actions,
+		Log: s.t.log, Deadline: s.until(), MaxActions: budgets.Actions,
 		HoldLimit: s.t.srv.cfg.HoldLimit, Certified: certified,
 	})
+}
+
+// until is when the task's time is spent.
+func (s *session) until() time.Time {
+	return s.task.Started.Add(time.Duration(s.task.Seconds) * time.Second)
 }
 
 // egressFor makes the effect door of one source.
@@ -353,12 +359,28 @@ func (s *session) unexchanged(h Harness) error {
 	return nil
 }
 
-// lease signs in to what the capability names and keeps the sessions in the jar.
+// lease obtains what the capability names: sessions of applications, which the jar
+// keeps, and roles of databases. The end of the task cuts it short.
 func (s *session) lease(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-s.t.srv.gate.Done(s.t.name, s.task.ID):
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	for _, name := range s.instance.Credentials {
 		src := s.world.sources[name]
 		if src == nil {
 			return fmt.Errorf("capability %s: credential source %s does not exist", s.instance.Capability, name)
+		}
+		if src.PostgreSQL != nil {
+			if err := s.leaseRole(ctx, name, src); err != nil {
+				return err
+			}
+			continue
 		}
 		origin, err := s.world.signInOrigin(src, s.task.Stage)
 		if err != nil {
@@ -366,7 +388,7 @@ func (s *session) lease(ctx context.Context) error {
 		}
 		l, secret, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Source: name,
 			Audience: origin, Account: src.Account, Purpose: s.instance.Capability,
-			Live: func(tx record.Tx) error { return task.Live(tx, s.task.ID) }})
+			Until: s.until(), Live: func(tx record.Tx) error { return task.Live(tx, s.task.ID) }})
 		if err != nil {
 			return err
 		}
@@ -432,6 +454,10 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	if s.drivers() {
 		listen = append(listen, cdpAddr)
 	}
+	first := len(listen) // of the databases
+	for i := range s.databases {
+		listen = append(listen, databaseAddr(i))
+	}
 	ca := filepath.Join(s.dir, "ca.pem")
 	if err := os.WriteFile(ca, door.CAPEM(), 0o644); err != nil {
 		return err
@@ -491,6 +517,11 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 		}
 		s.serve("browser protocol", func() error { return s.protocol.Serve(bounded(ls[3])) })
 	}
+	for i, d := range s.databases {
+		if err := s.serveDatabase(d, ls[first+i]); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -549,6 +580,7 @@ func (s *session) environment(h Harness) []string {
 	if s.drivers() {
 		ours = append(ours, "SALLYPORT_CDP_URL=http://"+cdpAddr)
 	}
+	ours = append(ours, s.databaseEnvironment()...)
 	names := map[string]bool{}
 	for _, v := range ours {
 		n, _, _ := strings.Cut(v, "=")

@@ -128,12 +128,12 @@ func (t *tenant) mayOpen(ctx context.Context, w *world, a *agent, o Intent) erro
 	if t.srv.grade == string(contain.None) || a.tier == "privileged" && t.srv.grade != string(contain.Contained) {
 		return problem(Refused, "not_contained", "this machine cannot contain an agent of tier "+a.tier, "see: sallyport doctor")
 	}
-	open, err := t.leases.Open(ctx)
+	left, err := t.leases.Unconfirmed(ctx)
 	if err != nil {
 		return err
 	}
-	for _, l := range open {
-		if l.Agent == a.name && l.State == "revoking" && l.Attempts > 0 {
+	for _, l := range left {
+		if l.Agent == a.name {
 			return problem(Refused, "lease_unconfirmed", fmt.Sprintf("credential %s of task %s is not confirmed revoked: %s", l.ID, l.Task, l.Why),
 				"restore the application; the revocation is tried again by itself")
 		}

@@ -222,7 +222,7 @@ func (s *Source) Connect(ctx context.Context, secret []byte, parameters map[stri
 	cfg.Password = cred.Password
 	if cfg.TLSConfig != nil {
 		cfg.TLSConfig = cfg.TLSConfig.Clone()
-		cfg.TLSConfig.Certificates = nil // those are Admin's
+		cfg.TLSConfig.Certificates, cfg.TLSConfig.GetClientCertificate = nil, nil // those are Admin's
 	}
 	c, err := pgconn.ConnectConfig(ctx, &cfg.Config)
 	if err != nil {
