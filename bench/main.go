@@ -44,6 +44,7 @@ type section struct {
 
 var sections = []section{
 	{"decision", (*bench).decision}, {"policy", (*bench).policy}, {"doors", (*bench).doors}, {"protocol", (*bench).protocol}, {"memory", (*bench).memory},
+	{"leases", (*bench).leases},
 }
 
 func main() {

@@ -127,7 +127,8 @@ func byUpstream(ls []Lease) map[Upstream][]Lease {
 // Back-off of one upstream, and how often Run looks when nothing is nudged.
 const (
 	firstRetry = time.Second
-	lastRetry  = 5 * time.Minute
+	lastRetry  = 5 * time.Minute // of an upstream
+	lastTry    = time.Minute     // of a lease whose upstream answers
 	lookEvery  = 5 * time.Second
 	sweepEvery = 10 * time.Minute
 )
@@ -144,7 +145,7 @@ type backoff struct {
 // is to be renewed, and sweeps, until ctx is done. Each upstream is worked on by
 // itself. An upstream that answers nothing is tried again after a second, then
 // less often, at most every five minutes; and so is a lease that cannot be ended,
-// after a tenth of the time for which that was tried.
+// after a tenth of the time for which that was tried, at most every minute.
 func (k *Keeper) Run(ctx context.Context) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -207,7 +208,7 @@ func (k *Keeper) due(l Lease) bool {
 	now := time.Now()
 	switch l.State {
 	case Revoking:
-		return k.busy[l.ID] == nil && !now.Before(l.Tried.Add(min(max(l.Tried.Sub(l.Since)/10, firstRetry), lastRetry)))
+		return k.busy[l.ID] == nil && !now.Before(l.Tried.Add(min(max(l.Tried.Sub(l.Since)/10, firstRetry), lastTry)))
 	case Requested: // whoever asked for it is gone
 		return k.busy[l.ID] == nil
 	case Issued:

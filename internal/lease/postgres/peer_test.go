@@ -162,10 +162,10 @@ func issue(t testing.TB, s *postgres.Source, id string) (lease.Credential, []byt
 	return c, secret
 }
 
-// TestGrantIsTight: a role can do what it is declared to, and nothing else.
+// TestRoleIsTight: a role can do what it is declared to, and nothing else.
 //
 // Threats: K10 (lease)
-func TestGrantIsTight(t *testing.T) {
+func TestRoleIsTight(t *testing.T) {
 	s := source(t)
 	c, secret := issue(t, s, "l-tight")
 	if err := ask(t, s, secret, "SELECT id FROM orders"); err != nil {
