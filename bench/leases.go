@@ -28,9 +28,9 @@ const (
 
 // leases: what a database role for a task costs, and how fast very many end.
 func (b *bench) leases(ctx context.Context) (err error) {
-	pg, err := pgtest.StartWith(func(data string) error {
+	pg, err := pgtest.StartWith(pgtest.Options{Prepare: func(data string) error {
 		return os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte("local all sallyport trust\nlocal all all scram-sha-256\n"), 0o600)
-	})
+	}})
 	if err != nil {
 		return err
 	}

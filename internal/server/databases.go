@@ -44,14 +44,14 @@ type roleSource struct {
 }
 
 // get returns the source as it is declared now; one of an older declaration goes.
-func (r *roleSources) get(u lease.Upstream, d action.Digest, make func() (*postgres.Source, error)) (*postgres.Source, error) {
+func (r *roleSources) get(u lease.Upstream, d action.Digest, open func() (*postgres.Source, error)) (*postgres.Source, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old := r.all[u]
 	if old.Source != nil && old.digest == d {
 		return old.Source, nil
 	}
-	s, err := make()
+	s, err := open()
 	if err != nil {
 		return nil, err
 	}

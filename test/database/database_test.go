@@ -148,9 +148,9 @@ func start(t *testing.T) *world {
 	if testing.Short() {
 		t.Skip("starts a browser and a database")
 	}
-	pg, err := pgtest.StartWith(func(data string) error {
+	pg, err := pgtest.StartWith(pgtest.Options{Prepare: func(data string) error {
 		return os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte("local all sallyport trust\nlocal all all scram-sha-256\n"), 0o600)
-	})
+	}})
 	if err != nil {
 		t.Fatalf("this test needs a PostgreSQL server, such as Debian's postgresql-15: %v", err)
 	}

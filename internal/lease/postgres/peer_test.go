@@ -26,9 +26,9 @@ var server *pgtest.Server
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
 		var err error
-		server, err = pgtest.StartWith(func(data string) error {
+		server, err = pgtest.StartWith(pgtest.Options{Prepare: func(data string) error {
 			return os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte("local all sallyport trust\nlocal all all scram-sha-256\n"), 0o600)
-		}, "-c", "log_statement=all", "-c", "log_min_messages=log", "-c", "logging_collector=on", "-c", "log_filename=all.log")
+		}, Args: []string{"-c", "log_statement=all", "-c", "log_min_messages=log", "-c", "logging_collector=on", "-c", "log_filename=all.log"}})
 		if err != nil {
 			panic("this test needs a PostgreSQL server, such as Debian's postgresql-15: " + err.Error())
 		}
