@@ -264,7 +264,7 @@ func TestDatabase(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.Server.Apply(t.Context(), rig.As("noor"), all); err != nil {
+		if _, err := w.Server.Apply(t.Context(), rig.As("mara"), all); err != nil {
 			t.Fatal(err)
 		}
 		if _, x, _ := running.Wait(t.Context()); x.State != task.Revoked || x.Code != "owner_changed" {
