@@ -44,7 +44,7 @@ type section struct {
 
 var sections = []section{
 	{"decision", (*bench).decision}, {"policy", (*bench).policy}, {"doors", (*bench).doors}, {"protocol", (*bench).protocol},
-	{"eight", (*bench).eight}, {"memory", (*bench).memory},
+	{"eight", (*bench).eight}, {"memory", (*bench).memory}, {"leases", (*bench).leases},
 }
 
 func main() {

@@ -27,6 +27,7 @@ const (
 	Computer  Surface = "computer"  // pixels in, pointer and keys out
 	Egress    Surface = "egress"    // every request that leaves the browser or the harness
 	Inference Surface = "inference" // calls to the model provider
+	Database  Surface = "database"  // sessions of databases
 	Control   Surface = "control"   // the boundary's own steps (opening a task, signing in, closing)
 )
 

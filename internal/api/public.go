@@ -80,26 +80,31 @@ type readiness struct {
 	s   *server.Server
 	log func(error)
 
-	mu  sync.Mutex
-	at  time.Time
-	err error
+	mu   sync.Mutex
+	at   time.Time
+	left int // credentials that are not confirmed ended
+	err  error
 }
 
 func (h *readiness) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
 	if time.Since(h.at) > time.Second {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 5*time.Second)
-		if h.err = h.s.Ready(ctx); h.err != nil {
+		if h.err = h.s.Ready(ctx); h.err == nil {
+			h.left, h.err = h.s.UnconfirmedLeases(ctx)
+		}
+		if h.err != nil {
 			h.log(h.err)
 		}
 		cancel()
 		h.at = time.Now()
 	}
-	err := h.err
+	err, left := h.err, h.left
 	h.mu.Unlock()
 	if err != nil {
 		answer(w, http.StatusServiceUnavailable, map[string]any{"ready": false, "reason": "the ledger cannot write, so nothing passes; the cause is in the server's log"})
 		return
 	}
-	answer(w, http.StatusOK, map[string]bool{"ready": true})
+	// An upstream that is away stops its own agents, not the others.
+	answer(w, http.StatusOK, map[string]any{"ready": true, "unconfirmedLeases": left})
 }

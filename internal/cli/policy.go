@@ -179,7 +179,10 @@ func (e *env) testPolicies(cases, cedar, declared []string) (policy.Report, erro
 				if err != nil {
 					return nil, err
 				}
-				return policy.CompileGrant(resource.Grant(in, "test", agent, "test"))
+				databases := resource.Databases(in, func(n string) (*resource.CredentialSourceSpec, bool) {
+					return resource.Of[resource.CredentialSourceSpec](all, r.Metadata.Tenant, n)
+				})
+				return policy.CompileGrant(resource.Grant(in, "test", agent, "test", databases...))
 			}
 		}
 		return nil, fmt.Errorf("there is no capability %q: name resources with -f", name)

@@ -61,7 +61,9 @@ func ParseCookies(credential []byte) ([]Cookie, error) {
 }
 
 // Issue signs in under the label as User-Agent.
-func (f *Form) Issue(ctx context.Context, label string) ([]byte, error) {
+func (f *Form) Issue(ctx context.Context, o Order) ([]byte, error) { return f.signIn(ctx, o.Label) }
+
+func (f *Form) signIn(ctx context.Context, label string) ([]byte, error) {
 	jar := map[string]string{}
 	page, status, err := f.do(ctx, http.MethodGet, f.Recipe.LoginPath, label, jar, nil)
 	if err != nil {
@@ -114,16 +116,16 @@ func (f *Form) alive(ctx context.Context, label string, jar map[string]string) e
 
 // Revoke signs out, and then ends every session that carries the label, as seen
 // from a sign-in of its own, which is signed out last and must be refused then.
-func (f *Form) Revoke(ctx context.Context, label string, credential []byte) error {
-	if credential != nil {
-		if err := f.logout(ctx, label, credential); err != nil {
+func (f *Form) Revoke(ctx context.Context, c Credential) error {
+	if c.Secret != nil {
+		if err := f.logout(ctx, c.Label, c.Secret); err != nil {
 			return err
 		}
-		if f.Confirm(ctx, label, credential) == nil {
+		if f.Confirm(ctx, c) == nil {
 			return nil
 		}
 	}
-	return f.sweep(ctx, label)
+	return f.sweep(ctx, c.Label)
 }
 
 func (f *Form) logout(ctx context.Context, label string, credential []byte) error {
@@ -140,13 +142,13 @@ func (f *Form) logout(ctx context.Context, label string, credential []byte) erro
 
 func (f *Form) sweep(ctx context.Context, label string) (err error) {
 	own := label + "/sweep"
-	cred, err := f.Issue(ctx, own)
+	cred, err := f.signIn(ctx, own)
 	if err != nil {
 		return fmt.Errorf("sign in to end what carries the label: %w", err)
 	}
 	defer func() {
 		ctx := context.WithoutCancel(ctx)
-		err = errors.Join(err, f.logout(ctx, own, cred), f.Confirm(ctx, own, cred))
+		err = errors.Join(err, f.logout(ctx, own, cred), f.Confirm(ctx, Credential{own, cred}))
 	}()
 	jar, err := jarOf(cred)
 	if err != nil {
@@ -195,15 +197,15 @@ func (f *Form) labelled(ctx context.Context, own, label string, jar map[string]s
 
 // Confirm asks with the credential and wants to be refused; without one it asks
 // the list of sessions.
-func (f *Form) Confirm(ctx context.Context, label string, credential []byte) error {
-	if credential == nil {
-		return f.sweep(ctx, label) // lists after ending; an error means not confirmed
+func (f *Form) Confirm(ctx context.Context, c Credential) error {
+	if c.Secret == nil {
+		return f.sweep(ctx, c.Label) // lists after ending; an error means not confirmed
 	}
-	jar, err := jarOf(credential)
+	jar, err := jarOf(c.Secret)
 	if err != nil {
 		return err
 	}
-	_, status, err := f.do(ctx, http.MethodGet, f.Recipe.ConfirmPath, label, jar, nil)
+	_, status, err := f.do(ctx, http.MethodGet, f.Recipe.ConfirmPath, c.Label, jar, nil)
 	if err != nil {
 		return err
 	}

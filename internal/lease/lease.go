@@ -5,15 +5,21 @@
 //     record lease.requested; obtain the credential upstream, labelled with the
 //     lease's id; record lease.issued with the credential sealed; use.
 //   - A lease never outlives its task: End stops its use at once, in memory, and
-//     then ends it upstream.
+//     then ends it upstream. When it may live longest is fixed when it is
+//     requested, and no renewal goes beyond that.
 //   - Ended means confirmed: the upstream was asked, after the revocation, and
 //     refused the credential. Until then the lease is visible as revoking and is
 //     tried again, with back-off, for ever. A static secret is the exception: no
 //     upstream ends it with a task, and its lease says static.
+//   - Upstreams do not wait for each other: each has a queue of its own, which
+//     works on few leases at once.
+//   - Nothing of ours lives upstream unseen: Sweep compares what an upstream holds
+//     under our prefix with the leases that are open, and ends what is not one.
 //
 // What a crash leaves behind: a lease in state requested (the credential may or
 // may not exist upstream), issued or revoking. Recover ends all of them. A
-// requested one is found upstream by its label.
+// requested one is found upstream by its label. A ledger that is older than what
+// upstream holds, such as a restored one, is what Sweep is for.
 //
 // Not trusted: the target's own expiry, and its word that a revocation worked.
 package lease
@@ -29,7 +35,8 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
-// State of a lease. It only moves forward.
+// State of a lease. It only moves forward, but for one that Sweep found alive
+// after it was revoked: that one is revoking again.
 type State string
 
 // The states.
@@ -42,44 +49,89 @@ const (
 
 // Lease is a credential issued for a task, as it is kept in the state.
 type Lease struct {
-	ID       string    `json:"id"`
-	Task     string    `json:"task"`
-	Agent    string    `json:"agent"`
-	Source   string    `json:"source"`   // name of the CredentialSource
-	Audience string    `json:"audience"` // the one origin it is sent to
-	Account  string    `json:"account"`  // the upstream's name for who acts
-	Purpose  string    `json:"purpose"`
-	State    State     `json:"state"`
-	Since    time.Time `json:"since"`
-	Attempts int       `json:"attempts,omitempty"` // revocations tried
-	Why      string    `json:"why,omitempty"`      // of the last failure; no secret
-	Sealed   []byte    `json:"sealed,omitempty"`   // the credential, until it is revoked
+	ID       string `json:"id"`
+	Task     string `json:"task"`
+	Agent    string `json:"agent"`
+	Source   string `json:"source"`   // name of the CredentialSource
+	Audience string `json:"audience"` // the one origin it is sent to
+	Account  string `json:"account"`  // the upstream's name for who acts
+	Purpose  string `json:"purpose"`
+	// Label marks the credential at the upstream, so that it can be found without
+	// knowing it.
+	Label string    `json:"label"`
+	State State     `json:"state"`
+	Since time.Time `json:"since"`
+	// Until is when it ends at the latest, whatever is renewed.
+	Until time.Time `json:"until,omitzero"`
+	// Expires is when it ends at the upstream by itself, if nobody renews it and
+	// the upstream keeps its word. TTL is by how much it is renewed; 0 is not at all.
+	Expires  time.Time     `json:"expires,omitzero"`
+	TTL      time.Duration `json:"ttlNanos,omitempty"`
+	Attempts int           `json:"attempts,omitempty"` // revocations tried
+	Tried    time.Time     `json:"tried,omitzero"`     // when the last one was not confirmed
+	Why      string        `json:"why,omitempty"`      // of the last failure; no secret
+	Sealed   []byte        `json:"sealed,omitempty"`   // the credential, until it is revoked
 	// Static says that the credential is a secret which outlives its tasks: what
 	// ends with the lease is that the boundary puts it in.
 	Static bool `json:"static,omitempty"`
 }
 
-// Label marks the credential at the upstream, so that it can be found without
-// knowing it.
-func (l Lease) Label() string { return "sallyport-lease/" + l.ID }
+// Order is what a source is asked to issue.
+type Order struct {
+	Label                string
+	Task, Agent, Purpose string
+	Account              string
+	Expires              time.Time
+}
+
+// Credential names one credential to end. A nil Secret means that only the label
+// is known.
+type Credential struct {
+	Label  string
+	Secret []byte
+}
 
 // Source is one kind of credential at one upstream. All methods may be called
-// again after a failure.
+// again after a failure, and concurrently.
 type Source interface {
-	// Issue obtains a credential and marks it with label.
-	Issue(ctx context.Context, label string) (credential []byte, err error)
-	// Revoke ends the credential, and whatever else carries the label. A nil
-	// credential means that only the label is known.
-	Revoke(ctx context.Context, label string, credential []byte) error
+	// Issue obtains a credential and marks it with the order's label.
+	Issue(ctx context.Context, o Order) (credential []byte, err error)
+	// Revoke ends the credential, and whatever else carries the label.
+	Revoke(ctx context.Context, c Credential) error
 	// Confirm returns nil only if the upstream was just seen to refuse the
 	// credential, or to list nothing that carries the label.
-	Confirm(ctx context.Context, label string, credential []byte) error
+	Confirm(ctx context.Context, c Credential) error
+}
+
+// Batch is a Source whose upstream ends many credentials in one step. Errors are
+// by position; one credential that cannot be ended does not keep the others.
+type Batch interface {
+	Source
+	RevokeAll(ctx context.Context, cs []Credential) []error
+	ConfirmAll(ctx context.Context, cs []Credential) []error
+}
+
+// Renewer is a Source whose credentials end by themselves and can be kept alive
+// for longer.
+type Renewer interface {
+	Source
+	Renew(ctx context.Context, c Credential, expires time.Time) error
+}
+
+// Lister is a Source that can say which labels exist at its upstream.
+type Lister interface {
+	Source
+	List(ctx context.Context, prefix string) (labels []string, err error)
 }
 
 // Request says for what a lease is.
 type Request struct {
 	Task, Agent, Source, Audience, Account, Purpose string
 	Static                                          bool
+	// Until is when it must be over: the end of the task's time.
+	Until time.Time
+	// TTL is how long it lives unless it is renewed; 0 is until Until.
+	TTL time.Duration
 	// Live is asked in the transaction of lease.requested whether the task may
 	// still be given credentials; nil asks nobody. So a task whose end is on
 	// record gets none, and End, which comes after that record, sees all.
@@ -91,34 +143,70 @@ type Request struct {
 // swept by its label.
 var ErrNotIssued = errors.New("not issued")
 
-const kind = "lease"
+// Kinds of state: open leases, and those that are confirmed revoked.
+const (
+	kind     = "lease"
+	kindOver = "lease.over"
+)
+
+// issueLimit bounds one attempt to issue.
+const issueLimit = 30 * time.Second
+
+// Upstream names a source and an audience of it.
+type Upstream struct{ Source, Audience string }
+
+func (l Lease) upstream() Upstream { return Upstream{l.Source, l.Audience} }
+
+// Config is what a keeper works with.
+type Config struct {
+	Log  record.Log
+	Seal record.Sealer
+	IDs  func() string
+	// Prefix begins every label. It belongs to this tenant of this installation
+	// alone, and stays with its data: Sweep ends what carries it.
+	Prefix string
+	// Find returns the source of a lease. It is asked again at each step, since a
+	// restart lost the first answer and resources change.
+	Find func(ctx context.Context, l Lease) (Source, error)
+	// Upstreams are those that Sweep looks at; nil is none.
+	Upstreams func() []Upstream
+}
 
 // Keeper holds the leases of one tenant.
 type Keeper struct {
-	log  record.Log
-	seal record.Sealer
-	ids  func() string
-	// find returns the source by name. It is asked again at each revocation,
-	// since a restart lost the first answer.
-	find func(ctx context.Context, l Lease) (Source, error)
+	Config
 	wake chan struct{}
 
-	mu   sync.Mutex
-	busy map[string]chan struct{} // leases that somebody is issuing or ending now; closed when done
+	mu     sync.Mutex
+	busy   map[string]chan struct{}   // leases that somebody is issuing or ending now; closed when done
+	queues map[Upstream]*queue        // of revocations
+	loaded bool                       // open and tasks are filled from the store
+	open   map[string]Lease           // not confirmed revoked, without their credentials
+	tasks  map[string]map[string]bool // ids of open ones, by task
 }
 
 // New makes the keeper of one tenant's leases. Run must be called for failed
 // revocations to be tried again.
-func New(log record.Log, seal record.Sealer, ids func() string, find func(context.Context, Lease) (Source, error)) *Keeper {
-	return &Keeper{log: log, seal: seal, ids: ids, find: find, wake: make(chan struct{}, 1), busy: map[string]chan struct{}{}}
+func New(c Config) *Keeper {
+	return &Keeper{Config: c, wake: make(chan struct{}, 1), busy: map[string]chan struct{}{}, queues: map[Upstream]*queue{},
+		open: map[string]Lease{}, tasks: map[string]map[string]bool{}}
 }
 
 // Issue obtains a credential for a task. The returned bytes are the only copy
 // outside the sealed state; the caller keeps them in the boundary.
 func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
-	l := Lease{ID: k.ids(), Task: r.Task, Agent: r.Agent, Source: r.Source, Audience: r.Audience,
-		Account: r.Account, Purpose: r.Purpose, Static: r.Static, State: Requested, Since: time.Now().UTC()}
-	src, err := k.find(ctx, l)
+	now := time.Now().UTC()
+	l := Lease{ID: k.IDs(), Task: r.Task, Agent: r.Agent, Source: r.Source, Audience: r.Audience, Account: r.Account, Purpose: r.Purpose, Static: r.Static,
+		State: Requested, Since: now, Until: r.Until.UTC(), TTL: r.TTL}
+	l.Label = k.Prefix + l.ID
+	if !l.Until.After(now) {
+		return l, nil, errors.New("the task's time is spent")
+	}
+	l.Expires = l.next(now)
+	if err := k.load(ctx); err != nil {
+		return l, nil, err
+	}
+	src, err := k.Find(ctx, l)
 	if err != nil {
 		return l, nil, fmt.Errorf("credential source %s: %w", r.Source, err)
 	}
@@ -131,7 +219,9 @@ func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 		k.unclaim(l.ID)
 		return l, nil, err
 	}
-	secret, err := src.Issue(ctx, l.Label())
+	ictx, cancel := context.WithTimeout(ctx, issueLimit)
+	secret, err := src.Issue(ictx, Order{Label: l.Label, Task: l.Task, Agent: l.Agent, Purpose: l.Purpose, Account: l.Account, Expires: l.Expires})
+	cancel()
 	if err != nil {
 		k.unclaim(l.ID)
 		k.settle(l, errors.Is(err, ErrNotIssued))
@@ -139,19 +229,29 @@ func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 	}
 	l.State, l.Since = Issued, time.Now().UTC()
 	if !r.Static { // which is sealed in its own place, and not needed to end the lease
-		l.Sealed, err = k.seal.Seal(kind+"/"+l.ID, secret)
+		l.Sealed, err = k.Seal.Seal(kind+"/"+l.ID, secret)
 	}
 	if err == nil {
 		err = k.put(ctx, "lease.issued", l, nil)
 	}
 	k.unclaim(l.ID)
 	if err != nil {
+		clear(secret)
 		// It exists upstream and was never recorded as issued: end it now; if
 		// this process dies first, Recover does, since requested is durable.
 		k.settle(l, false)
 		return l, nil, fmt.Errorf("record lease: %w", err)
 	}
+	l.Sealed = nil
 	return l, secret, nil
+}
+
+// next is when a lease that is issued or renewed now ends by itself.
+func (l Lease) next(now time.Time) time.Time {
+	if e := now.Add(l.TTL); l.TTL > 0 && e.Before(l.Until) {
+		return e
+	}
+	return l.Until
 }
 
 // settle ends a lease that never became usable, outside the caller's context.
@@ -160,7 +260,7 @@ func (k *Keeper) settle(l Lease, never bool) {
 	defer cancel()
 	var err error
 	if never {
-		l.State, l.Since, l.Why = Revoked, time.Now().UTC(), "never issued"
+		l.State, l.Since, l.Why, l.Sealed = Revoked, time.Now().UTC(), "never issued", nil
 		err = k.put(ctx, "lease.revoked", l, nil)
 	} else {
 		err = k.end(ctx, l.ID)
@@ -170,155 +270,136 @@ func (k *Keeper) settle(l Lease, never bool) {
 	}
 }
 
-// End ends every lease of the task and returns when all are confirmed, or with
-// the reason why one is not yet; Run goes on trying.
-func (k *Keeper) End(ctx context.Context, task string) error {
-	open, err := k.Open(ctx)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, l := range open {
-		if l.Task == task {
-			if err := k.end(ctx, l.ID); err != nil {
-				errs = append(errs, fmt.Errorf("lease %s of %s is not confirmed revoked: %w", l.ID, l.Source, err))
-			}
-		}
-	}
-	if len(errs) > 0 {
-		k.nudge()
-	}
-	return errors.Join(errs...)
-}
-
 // Open lists the leases that are not confirmed revoked.
-func (k *Keeper) Open(ctx context.Context) ([]Lease, error) {
-	all, err := k.All(ctx)
-	open := all[:0]
-	for _, l := range all {
-		if l.State != Revoked {
-			open = append(open, l)
-		}
-	}
-	return open, err
-}
+func (k *Keeper) Open(ctx context.Context) ([]Lease, error) { return k.list(ctx, kind) }
 
 // All lists every lease, without its sealed credential.
-func (k *Keeper) All(ctx context.Context) ([]Lease, error) {
+func (k *Keeper) All(ctx context.Context) ([]Lease, error) { return k.list(ctx, kind, kindOver) }
+
+func (k *Keeper) list(ctx context.Context, kinds ...string) ([]Lease, error) {
 	var out []Lease
-	err := k.log.View(ctx, func(tx record.Tx) error {
+	err := k.Log.View(ctx, func(tx record.Tx) error {
 		out = nil
-		return tx.List(kind, func(_ string, raw []byte) error {
-			var l Lease
-			if err := json.Unmarshal(raw, &l); err != nil {
+		for _, kind := range kinds {
+			if err := tx.List(kind, func(_ string, raw []byte) error {
+				var l Lease
+				if err := json.Unmarshal(raw, &l); err != nil {
+					return err
+				}
+				l.Sealed = nil
+				out = append(out, l)
+				return nil
+			}); err != nil {
 				return err
 			}
-			l.Sealed = nil
-			out = append(out, l)
-			return nil
-		})
+		}
+		return nil
 	})
 	return out, err
 }
 
-// Recover ends every lease that an earlier process left open. It returns when
-// each was tried once; Run goes on with the rest.
-func (k *Keeper) Recover(ctx context.Context) error {
-	open, err := k.Open(ctx)
-	if err != nil {
-		return err
+// Unconfirmed are the leases whose revocation was tried and is not confirmed.
+// Each is an alarm: somebody has to bring the upstream back.
+func (k *Keeper) Unconfirmed(ctx context.Context) ([]Lease, error) {
+	if err := k.load(ctx); err != nil {
+		return nil, err
 	}
-	var errs []error
-	for _, l := range open {
-		if err := k.end(ctx, l.ID); err != nil {
-			errs = append(errs, fmt.Errorf("lease %s of %s: %w", l.ID, l.Source, err))
-		}
-	}
-	if len(errs) > 0 {
-		k.nudge()
-	}
-	return errors.Join(errs...)
+	return k.some(func(l Lease) bool { return l.State == Revoking && l.Attempts > 0 }), nil
 }
 
-// end moves one lease to revoked: record the intent, revoke, confirm, record.
-func (k *Keeper) end(ctx context.Context, id string) error {
-	if err := k.claim(ctx, id); err != nil {
-		return err
+// some selects from the open leases, in no order.
+func (k *Keeper) some(match func(Lease) bool) []Lease {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var out []Lease
+	for _, l := range k.open {
+		if match(l) {
+			out = append(out, l)
+		}
 	}
-	defer k.unclaim(id)
+	return out
+}
 
-	var l Lease
-	if err := k.log.View(ctx, func(tx record.Tx) error { return tx.Get(kind, id, &l) }); err != nil {
-		return err
-	}
-	if l.State == Revoked {
+// load fills the index of open leases, once: one process uses a store.
+func (k *Keeper) load(ctx context.Context) error {
+	k.mu.Lock()
+	loaded := k.loaded
+	k.mu.Unlock()
+	if loaded {
 		return nil
 	}
-	if l.State != Revoking {
-		l.State, l.Since = Revoking, time.Now().UTC()
-		if err := k.put(ctx, "lease.revoking", l, nil); err != nil {
-			// Ending less is worse than an end without its record: the state stays
-			// as it is, so that the end is tried, and recorded, again.
-			return errors.Join(err, k.upstream(ctx, l))
-		}
-	}
-	if err := k.upstream(ctx, l); err != nil {
-		l.Attempts++
-		l.Why = err.Error()
-		if rec := k.put(ctx, "lease.unconfirmed", l, nil); rec != nil {
-			return errors.Join(err, rec)
-		}
-		return err
-	}
-	l.State, l.Since, l.Sealed, l.Why = Revoked, time.Now().UTC(), nil, ""
-	l.Attempts++
-	return k.put(ctx, "lease.revoked", l, nil)
-}
-
-func (k *Keeper) upstream(ctx context.Context, l Lease) error {
-	src, err := k.find(ctx, l)
+	all, err := k.Open(ctx)
 	if err != nil {
 		return err
 	}
-	var secret []byte
-	if l.Sealed != nil {
-		if secret, err = k.seal.Open(kind+"/"+l.ID, l.Sealed); err != nil {
-			return err
-		}
-		defer clear(secret)
-	}
-	if err := src.Revoke(ctx, l.Label(), secret); err != nil {
-		return fmt.Errorf("revoke: %w", err)
-	}
-	if err := src.Confirm(ctx, l.Label(), secret); err != nil {
-		return fmt.Errorf("confirm: %w", err)
-	}
-	if l.Attempts > 0 && secret != nil {
-		// An attempt that failed may have left something of its own behind,
-		// under the label.
-		if err := src.Confirm(ctx, l.Label(), nil); err != nil {
-			return fmt.Errorf("confirm: %w", err)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.loaded {
+		k.loaded = true
+		for _, l := range all {
+			k.index(l)
 		}
 	}
 	return nil
 }
 
-// put writes the lease and its record in one transaction. The sealed credential
-// is state, not record: the ledger holds no secret, sealed or not. check, if
-// any, may refuse inside the transaction.
+// index is called with mu held.
+func (k *Keeper) index(l Lease) {
+	l.Sealed = nil
+	if l.State != Revoked {
+		k.open[l.ID] = l
+		if k.tasks[l.Task] == nil {
+			k.tasks[l.Task] = map[string]bool{}
+		}
+		k.tasks[l.Task][l.ID] = true
+		return
+	}
+	delete(k.open, l.ID)
+	delete(k.tasks[l.Task], l.ID)
+	if len(k.tasks[l.Task]) == 0 {
+		delete(k.tasks, l.Task)
+	}
+}
+
+// put writes the lease and its record in one transaction, and then the index. The
+// sealed credential is state, not record: the ledger holds no secret, sealed or
+// not. check, if any, may refuse inside the transaction.
 func (k *Keeper) put(ctx context.Context, typ string, l Lease, check func(record.Tx) error) error {
 	body := l
 	body.Sealed = nil
-	_, err := k.log.Append(ctx, record.Draft{Type: typ, Task: l.Task, Agent: l.Agent, Actor: "sallyport", Body: body,
+	_, err := k.Log.Append(ctx, record.Draft{Type: typ, Task: l.Task, Agent: l.Agent, Actor: "sallyport", Body: body,
 		Change: func(tx record.Tx) error {
 			if check != nil {
 				if err := check(tx); err != nil {
 					return err
 				}
 			}
+			switch {
+			case l.State == Revoked:
+				return errors.Join(tx.Delete(kind, l.ID), tx.Put(kindOver, l.ID, l))
+			case typ == "lease.orphan":
+				return errors.Join(tx.Delete(kindOver, l.ID), tx.Put(kind, l.ID, l))
+			}
 			return tx.Put(kind, l.ID, l)
 		}})
+	if err == nil {
+		k.mu.Lock()
+		k.index(l)
+		k.mu.Unlock()
+	}
 	return err
+}
+
+// get reads one lease, whatever its state.
+func (k *Keeper) get(ctx context.Context, id string) (l Lease, err error) {
+	err = k.Log.View(ctx, func(tx record.Tx) error {
+		err := tx.Get(kind, id, &l)
+		if errors.Is(err, record.ErrNotFound) {
+			err = tx.Get(kindOver, id, &l)
+		}
+		return err
+	})
+	return l, err
 }
 
 // claim waits until nobody else works on the lease.
@@ -352,44 +433,4 @@ func (k *Keeper) nudge() {
 	case k.wake <- struct{}{}:
 	default:
 	}
-}
-
-// Run tries unconfirmed revocations again, first after a second, then less
-// often, at most every five minutes, until ctx is done. Leases of running tasks
-// are left alone: only those in state revoking or requested are touched, the
-// latter when they are older than a minute.
-func (k *Keeper) Run(ctx context.Context) {
-	const first, last = time.Second, 5 * time.Minute
-	wait := first
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-k.wake:
-			wait = first
-		case <-time.After(wait):
-		}
-		if k.retry(ctx) {
-			wait = last
-		} else {
-			wait = min(2*wait, last)
-		}
-	}
-}
-
-// retry reports whether nothing is left to do.
-func (k *Keeper) retry(ctx context.Context) bool {
-	open, err := k.Open(ctx)
-	if err != nil {
-		return false
-	}
-	clean := true
-	for _, l := range open {
-		if l.State == Revoking || l.State == Requested && time.Since(l.Since) > time.Minute {
-			if k.end(ctx, l.ID) != nil {
-				clean = false
-			}
-		}
-	}
-	return clean
 }

@@ -14,20 +14,9 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/estate"
 	"github.com/sallyport-dev/sallyport/internal/gate/gatetest"
 	"github.com/sallyport-dev/sallyport/internal/lease"
+	"github.com/sallyport-dev/sallyport/internal/lease/leasetest"
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
-
-// plain is a Sealer that marks and does not hide: hiding is seal's own test.
-type plain struct{}
-
-func (plain) Seal(c string, b []byte) ([]byte, error) { return append([]byte(c+"\x00"), b...), nil }
-func (plain) Open(c string, b []byte) ([]byte, error) {
-	rest, ok := strings.CutPrefix(string(b), c+"\x00")
-	if !ok {
-		return nil, errors.New("sealed for another context")
-	}
-	return []byte(rest), nil
-}
 
 // rig is a real application with a keeper in front of it.
 type rig struct {
@@ -77,18 +66,18 @@ func (t transport) RoundTrip(q *http.Request) (*http.Response, error) {
 
 // keeper is a new process on the same log.
 func (r *rig) keeper() *lease.Keeper {
-	return lease.New(r.log, plain{}, func() string { return fmt.Sprintf("l-%d", r.ids.Add(1)) },
-		func(_ context.Context, l lease.Lease) (lease.Source, error) {
+	return lease.New(lease.Config{Log: r.log, Seal: leasetest.Plain{}, Prefix: leasetest.Prefix, IDs: func() string { return fmt.Sprintf("l-%d", r.ids.Add(1)) },
+		Find: func(_ context.Context, l lease.Lease) (lease.Source, error) {
 			if l.Source != "iam-helpdesk" {
 				return nil, errors.New("no such source")
 			}
 			return r.source, nil
-		})
+		}})
 }
 
 func (r *rig) issue(k *lease.Keeper) (lease.Lease, []byte, error) {
 	return k.Issue(r.t.Context(), lease.Request{Task: "t-1", Agent: "helper", Source: "iam-helpdesk",
-		Audience: r.source.Recipe.Origin, Account: r.source.Account, Purpose: "reset-mfa"})
+		Audience: r.source.Recipe.Origin, Account: r.source.Account, Purpose: "reset-mfa", Until: time.Now().Add(time.Hour)})
 }
 
 // alive asks the application how many sessions exist.
@@ -145,7 +134,7 @@ func TestLeaseLivesAndEnds(t *testing.T) {
 	}
 	if err := r.log.View(t.Context(), func(tx record.Tx) error {
 		var kept lease.Lease
-		if err := tx.Get("lease", l.ID, &kept); err != nil || kept.Sealed != nil {
+		if err := tx.Get("lease.over", l.ID, &kept); err != nil || kept.Sealed != nil {
 			t.Errorf("got %v, sealed %d bytes", err, len(kept.Sealed))
 		}
 		return nil
@@ -188,14 +177,15 @@ func TestCrashAtEveryRecordLeavesNothingAlive(t *testing.T) {
 // only: the session is found by its label.
 func TestOrphanIsFoundByItsLabel(t *testing.T) {
 	r := newRig(t)
-	if _, err := r.source.Issue(t.Context(), lease.Lease{ID: "l-1"}.Label()); err != nil {
+	const label = leasetest.Prefix + "l-1"
+	if _, err := r.source.Issue(t.Context(), lease.Order{Label: label}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.source.Issue(t.Context(), "somebody else's browser"); err != nil {
+	if _, err := r.source.Issue(t.Context(), lease.Order{Label: "somebody else's browser"}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.log.Append(t.Context(), record.Draft{Type: "lease.requested", Change: func(tx record.Tx) error {
-		return tx.Put("lease", "l-1", lease.Lease{ID: "l-1", Task: "t-1", Source: "iam-helpdesk", State: lease.Requested})
+		return tx.Put("lease", "l-1", lease.Lease{ID: "l-1", Label: label, Task: "t-1", Source: "iam-helpdesk", State: lease.Requested})
 	}}); err != nil {
 		t.Fatal(err)
 	}
@@ -333,10 +323,10 @@ type held struct {
 	began, release chan struct{}
 }
 
-func (h held) Issue(ctx context.Context, label string) ([]byte, error) {
+func (h held) Issue(ctx context.Context, o lease.Order) ([]byte, error) {
 	close(h.began)
 	<-h.release
-	return h.Source.Issue(ctx, label)
+	return h.Source.Issue(ctx, o)
 }
 
 // The task ends while its credential comes into being. End waits for it and ends
@@ -346,7 +336,8 @@ func (h held) Issue(ctx context.Context, label string) ([]byte, error) {
 func TestEndDuringIssue(t *testing.T) {
 	r := newRig(t)
 	h := held{r.source, make(chan struct{}), make(chan struct{})}
-	k := lease.New(r.log, plain{}, func() string { return "l-1" }, func(context.Context, lease.Lease) (lease.Source, error) { return h, nil })
+	k := lease.New(lease.Config{Log: r.log, Seal: leasetest.Plain{}, Prefix: leasetest.Prefix, IDs: func() string { return "l-1" },
+		Find: func(context.Context, lease.Lease) (lease.Source, error) { return h, nil }})
 	issued := make(chan error, 1)
 	go func() { _, _, err := r.issue(k); issued <- err }()
 	<-h.began
@@ -376,7 +367,7 @@ func TestNoLeaseForATaskThatEnded(t *testing.T) {
 	r := newRig(t)
 	over := errors.New("the task is over")
 	_, secret, err := r.keeper().Issue(t.Context(), lease.Request{Task: "t-1", Agent: "helper", Source: "iam-helpdesk",
-		Audience: r.source.Recipe.Origin, Account: r.source.Account, Purpose: "reset-mfa", Live: func(record.Tx) error { return over }})
+		Audience: r.source.Recipe.Origin, Account: r.source.Account, Purpose: "reset-mfa", Until: time.Now().Add(time.Hour), Live: func(record.Tx) error { return over }})
 	if !errors.Is(err, over) || secret != nil || r.types() != "" || r.alive() != 0 {
 		t.Errorf("got %v, records %q, %d sessions", err, r.types(), r.alive())
 	}

@@ -18,7 +18,7 @@ type Static struct {
 }
 
 // Issue opens the secret. Nothing comes to exist upstream.
-func (s Static) Issue(ctx context.Context, _ string) ([]byte, error) {
+func (s Static) Issue(ctx context.Context, _ Order) ([]byte, error) {
 	b, err := s.Secret(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotIssued, err)
@@ -27,10 +27,10 @@ func (s Static) Issue(ctx context.Context, _ string) ([]byte, error) {
 }
 
 // Revoke has nothing to do upstream.
-func (Static) Revoke(context.Context, string, []byte) error { return nil }
+func (Static) Revoke(context.Context, Credential) error { return nil }
 
 // Confirm has nobody to ask: what ended is in the boundary's own memory.
-func (Static) Confirm(context.Context, string, []byte) error { return nil }
+func (Static) Confirm(context.Context, Credential) error { return nil }
 
 // ErrEnded refuses the use of a lease that is not in force.
 var ErrEnded = errors.New("the lease is not in force")
@@ -49,7 +49,7 @@ type Used struct {
 func (k *Keeper) Use(ctx context.Context, l Lease, action string) error {
 	body := Used{l, action}
 	body.Sealed = nil
-	_, err := k.log.Append(ctx, record.Draft{Type: "lease.used", Task: l.Task, Agent: l.Agent, Actor: "sallyport", Body: body,
+	_, err := k.Log.Append(ctx, record.Draft{Type: "lease.used", Task: l.Task, Agent: l.Agent, Actor: "sallyport", Body: body,
 		Change: func(tx record.Tx) error {
 			var now Lease
 			if err := tx.Get(kind, l.ID, &now); err != nil {

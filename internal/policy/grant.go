@@ -29,6 +29,9 @@ type Grant struct {
 	Inference bool
 	// Caps bound single operations of any surface, computer actions included.
 	Caps map[string]int64
+	// Databases are the credential sources to whose database a session may be
+	// opened; what it may do there is up to the source's own roles.
+	Databases []string
 	// Labels take effect once the task carries the label.
 	Labels []LabelRule
 	// Control covers the boundary's own steps for the applications of Rules and
@@ -68,7 +71,7 @@ type Constraint struct {
 // CompileGrant turns a grant into Cedar permits, and forbids for its holds.
 // Values enter through the syntax tree, never as text. Ids are
 // grant/<capability>/<n> in the order of Rules, then reads, computer,
-// inference, control; holds are grant/<capability>/hold/<n>, and what caps and
+// inference, control, databases; holds are grant/<capability>/hold/<n>, and what caps and
 // labels forbid is grant/<capability>/limit/<n>.
 func CompileGrant(g Grant) (*Set, error) {
 	if g.Agent == "" || g.Task == "" || g.Capability == "" {
@@ -81,6 +84,7 @@ func CompileGrant(g Grant) (*Set, error) {
 		}
 	}
 	c.scopes()
+	c.databases()
 	if err := c.limits(); err != nil {
 		return nil, fmt.Errorf("compile grant %s: %w", g.Capability, err)
 	}
@@ -233,6 +237,16 @@ func (c *compiler) scopes() {
 			p.When(ast.Context().Access("source").Equal(ast.String(SourceBoundary)).And(harmless).And(matched))
 			c.add(p, entry{id: annotation(p, "id")})
 		}
+	}
+}
+
+// databases are reached by one operation each.
+func (c *compiler) databases() {
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(c.g.Databases))) {
+		p := c.permit()
+		p.ActionEq(uid("Action", "database.connect")).ResourceEq(uid("App", name))
+		p.When(ast.Context().Access("surface").Equal(ast.String(string(action.Database))).And(ast.Not(ast.Context().Access("unmatched"))))
+		c.add(p, entry{id: annotation(p, "id")})
 	}
 }
 

@@ -414,3 +414,39 @@ func TestContextIsTheSchemas(t *testing.T) {
 		t.Errorf("got %q, want %q", got, declared)
 	}
 }
+
+// TestDatabaseGrant: a task opens the databases of its own credential sources, and
+// nothing else follows from having one.
+func TestDatabaseGrant(t *testing.T) {
+	grant, err := policy.CompileGrant(policy.Grant{Tenant: "acme", Agent: "helpdesk", Task: "T1", Capability: "look", Databases: []string{"orders-db"},
+		Caps: map[string]int64{"database.connect": 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := parse(t, "")
+	for name, c := range map[string]struct {
+		change func(*policy.Input)
+		want   action.Verdict
+	}{
+		"own":              {func(*policy.Input) {}, action.Allow},
+		"another":          {func(in *policy.Input) { in.Action.App = "salaries-db" }, action.Deny},
+		"another_task":     {func(in *policy.Input) { in.Action.Task = "T2" }, action.Deny},
+		"by_http":          {func(in *policy.Input) { in.Action.Surface = action.Egress }, action.Deny},
+		"other_operation":  {func(in *policy.Input) { in.Action.Operation = "database.copy" }, action.Deny},
+		"too_often":        {func(in *policy.Input) { in.Counts = map[string]int64{"database.connect": 2} }, action.Deny},
+		"after_a_secret":   {func(in *policy.Input) { in.Labels = []string{"secret"}; in.Action.Effect = action.Write }, action.Deny},
+		"read_after_it":    {func(in *policy.Input) { in.Labels = []string{"secret"} }, action.Allow},
+		"no_certification": {func(in *policy.Input) { in.Stage, in.Certified = action.Production, false }, action.Deny},
+		"after_a_page": {func(in *policy.Input) {
+			in.Labels = []string{"untrusted-content"}
+			in.Action.Effect = action.Privileged
+		}, action.Hold},
+	} {
+		in := policy.Input{Stage: action.Sandbox, Tier: "privileged", Certified: true, Source: policy.SourceHarness, Action: action.Action{Tenant: "acme", Task: "T1", Agent: "helpdesk",
+			Surface: action.Database, Operation: "database.connect", Effect: action.Read, App: "orders-db"}}
+		c.change(&in)
+		if d := policy.Evaluate(base, grant, in); d.Verdict != c.want {
+			t.Errorf("%s: got %s %s %v, want %s", name, d.Verdict, d.Code, d.Policies, c.want)
+		}
+	}
+}

@@ -41,7 +41,7 @@ func anInput(t *rapid.T) policy.Input {
 	str := func(label string, of ...string) string { return rapid.SampledFrom(of).Draw(t, label) }
 	a := action.Action{
 		Tenant: str("tenant", "acme", "other"), Task: "T", Agent: str("agent", "a1", "a2", "a3"),
-		Surface:   action.Surface(str("surface", "egress", "computer", "inference", "control")),
+		Surface:   action.Surface(str("surface", "egress", "computer", "inference", "database", "control")),
 		Operation: str("operation", append(someOps, "egress.unmatched")...), App: str("app", "", "iam", "pay", "tickets"),
 		Effect: action.Effect(str("effect", "observe", "read", "write", "privileged", "irreversible", "odd")),
 		Params: map[string]string{"p": str("value", "v", "w")}, Explained: str("explained", "", "A1"),

@@ -90,7 +90,8 @@ func newStory(t *testing.T) *story {
 	sealer := must(ledgertest.Root(t).Sealer(tenant))(t)
 	s.gate = gate.New(s.id("a"))
 	s.app = approval.New(s.log, s, nil)
-	s.leases = lease.New(s.log, sealer, s.id("l"), func(context.Context, lease.Lease) (lease.Source, error) { return upstream{}, nil })
+	s.leases = lease.New(lease.Config{Log: s.log, Seal: sealer, IDs: s.id("l"), Prefix: "sallyport-00112233-",
+		Find: func(context.Context, lease.Lease) (lease.Source, error) { return upstream{}, nil }})
 	s.tasks = task.New(s.log, s.id("t"),
 		task.Ender{Name: "gate", End: func(ctx context.Context, x task.Task) error {
 			return s.gate.End(ctx, func(a gate.Admission) bool { return a.Task == x.ID }, "ended", "the task ended")
@@ -123,9 +124,9 @@ func (s *story) record(typ, task, actor string, body any) {
 // upstream is an application that issues and revokes at once.
 type upstream struct{}
 
-func (upstream) Issue(context.Context, string) ([]byte, error) { return []byte("cookie"), nil }
-func (upstream) Revoke(context.Context, string, []byte) error  { return nil }
-func (upstream) Confirm(context.Context, string, []byte) error { return nil }
+func (upstream) Issue(context.Context, lease.Order) ([]byte, error) { return []byte("cookie"), nil }
+func (upstream) Revoke(context.Context, lease.Credential) error     { return nil }
+func (upstream) Confirm(context.Context, lease.Credential) error    { return nil }
 
 const endpoint = "https://models.example/v1/messages"
 
@@ -213,7 +214,7 @@ func (s *story) run(stage action.Stage, c *certify.Certification) string {
 	}
 	x = must(s.tasks.Open(ctx, x, nil))(s)
 	x = must(s.tasks.Start(ctx, x.ID))(s)
-	if _, _, err := s.leases.Issue(ctx, lease.Request{Task: x.ID, Agent: agent, Source: "iam-helpdesk", Audience: "https://iam.example", Account: "svc", Purpose: "reset-mfa"}); err != nil {
+	if _, _, err := s.leases.Issue(ctx, lease.Request{Task: x.ID, Agent: agent, Source: "iam-helpdesk", Audience: "https://iam.example", Account: "svc", Purpose: "reset-mfa", Until: time.Now().Add(time.Hour)}); err != nil {
 		s.Fatal(err)
 	}
 	// The shapes of package identity, whose engine needs a kernel's word.

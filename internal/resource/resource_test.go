@@ -363,3 +363,37 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// TestCredentialSourceTypes: each type has exactly its own fields, and a database
+// that cannot be what it says is refused by the field.
+func TestCredentialSourceTypes(t *testing.T) {
+	const head = "apiVersion: sallyport/v1\nkind: CredentialSource\nmetadata: {name: c, tenant: acme}\nspec:\n"
+	const db = "  type: postgresql\n  postgresql:\n    effect: read\n    roles: [reader]\n    admin: {role: boundary, secret: {sealed: db}}\n    stages:\n      sandbox: {address: \"db:5432\", database: orders}\n"
+	if _, err := decode(head + db); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ text, want string }{
+		"form_with_database":   {strings.Replace(db, "postgresql\n", "static-form\n", 1), "spec.connector: is missing"},
+		"database_with_form":   {db + "  account: svc\n", "spec.account: is of type static-form"},
+		"no_block":             {"  type: postgresql\n", "spec.postgresql: is missing"},
+		"unknown_type":         {"  type: oracle\n", "spec.type"},
+		"no_roles":             {strings.Replace(db, "[reader]", "[]", 1), "roles: want at least one"},
+		"long_role":            {strings.Replace(db, "[reader]", "["+strings.Repeat("x", 64)+"]", 1), "roles[0]: want a name"},
+		"observes":             {strings.Replace(db, "effect: read", "effect: observe", 1), "effect: want read"},
+		"inline_password":      {strings.Replace(db, "{sealed: db}", "hunter2-hunter2", 1), "sallyport secret put"},
+		"password_in_address":  {strings.Replace(db, "db:5432", "u:p@db:5432", 1), "address: want HOST:PORT"},
+		"url_as_address":       {strings.Replace(db, "db:5432", "postgres://db:5432/x", 1), "address: want HOST:PORT"},
+		"relative_socket":      {strings.Replace(db, "db:5432", "/run/../etc", 1), "address: want an absolute folder"},
+		"socket_and_tls":       {strings.Replace(db, "address: \"db:5432\"", "address: /run/postgresql, ca: x", 1), "a Unix socket has no TLS"},
+		"unknown_stage":        {strings.Replace(db, "sandbox:", "staging:", 1), "staging"},
+		"expires_at_once":      {strings.Replace(db, "    roles", "    ttlSeconds: 5\n    roles", 1), "ttlSeconds: want 60"},
+		"a_thousand_sessions":  {strings.Replace(db, "    roles", "    connections: 1000\n    roles", 1), "connections: want 1 to 64"},
+		"certificate_not_name": {strings.Replace(db, "secret: {sealed: db}", "certificate: {sealed: \"../x\"}", 1), "admin.certificate.sealed: want the name"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := decode(head + c.text); err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+		})
+	}
+}

@@ -149,25 +149,38 @@ func (BrowserKind) Values() []string { return []string{"shell", "full"} }
 // credential for a connector comes from.
 type CredentialSourceSpec struct {
 	Description string `json:"description,omitempty"`
-	// Type is static-form: signs in by the connector's form with a sealed
-	// password; or static-field: a sealed secret that door 2 puts into the fields
-	// for which the connector names this source.
-	Type      string    `json:"type"`
-	Connector string    `json:"connector"`
-	Account   string    `json:"account,omitempty"` // who signs in, for static-form
-	Secret    SecretRef `json:"secret"`
+	// Type selects what of the rest is given.
+	Type SourceType `json:"type"`
+	// Of static-form and static-field: whose form or fields, which account signs
+	// in (static-form alone), and the sealed password or secret.
+	Connector string     `json:"connector,omitempty"`
+	Account   string     `json:"account,omitempty"`
+	Secret    *SecretRef `json:"secret,omitempty"`
+	// Of postgresql.
+	PostgreSQL *PostgreSQL `json:"postgresql,omitempty"`
 }
 
-// The types of a CredentialSource.
+// SourceType is a kind of credential source.
+type SourceType string
+
+// The types.
 const (
-	StaticForm  = "static-form"
-	StaticField = "static-field"
+	SourceForm       SourceType = "static-form"  // signs in by the connector's form with a sealed password
+	SourceField      SourceType = "static-field" // a sealed secret that door 2 puts into the fields for which the connector names the source
+	SourcePostgreSQL SourceType = "postgresql"   // makes a role for each task
 )
+
+// Values lists what may be written.
+func (SourceType) Values() []string {
+	return []string{string(SourceForm), string(SourceField), string(SourcePostgreSQL)}
+}
 
 // SecretRef names a sealed secret. The secret itself is never in a resource.
 type SecretRef struct {
 	Sealed string `json:"sealed"`
 }
+
+const wantSecret = "want the name of a sealed secret: lower-case letters, digits, hyphens and /"
 
 const noSecrets = "a secret is never written into a file: store it with `sallyport secret put NAME` and give secret: {sealed: NAME}"
 
@@ -302,7 +315,7 @@ func (s *AgentSpec) Validate(_ string, report func(path, problem string)) {
 		report("model.ca", "want PEM certificates")
 	}
 	if !secretName.MatchString(s.Model.Key.Sealed) {
-		report("model.key.sealed", "want the name of a sealed secret: lower-case letters, digits, hyphens and /")
+		report("model.key.sealed", wantSecret)
 	}
 	if p := s.SystemPrompt; p != nil && (p.Text == "") == (p.File == "") {
 		report("systemPrompt", "want text or file, and not both")
@@ -343,16 +356,31 @@ func (s *AgentSpec) Resolve(read func(path string) ([]byte, error)) error {
 	return nil
 }
 
-// Validate reports what is wrong, by field path.
+// Validate reports what is wrong, by field path: exactly the fields of the type
+// are given.
 func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem string)) {
-	switch {
-	case s.Type != StaticForm && s.Type != StaticField:
-		report("type", "want static-form or static-field")
-	case (s.Type == StaticForm) != (s.Account != ""):
-		report("account", "want the account that signs in for static-form, and none for static-field")
+	form, field := s.Type == SourceForm, s.Type == SourceField
+	for name, f := range map[string]struct {
+		given, wanted bool
+		types         string
+	}{
+		"connector":  {s.Connector != "", form || field, "static-form or static-field"},
+		"account":    {s.Account != "", form, "static-form"},
+		"secret":     {s.Secret != nil, form || field, "static-form or static-field"},
+		"postgresql": {s.PostgreSQL != nil, s.Type == SourcePostgreSQL, "postgresql"},
+	} {
+		switch {
+		case f.wanted && !f.given:
+			report(name, "is missing")
+		case f.given && !f.wanted:
+			report(name, "is of type "+f.types)
+		}
 	}
-	if !secretName.MatchString(s.Secret.Sealed) {
-		report("secret.sealed", "want the name of a sealed secret: lower-case letters, digits, hyphens and /")
+	if s.Secret != nil && !secretName.MatchString(s.Secret.Sealed) {
+		report("secret.sealed", wantSecret)
+	}
+	if s.PostgreSQL != nil {
+		s.PostgreSQL.validate(func(path, problem string) { report("postgresql."+path, problem) })
 	}
 }
 

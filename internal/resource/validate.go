@@ -131,12 +131,12 @@ func (v *validator) one(r *Resource) {
 			v.person(r, fmt.Sprintf("spec.reviewers[%d]", i), p, RoleAuditor)
 		}
 	case *CredentialSourceSpec:
-		if v.refer(r, "spec.connector", KindConnector, s.Connector) {
+		if s.Connector != "" && v.refer(r, "spec.connector", KindConnector, s.Connector) {
 			c, _ := Of[connector.Spec](v.all, r.Metadata.Tenant, s.Connector)
-			if s.Type == StaticForm && c.SignIn == nil {
+			if s.Type == SourceForm && c.SignIn == nil {
 				v.bad(r, "spec.connector", "connector %s says nothing about signing in", s.Connector)
 			}
-			if n := len(c.SecretUse(r.Metadata.Name).Origins); s.Type == StaticField && n != 1 {
+			if n := len(c.SecretUse(r.Metadata.Name).Origins); s.Type == SourceField && n != 1 {
 				v.bad(r, "spec.connector", "operations of connector %s take secret %s at %d origins, want one", s.Connector, r.Metadata.Name, n)
 			}
 		}
@@ -148,6 +148,9 @@ func (v *validator) one(r *Resource) {
 		v.agent(r, s)
 	}
 }
+
+// maxDatabases of one task: each has an address in the harness's namespace.
+const maxDatabases = 8
 
 func (v *validator) capability(r *Resource, s *capability.Spec) {
 	tenant := r.Metadata.Tenant
@@ -168,13 +171,18 @@ func (v *validator) capability(r *Resource, s *capability.Spec) {
 		apps[app] = true
 		v.refer(r, fmt.Sprintf("spec.reads[%d]", i), KindConnector, app)
 	}
+	databases := 0
 	for i, n := range s.Credentials {
 		at := fmt.Sprintf("spec.credentials[%d]", i)
 		if !v.refer(r, at, KindCredentialSource, n) {
 			continue
 		}
-		if c, _ := Of[CredentialSourceSpec](v.all, tenant, n); !apps[c.Connector] {
+		if c, _ := Of[CredentialSourceSpec](v.all, tenant, n); c.Connector != "" && !apps[c.Connector] {
 			v.bad(r, at, "%s is for connector %s, which the capability does not use", n, c.Connector)
+		} else if c.PostgreSQL != nil {
+			if databases++; databases > maxDatabases {
+				v.bad(r, at, "one task opens at most %d databases", maxDatabases)
+			}
 		}
 	}
 	for i, h := range s.Holds {

@@ -213,6 +213,7 @@ func (t *tenant) apply(ctx context.Context, author string, all []resource.Resour
 			return nil, err
 		}
 		t.world = w
+		t.endForeign(before, w)
 		defer t.lapseChanged(ctx, w)
 	}
 	return t.withPending(ctx, done)

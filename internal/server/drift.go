@@ -65,6 +65,8 @@ func ownerOf(name string) string {
 	switch kind, _, _ := strings.Cut(name, "."); kind {
 	case "connector", "capability", "policy", "suite":
 		return "policy-author"
+	case "credential":
+		return "secrets-administrator"
 	case "containment", "sallyport", "browser":
 		return "operator"
 	}
@@ -145,7 +147,7 @@ func undeclared(certified, declared boundary.Manifest) []boundary.Change {
 	var out []boundary.Change
 	for _, f := range certified.Facts {
 		kind, _, _ := strings.Cut(f.Name, ".")
-		if !slices.Contains([]string{"connector", "capability", "policy", "suite"}, kind) {
+		if !slices.Contains([]string{"connector", "capability", "credential", "policy", "suite"}, kind) {
 			continue
 		}
 		if _, ok := declared.Get(f.Name); !ok {

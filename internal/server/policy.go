@@ -28,6 +28,7 @@ func (d decider) Decide(f gate.Facts) action.Decision {
 }
 
 // compile turns a filled-in capability into the task's own grant.
-func compile(tenant, agent, task string, in *capability.Instance) (*policy.Set, error) {
-	return policy.CompileGrant(resource.Grant(in, tenant, agent, task))
+func compile(tenant, agent, task string, in *capability.Instance, w *world) (*policy.Set, error) {
+	databases := resource.Databases(in, func(name string) (*resource.CredentialSourceSpec, bool) { s, ok := w.sources[name]; return s, ok })
+	return policy.CompileGrant(resource.Grant(in, tenant, agent, task, databases...))
 }

@@ -32,6 +32,19 @@ func (s *Server) Leases(ctx context.Context, tenantName string) ([]lease.Lease, 
 	return t.leases.All(ctx)
 }
 
+// UnconfirmedLeases counts the credentials of all tenants whose end was tried and
+// is not confirmed. Each is an alarm.
+func (s *Server) UnconfirmedLeases(ctx context.Context) (n int, err error) {
+	for _, t := range s.all() {
+		left, err := t.leases.Unconfirmed(ctx)
+		if err != nil {
+			return 0, err
+		}
+		n += len(left)
+	}
+	return n, nil
+}
+
 // Discovery is the tenant's OIDC discovery document.
 func (s *Server) Discovery(tenantName string) (http.Handler, error) {
 	t, err := s.tenant(tenantName)

@@ -53,7 +53,7 @@ func StoppedReadiness(ctx context.Context, log *ledger.Log, root *seal.Root, age
 	if err != nil {
 		return nil, err
 	}
-	v := view{tenant: log.Tenant(), log: log, world: w, certs: certs, leases: lease.New(log, sealer, ids("l"), nil),
+	v := view{tenant: log.Tenant(), log: log, world: w, certs: certs, leases: lease.New(lease.Config{Log: log, Seal: sealer}),
 		grade: string(contain.Doctor(ctx).Grade), checkpoint: log.Checkpoint}
 	return readiness.Evaluate(ctx, v, agentName, readiness.Options{})
 }

@@ -123,7 +123,7 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 		}
 		return nil, fmt.Errorf("credential source %s is not declared", l.Source)
 	}
-	if src.Type == resource.StaticField {
+	if src.Type == resource.SourceField {
 		return lease.Static{Secret: func(ctx context.Context) ([]byte, error) {
 			x, err := t.tasks.Get(ctx, l.Task)
 			if err != nil {
@@ -131,6 +131,9 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 			}
 			return t.password(ctx, src, x.Stage)
 		}}, nil
+	}
+	if src.PostgreSQL != nil {
+		return t.roleSource(w, l.Source, l.Audience)
 	}
 	spec := w.connectors.Spec(src.Connector)
 	if spec == nil || spec.SignIn == nil {
@@ -157,10 +160,14 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 // password is the sealed secret of a source. A stage may have one of its own,
 // NAME/STAGE.
 func (t *tenant) password(ctx context.Context, src *resource.CredentialSourceSpec, stage action.Stage) ([]byte, error) {
-	if b, err := t.secret(ctx, src.Secret.Sealed+"/"+string(stage)); err == nil {
+	return t.stageSecret(ctx, src.Secret, stage)
+}
+
+func (t *tenant) stageSecret(ctx context.Context, ref *resource.SecretRef, stage action.Stage) ([]byte, error) {
+	if b, err := t.secret(ctx, ref.Sealed+"/"+string(stage)); err == nil {
 		return b, nil
 	}
-	return t.secret(ctx, src.Secret.Sealed)
+	return t.secret(ctx, ref.Sealed)
 }
 
 // boundaryClient is an HTTP client for the boundary's own steps: no proxy of the

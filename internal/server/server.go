@@ -237,6 +237,7 @@ func (s *Server) Close() error {
 		if t.issuer != nil {
 			t.issuer.Close()
 		}
+		t.roles.close()
 	}
 	if s.ledger != nil {
 		errs = append(errs, s.ledger.Close())

@@ -83,10 +83,11 @@ type session struct {
 	dir      string        // sockets; gone with the session
 	program  contain.Mount // the copy that runs; empty if it runs from its own place
 
-	jar     *jar
-	journal *computer.Journal
-	browser *browser.Browser
-	proc    *contain.Process
+	databases []*roleLease
+	jar       *jar
+	journal   *computer.Journal
+	browser   *browser.Browser
+	proc      *contain.Process
 
 	// screen and protocol are there when up says so; protocol is nil where the
 	// boundary has no door for it.
@@ -178,7 +179,7 @@ func (s *session) stop() {
 
 func (s *session) admit() error {
 	t := s.task
-	grant, err := compile(s.t.name, t.Agent, t.ID, s.instance)
+	grant, err := compile(s.t.name, t.Agent, t.ID, s.instance, s.world)
 	if err != nil {
 		return err
 	}
@@ -199,9 +200,14 @@ func (s *session) admit() error {
 		Policy: decider{guardrails: guard, grant: grant, demo: s.world.demo, endpoint: s.agent.messages(), model: s.agent.model},
 		Holds: holds{engine: s.t.approvals, task: t, instance: s.instance, policy: guard.Digest(),
 			excluded: []string{s.agent.owner, s.agent.deputy}},
-		Log: s.t.log, Deadline: t.Started.Add(time.Duration(t.Seconds) * time.Second), MaxActions: budgets.Actions,
+		Log: s.t.log, Deadline: s.until(), MaxActions: budgets.Actions,
 		HoldLimit: s.t.srv.cfg.HoldLimit, Certified: certified,
 	})
+}
+
+// until is when the task's time is spent.
+func (s *session) until() time.Time {
+	return s.task.Started.Add(time.Duration(s.task.Seconds) * time.Second)
 }
 
 // egressFor makes the effect door of one source, with keys of its own or those
@@ -357,21 +363,37 @@ func (s *session) unexchanged(h Harness) error {
 	return nil
 }
 
-// lease takes what the capability names: it signs in, and keeps the sessions in
-// the jar, with the secrets that go into fields.
+// lease obtains what the capability names: sessions of applications and secrets
+// that go into fields, which the jar keeps, and roles of databases. The end of the
+// task cuts it short.
 func (s *session) lease(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-s.t.srv.gate.Done(s.t.name, s.task.ID):
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	for _, name := range s.instance.Credentials {
 		src := s.world.sources[name]
 		if src == nil {
 			return fmt.Errorf("capability %s: credential source %s does not exist", s.instance.Capability, name)
+		}
+		if src.PostgreSQL != nil {
+			if err := s.leaseRole(ctx, name, src); err != nil {
+				return err
+			}
+			continue
 		}
 		origin, err := s.world.audience(name, src, s.task.Stage)
 		if err != nil {
 			return err
 		}
 		l, secret, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Source: name,
-			Audience: origin, Account: src.Account, Purpose: s.instance.Capability, Static: src.Type == resource.StaticField,
-			Live: func(tx record.Tx) error { return task.Live(tx, s.task.ID) }})
+			Audience: origin, Account: src.Account, Purpose: s.instance.Capability, Static: src.Type == resource.SourceField,
+			Until: s.until(), Live: func(tx record.Tx) error { return task.Live(tx, s.task.ID) }})
 		if err != nil {
 			return err
 		}
@@ -446,6 +468,10 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	if s.drivers() {
 		listen = append(listen, cdpAddr)
 	}
+	first := len(listen) // of the databases
+	for i := range s.databases {
+		listen = append(listen, databaseAddr(i))
+	}
 	ca := filepath.Join(s.dir, "ca.pem")
 	if err := os.WriteFile(ca, door.CAPEM(), 0o644); err != nil {
 		return err
@@ -505,6 +531,11 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 		}
 		s.serve("browser protocol", func() error { return s.protocol.Serve(bounded(ls[3])) })
 	}
+	for i, d := range s.databases {
+		if err := s.serveDatabase(d, ls[first+i]); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -563,6 +594,7 @@ func (s *session) environment(h Harness) []string {
 	if s.drivers() {
 		ours = append(ours, "SALLYPORT_CDP_URL=http://"+cdpAddr)
 	}
+	ours = append(ours, s.databaseEnvironment()...)
 	names := map[string]bool{}
 	for _, v := range ours {
 		n, _, _ := strings.Cut(v, "=")
@@ -575,7 +607,7 @@ func (s *session) environment(h Harness) []string {
 		}
 	}
 	for _, name := range s.instance.Credentials {
-		if src := s.world.sources[name]; src != nil && src.Type == resource.StaticField {
+		if src := s.world.sources[name]; src != nil && src.Type == resource.SourceField {
 			out = append(out, "SALLYPORT_SECRET_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_"))+"="+connector.Placeholder(name))
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
@@ -128,12 +129,12 @@ func (t *tenant) mayOpen(ctx context.Context, w *world, a *agent, o Intent) erro
 	if t.srv.grade == string(contain.None) || a.tier == "privileged" && t.srv.grade != string(contain.Contained) {
 		return problem(Refused, "not_contained", "this machine cannot contain an agent of tier "+a.tier, "see: sallyport doctor")
 	}
-	open, err := t.leases.Open(ctx)
+	left, err := t.leases.Unconfirmed(ctx)
 	if err != nil {
 		return err
 	}
-	for _, l := range open {
-		if l.Agent == a.name && l.State == "revoking" && l.Attempts > 0 {
+	for _, l := range left {
+		if l.Agent == a.name {
 			return problem(Refused, "lease_unconfirmed", fmt.Sprintf("credential %s of task %s is not confirmed revoked: %s", l.ID, l.Task, l.Why),
 				"restore the application; the revocation is tried again by itself")
 		}
@@ -231,16 +232,24 @@ func (s *Server) Revoke(ctx context.Context, tenantName string, c Caller, scope,
 	_, rec := t.log.Append(ctx, record.Draft{Type: "epoch.bumped", Actor: "person:" + person, Body: map[string]any{"scope": scope, "reason": reason}})
 	all, err := t.tasks.List(ctx)
 	errs := []error{fence, rec, err}
-	var ended []task.Task
-	for _, x := range all {
-		if !x.State.Over() && match(x) {
-			y, err := t.tasks.Close(ctx, x.ID, task.Revoked, "killed", reason, "person:"+person)
-			errs = append(errs, err)
-			ended = append(ended, y)
-		}
+	all = slices.DeleteFunc(all, func(x task.Task) bool { return x.State.Over() || !match(x) })
+	// Together, so that what they hold at one upstream is ended in few steps.
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, killWidth)
+	failed := make([]error, len(all))
+	for i, x := range all {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			all[i], failed[i] = t.tasks.Close(ctx, x.ID, task.Revoked, "killed", reason, "person:"+person)
+		})
 	}
-	return ended, errors.Join(errs...)
+	wg.Wait()
+	return all, errors.Join(append(errs, failed...)...)
 }
+
+// killWidth is how many tasks a kill takes down at once.
+const killWidth = 256
 
 func (t *tenant) scope(scope string) (func(task.Task) bool, error) {
 	kind, name, ok := strings.Cut(scope, "/")

@@ -41,6 +41,8 @@ type tenant struct {
 	sessions map[string]*session // by task, running ones
 
 	swept time.Time // when expirePayloads last looked; used by expire only
+
+	roles roleSources
 }
 
 func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
@@ -60,7 +62,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	if t.certs, err = certify.Open(ctx, log, sealer, ids("c")); err != nil {
 		return nil, err
 	}
-	t.leases = lease.New(log, sealer, ids("l"), t.source)
+	t.leases = lease.New(lease.Config{Log: log, Seal: sealer, IDs: ids("l"), Prefix: labelPrefix(log.VerifierKey()), Find: t.source, Upstreams: t.upstreams})
 	// The gate first: from there on nothing new happens. Then everything that
 	// the task holds, the credentials last, since ending them takes the network.
 	t.tasks = task.New(log, ids("t"),

@@ -191,10 +191,24 @@ func (w *world) agent(name string, spec *resource.AgentSpec, sets map[string]*po
 }
 
 // tier follows from what the agent can reach, not from a label: the operation of
-// the greatest effect over all its capabilities and their applications.
+// the greatest effect over all its capabilities and their applications, and the
+// effect of the databases that they open.
 func (w *world) tier(a *agent) (tier, why string) {
 	tier, why = "light", "no operation that changes anything is reachable"
+	raise := func(effect action.Effect, path string) {
+		switch {
+		case effect.AtLeast(action.Privileged) && tier != "privileged":
+			tier, why = "privileged", path
+		case effect.Changes() && tier == "light":
+			tier, why = "standard", path
+		}
+	}
 	for _, name := range a.spec.Capabilities {
+		for _, source := range w.capabilities[name].Credentials {
+			if src := w.sources[source]; src != nil && src.PostgreSQL != nil {
+				raise(src.PostgreSQL.Effect, fmt.Sprintf("capability %s reaches database %s (%s)", name, source, src.PostgreSQL.Effect))
+			}
+		}
 		for _, op := range w.capabilities[name].Operations {
 			app := op.App
 			if app == "" {
@@ -208,13 +222,7 @@ func (w *world) tier(a *agent) (tier, why string) {
 					}
 				}
 			}
-			path := fmt.Sprintf("capability %s reaches %s (%s)", name, op.Operation, effect)
-			switch {
-			case effect.AtLeast(action.Privileged) && tier != "privileged":
-				tier, why = "privileged", path
-			case effect.Changes() && tier == "light":
-				tier, why = "standard", path
-			}
+			raise(effect, fmt.Sprintf("capability %s reaches %s (%s)", name, op.Operation, effect))
 		}
 	}
 	return tier, why
@@ -257,10 +265,21 @@ func (w *world) declare(a *agent) (boundary.Manifest, error) {
 	}
 	pin("connector", resource.KindConnector, a.spec.Connectors)
 	pin("capability", resource.KindCapability, a.spec.Capabilities)
+	pin("credential", resource.KindCredentialSource, w.credentialsOf(a))
 	pin("policy", resource.KindPolicySet, a.spec.PolicySets)
 	pin("suite", resource.KindSuite, a.spec.Suites)
 	add(boundary.Pinned, "built in", "policy.shipped", string(shippedPolicies()))
 	return boundary.New(a.name, facts)
+}
+
+// credentialsOf are the sources that an agent's capabilities lease from.
+func (w *world) credentialsOf(a *agent) []string {
+	var all []string
+	for _, c := range a.spec.Capabilities {
+		all = append(all, w.capabilities[c].Credentials...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 func shippedPolicies() action.Digest {
@@ -279,9 +298,9 @@ func (w *world) audience(name string, src *resource.CredentialSourceSpec, stage 
 	switch {
 	case spec == nil:
 		return "", fmt.Errorf("there is no connector %s", src.Connector)
-	case src.Type == resource.StaticForm && spec.SignIn == nil:
+	case src.Type == resource.SourceForm && spec.SignIn == nil:
 		return "", fmt.Errorf("connector %s does not say how to sign in", src.Connector)
-	case src.Type == resource.StaticForm:
+	case src.Type == resource.SourceForm:
 		origin = spec.SignIn.Origin
 	default:
 		use := spec.SecretUse(name)

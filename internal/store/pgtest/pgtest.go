@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/user"
@@ -46,6 +47,7 @@ type Server struct {
 
 	guard *exec.Cmd      // see watch
 	held  io.WriteCloser // its standard input
+	o     Options
 }
 
 var (
@@ -128,26 +130,40 @@ func Stop() {
 
 // URL of a database of the server.
 func (s *Server) URL(database string) string {
-	return "postgres:///" + database + "?user=sallyport&host=" + s.Dir
+	port := ""
+	if s.o.Port != 0 {
+		port = fmt.Sprintf("&port=%d", s.o.Port)
+	}
+	return "postgres:///" + database + "?user=sallyport&host=" + s.Dir + port
 }
 
 // Start makes a cluster and starts a server on it, as an unprivileged user
 // when run by root, since PostgreSQL refuses root.
-func Start() (*Server, error) { return start(nil) }
+func Start() (*Server, error) { return start(Options{}) }
+
+// Options of a server that differs.
+type Options struct {
+	Prepare func(data string) error // changes the data folder before the start
+	Args    []string                // of the server
+	Port    int                     // on 127.0.0.1 as well, and of the socket; 0 is the socket alone
+}
+
+// StartWith starts a server that differs. What Prepare writes is the server's.
+func StartWith(o Options) (*Server, error) { return start(o) }
 
 // StartStandby starts a server that believes it is a standby.
 func StartStandby() (*Server, error) {
-	return start(func(data string) error {
+	return start(Options{Prepare: func(data string) error {
 		return os.WriteFile(filepath.Join(data, "standby.signal"), nil, 0o644)
-	})
+	}})
 }
 
-func start(prepare func(data string) error) (_ *Server, err error) {
+func start(o Options) (_ *Server, err error) {
 	dir, err := os.MkdirTemp("", "pg")
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Dir: dir}
+	s := &Server{Dir: dir, o: o}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Stop())
@@ -172,9 +188,17 @@ func start(prepare func(data string) error) (_ *Server, err error) {
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("initdb: %w: %s", err, out)
 	}
-	if prepare != nil {
-		if err := prepare(data); err != nil {
+	if o.Prepare != nil {
+		if err := o.Prepare(data); err != nil {
 			return nil, err
+		}
+		if attr.Credential != nil {
+			err := filepath.WalkDir(data, func(path string, _ fs.DirEntry, err error) error {
+				return errors.Join(err, os.Lchown(path, int(attr.Credential.Uid), int(attr.Credential.Gid)))
+			})
+			if err != nil {
+				return nil, err
+			}
 		}
 	}
 	// Without Pdeathsig: it is tied to the thread, which Go may end.
@@ -199,7 +223,11 @@ rm -rf "$0"`, s.Dir)
 }
 
 func (s *Server) run() error {
-	s.cmd = exec.Command(binary("postgres"), "-D", filepath.Join(s.Dir, "data"), "-k", s.Dir, "-c", "listen_addresses=", "-c", "log_min_messages=fatal")
+	args := []string{"-D", filepath.Join(s.Dir, "data"), "-k", s.Dir, "-c", "listen_addresses=", "-c", "log_min_messages=fatal"}
+	if s.o.Port != 0 {
+		args = append(args, "-c", "listen_addresses=127.0.0.1", "-c", fmt.Sprintf("port=%d", s.o.Port))
+	}
+	s.cmd = exec.Command(binary("postgres"), append(args, s.o.Args...)...)
 	s.cmd.Dir, s.cmd.SysProcAttr = s.Dir, s.attr
 	if err := s.cmd.Start(); err != nil {
 		s.cmd = nil

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf16"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
@@ -45,8 +46,9 @@ type leased struct {
 func lend(t testing.TB, log record.Log, origin, value string) *leased {
 	t.Helper()
 	src := lease.Static{Secret: func(context.Context) ([]byte, error) { return []byte(value), nil }}
-	k := lease.New(log, unsealed{}, func() string { return "l-1" }, func(context.Context, lease.Lease) (lease.Source, error) { return src, nil })
-	l, secret, err := k.Issue(t.Context(), lease.Request{Task: gatetest.Task, Agent: gatetest.Agent, Source: "api-token", Audience: origin, Static: true})
+	k := lease.New(lease.Config{Log: log, Seal: unsealed{}, IDs: func() string { return "l-1" },
+		Find: func(context.Context, lease.Lease) (lease.Source, error) { return src, nil }})
+	l, secret, err := k.Issue(t.Context(), lease.Request{Task: gatetest.Task, Agent: gatetest.Agent, Source: "api-token", Audience: origin, Static: true, Until: time.Now().Add(time.Hour)})
 	if err != nil {
 		t.Fatal(err)
 	}
