@@ -28,7 +28,7 @@ func (i *Issuer) SignRaw(header, payload string) string {
 	b64 := base64.RawURLEncoding.EncodeToString
 	in := b64([]byte(header)) + "." + b64([]byte(payload))
 	h := sha256.Sum256([]byte(in))
-	r, s, err := ecdsa.Sign(rand.Reader, a.jwt.k, h[:])
+	r, s, err := ecdsa.Sign(rand.Reader, a.jwt.k.(*ecdsa.PrivateKey), h[:])
 	if err != nil {
 		panic(err)
 	}
@@ -51,7 +51,7 @@ func (i *Issuer) JWTPublicDER() []byte {
 	if err != nil {
 		panic(err)
 	}
-	der, err := x509.MarshalPKIXPublicKey(a.jwt.k.Public())
+	der, err := x509.MarshalPKIXPublicKey(a.jwt.public())
 	if err != nil {
 		panic(err)
 	}
@@ -64,7 +64,7 @@ func (i *Issuer) SignCert(t *x509.Certificate) (*x509.Certificate, *ecdsa.Privat
 	if err != nil {
 		panic(err)
 	}
-	return SignWith(t, a.cert, a.x509.k)
+	return SignWith(t, a.cert, a.x509.k.(*ecdsa.PrivateKey))
 }
 
 // SignWith signs any certificate with any parent.

@@ -39,7 +39,7 @@ func (i *Issuer) Keys() http.Handler {
 		}
 		set := jose.JSONWebKeySet{}
 		for _, a := range auths {
-			set.Keys = append(set.Keys, jose.JSONWebKey{Key: a.jwt.k.Public(), KeyID: a.id, Algorithm: string(jose.ES256), Use: "sig"})
+			set.Keys = append(set.Keys, jose.JSONWebKey{Key: a.jwt.public(), KeyID: a.id, Algorithm: string(jose.ES256), Use: "sig"})
 		}
 		return json.Marshal(set)
 	})

@@ -168,7 +168,7 @@ func (i *Issuer) jwtKey(ctx context.Context, kid string) (*ecdsa.PublicKey, erro
 	}
 	for _, a := range auths {
 		if kid == a.id {
-			return &a.jwt.k.PublicKey, nil
+			return a.jwt.public(), nil
 		}
 	}
 	return nil, refuse("unknown_key", "the token names no key of this trust domain")

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -153,76 +154,94 @@ func (s *workloadServer) deny(p Peer, err error) error {
 	return status.Error(codes.PermissionDenied, r.Error())
 }
 
-// FetchX509SVID streams the X.509-SVID of the caller's task, a new one at half
-// life, until the task ends.
+// FetchX509SVID streams the X.509-SVID of the caller's task until the task ends:
+// a new one at half life, and the same again when a bundle changed.
 func (s *workloadServer) FetchX509SVID(_ *workload.X509SVIDRequest, stream grpc.ServerStreamingServer[workload.X509SVIDResponse]) error {
+	var svid x509SVID
+	var renew time.Time
+	sent := ""
 	return s.repeat(stream.Context(), func(ctx context.Context, w Workload) (time.Duration, error) {
-		svid, err := s.i.issueX509(ctx, w)
-		if err != nil {
-			return 0, err
+		now := s.i.cfg.Now()
+		if fresh := !now.Before(renew); fresh {
+			var err error
+			if svid, err = s.i.issueX509(ctx, w); err != nil {
+				return 0, err
+			}
+			renew, sent = now.Add(svid.expires.Sub(now)/2), ""
 		}
-		b, err := s.i.bundle(ctx)
-		if err != nil {
-			return 0, err
+		v, err := s.i.view(ctx)
+		if err != nil || v.version == sent {
+			return renew.Sub(now), err
 		}
-		return svid.expires.Sub(s.i.cfg.Now()) / 2, stream.Send(&workload.X509SVIDResponse{Svids: []*workload.X509SVID{{
-			SpiffeId: svid.id, X509Svid: svid.cert, X509SvidKey: svid.key, Bundle: concat(b.X509Authorities()),
+		sent = v.version
+		federated := map[string][]byte{}
+		for _, b := range v.foreign {
+			federated[b.TrustDomain().IDString()] = concat(b.X509Authorities())
+		}
+		return renew.Sub(now), stream.Send(&workload.X509SVIDResponse{FederatedBundles: federated, Svids: []*workload.X509SVID{{
+			SpiffeId: svid.id, X509Svid: svid.cert, X509SvidKey: svid.key, Bundle: concat(v.own.X509Authorities()),
 		}}})
 	})
 }
 
-// FetchX509Bundles streams the trust domain's CA certificates.
+// FetchX509Bundles streams the CA certificates of the trust domain and of those
+// that it federates with.
 func (s *workloadServer) FetchX509Bundles(_ *workload.X509BundlesRequest, stream grpc.ServerStreamingServer[workload.X509BundlesResponse]) error {
-	sent := uint64(0)
-	return s.repeat(stream.Context(), func(ctx context.Context, _ Workload) (time.Duration, error) {
-		b, err := s.i.bundle(ctx)
-		if err != nil {
-			return 0, err
+	return s.bundles(stream.Context(), func(all []*spiffebundle.Bundle) error {
+		out := map[string][]byte{}
+		for _, b := range all {
+			out[b.TrustDomain().IDString()] = concat(b.X509Authorities())
 		}
-		if seq, _ := b.SequenceNumber(); seq != sent {
-			sent = seq
-			err = stream.Send(&workload.X509BundlesResponse{Bundles: map[string][]byte{s.i.td.IDString(): concat(b.X509Authorities())}})
-		}
-		return bundleEvery, err
+		return stream.Send(&workload.X509BundlesResponse{Bundles: out})
 	})
 }
 
-// FetchJWTBundles streams the trust domain's JWT keys.
+// FetchJWTBundles streams the JWT keys of the trust domain and of those that it
+// federates with.
 func (s *workloadServer) FetchJWTBundles(_ *workload.JWTBundlesRequest, stream grpc.ServerStreamingServer[workload.JWTBundlesResponse]) error {
-	sent := uint64(0)
-	return s.repeat(stream.Context(), func(ctx context.Context, _ Workload) (time.Duration, error) {
-		b, err := s.i.bundle(ctx)
-		if err != nil {
-			return 0, err
+	return s.bundles(stream.Context(), func(all []*spiffebundle.Bundle) error {
+		out := map[string][]byte{}
+		for _, b := range all {
+			doc, err := b.JWTBundle().Marshal()
+			if err != nil {
+				return err
+			}
+			out[b.TrustDomain().IDString()] = doc
 		}
-		seq, _ := b.SequenceNumber()
-		if seq == sent {
-			return bundleEvery, nil
-		}
-		doc, err := b.JWTBundle().Marshal()
-		if err != nil {
-			return 0, err
-		}
-		sent = seq
-		return bundleEvery, stream.Send(&workload.JWTBundlesResponse{Bundles: map[string][]byte{s.i.td.IDString(): doc}})
+		return stream.Send(&workload.JWTBundlesResponse{Bundles: out})
 	})
 }
 
-// repeat attests the caller, does one step, and waits as long as the step
-// says, until the caller goes, the task ends, or a step fails. The step's
-// context ends with the task.
+// bundles sends the bundles, ours first, and again when one changed.
+func (s *workloadServer) bundles(ctx context.Context, send func([]*spiffebundle.Bundle) error) error {
+	sent := ""
+	return s.repeat(ctx, func(ctx context.Context, _ Workload) (time.Duration, error) {
+		v, err := s.i.view(ctx)
+		if err != nil || v.version == sent {
+			return bundleEvery, err
+		}
+		sent = v.version
+		return bundleEvery, send(append([]*spiffebundle.Bundle{v.own}, v.foreign...))
+	})
+}
+
+// repeat attests the caller, does one step, and waits as long as the step says,
+// or until a bundle changes, until the caller goes, the task ends, or a step
+// fails. The step's context ends with the task.
 func (s *workloadServer) repeat(ctx context.Context, step func(context.Context, Workload) (time.Duration, error)) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var ended <-chan struct{}
+	var ended, changed <-chan struct{}
 	for {
 		select {
 		case <-ctx.Done():
 			return status.FromContextError(ctx.Err()).Err()
 		case <-ended:
 			return status.Error(codes.PermissionDenied, errEnded.Error())
+		case <-changed:
 		case <-timer.C:
 		}
+		changed = s.i.news.wait()
 		w, p, err := s.caller(ctx)
 		if err != nil {
 			return err
