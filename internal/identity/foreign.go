@@ -3,7 +3,6 @@ package identity
 import (
 	"context"
 	"crypto"
-	"crypto/x509"
 	"encoding/base64"
 	"slices"
 	"strings"
@@ -11,7 +10,6 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
 	"github.com/sallyport-dev/sallyport/internal/canon"
 )
@@ -24,13 +22,12 @@ var foreignAlgorithms = []jose.SignatureAlgorithm{
 // maxForeignTTL bounds the life of what others issued and is looked at here.
 const maxForeignTTL = 24 * time.Hour
 
-// Foreign is what a verified token or certificate of somebody else says.
+// Foreign is what a verified token of somebody else says.
 type Foreign struct {
 	ID      string // SPIFFE ID, or of an OIDC issuer the subject
 	Issuer  string // trust domain, or the OIDC issuer
 	Expires time.Time
-	// Claims of a token.
-	Claims map[string]canon.Value
+	Claims  map[string]canon.Value
 }
 
 // VerifyForeignJWT checks a JWT-SVID of a trust domain that this one federates
@@ -152,27 +149,4 @@ func text(v canon.Value) (string, bool) {
 		return "", false
 	}
 	return s, true
-}
-
-// VerifyForeignX509 checks an X.509-SVID of a trust domain that this one
-// federates with, leaf first.
-func (i *Issuer) VerifyForeignX509(_ context.Context, chain ...*x509.Certificate) (Foreign, error) {
-	if len(chain) == 0 || len(chain) > 4 {
-		return Foreign{}, refuse("bad_chain", "want one to four certificates")
-	}
-	id, err := x509svid.IDFromCert(chain[0])
-	if err != nil {
-		return Foreign{}, refuse("bad_subject", "the certificate has no SPIFFE ID")
-	}
-	b, err := i.trusted(id.TrustDomain())
-	if err != nil {
-		return Foreign{}, err
-	}
-	if _, _, err := x509svid.Verify(chain, b, x509svid.WithTime(i.cfg.Now())); err != nil {
-		return Foreign{}, refuse("bad_certificate", "the certificate does not verify against its trust domain")
-	}
-	if chain[0].NotAfter.Sub(i.cfg.Now()) > maxForeignTTL {
-		return Foreign{}, refuse("bad_certificate", "the certificate lives too long")
-	}
-	return Foreign{ID: id.String(), Issuer: id.TrustDomain().Name(), Expires: chain[0].NotAfter}, nil
 }

@@ -31,7 +31,7 @@ import (
 // being usable as one.
 type issuedBody struct {
 	V          int           `json:"v"`
-	Kind       string        `json:"kind"` // "x509" or "jwt"
+	Kind       string        `json:"kind"` // x509, jwt, access, txn, assertion
 	Subject    string        `json:"subject"`
 	Serial     string        `json:"serial,omitempty"`    // hex, of an X.509-SVID
 	Cert       action.Digest `json:"cert,omitempty"`      // of the DER
@@ -41,7 +41,14 @@ type issuedBody struct {
 	NotBefore  time.Time     `json:"notBefore"`
 	Expires    time.Time     `json:"expires"`
 	Selectors  []string      `json:"selectors"`
-	AttestedBy string        `json:"attestedBy"` // "workload-api" or "broker"
+	AttestedBy string        `json:"attestedBy"` // workload-api, broker, exchange, bundle-endpoint
+
+	// Of a token that was exchanged: what it may, who acts for whom, whether a
+	// key must be shown with it, and what it was exchanged from.
+	Scope   []string        `json:"scope,omitempty"`
+	Actors  []string        `json:"actors,omitempty"`
+	Bound   bool            `json:"bound,omitempty"`
+	Parents []action.Digest `json:"parents,omitempty"`
 }
 
 // x509SVID is an issued certificate and its key, which prints as a label.

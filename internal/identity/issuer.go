@@ -37,6 +37,8 @@ type Config struct {
 	// X509TTL and JWTTTL are the lives of SVIDs: DefaultTTL when zero, at most
 	// MaxTTL.
 	X509TTL, JWTTTL time.Duration
+	// Grants says what tokens of a running task can say; nil gives none.
+	Grants func(ctx context.Context, task string) (Grant, error)
 	// Signer holds the private keys; nil keeps them sealed in the store.
 	Signer *Signer
 	// Now is the clock; time.Now when nil.
@@ -63,6 +65,10 @@ type Issuer struct {
 
 	others federated
 	news   news // of every change of a bundle
+
+	issuers issuers
+	proofs  proofs
+	revoked revocations
 }
 
 // Open reads the tenant's authority, or makes it if there is none yet.
@@ -94,6 +100,9 @@ func Open(ctx context.Context, log record.Log, seal record.Sealer, live Authorit
 	}
 	i := &Issuer{log: log, seal: seal, live: live, cfg: cfg, td: td, tasks: newTasks(cfg.Now)}
 	i.denied = newRefusals(log)
+	if err := i.revoked.load(ctx, log); err != nil {
+		return nil, fmt.Errorf("%w: read revoked tokens: %w", ErrUnavailable, err)
+	}
 	if _, err := i.authorities(ctx); err != nil {
 		return nil, err
 	}

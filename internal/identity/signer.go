@@ -38,8 +38,9 @@ const signerLimit = 5 * time.Second
 type Signer struct {
 	path string
 
-	mu   sync.Mutex // one exchange at a time
-	conn net.Conn
+	mu     sync.Mutex // one exchange at a time
+	conn   net.Conn
+	client agent.ExtendedAgent // of conn; a second one on it would take its answers
 }
 
 // NewSigner names the agent's Unix socket. It is dialled when it is needed.
@@ -56,10 +57,10 @@ func (s *Signer) ask(f func(agent.Agent) error) error {
 			if err != nil {
 				return fmt.Errorf("signer: %w", err)
 			}
-			s.conn = c
+			s.conn, s.client = c, agent.NewClient(c)
 		}
 		s.conn.SetDeadline(time.Now().Add(signerLimit))
-		err := f(agent.NewClient(s.conn))
+		err := f(s.client)
 		if err == nil {
 			return nil
 		}
