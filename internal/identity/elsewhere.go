@@ -203,15 +203,15 @@ func (o *oidc) get(ctx context.Context, at string) ([]byte, error) {
 // symmetric key is a mistake that ends the trust in all.
 func parseKeys(doc []byte) (map[string]crypto.PublicKey, error) {
 	var strict map[string]canon.Value
-	var set jose.JSONWebKeySet
+	var set []jose.JSONWebKey
 	if err := canon.Unmarshal(doc, maxBundle, &strict); err != nil {
 		return nil, errors.New("the key set is not strict JSON")
 	}
-	if err := canon.Unmarshal(doc, maxBundle, &set); err != nil || len(set.Keys) > maxKeys {
+	if err := canon.Unmarshal(strict["keys"], maxBundle, &set); err != nil || len(set) > maxKeys {
 		return nil, errors.New("the key set cannot be read")
 	}
 	out := map[string]crypto.PublicKey{}
-	for _, k := range set.Keys {
+	for _, k := range set {
 		switch pub := k.Key.(type) {
 		case *ecdsa.PublicKey:
 		case *rsa.PublicKey:

@@ -47,6 +47,14 @@ func (i *Issuer) VerifyForeignJWT(ctx context.Context, token, audience string) (
 	})
 }
 
+// foreignHeader is header with the thumbprints that some issuers add and that
+// are not used.
+type foreignHeader struct {
+	header
+	X5T     string `json:"x5t,omitempty"`
+	X5TS256 string `json:"x5t#S256,omitempty"`
+}
+
 // keysOf finds whose token it claims to be, and its keys. Claims are not
 // verified yet.
 type keysOf func(claims map[string]canon.Value) (issuer string, find func(kid string) (crypto.PublicKey, bool), err error)
@@ -61,9 +69,9 @@ func (i *Issuer) verifyForeign(_ context.Context, token, audience string, keys k
 		return fail("bad_token", "the token is too long, or not in compact form")
 	}
 	parts := strings.Split(token, ".")
-	var h header
+	var h foreignHeader
 	if err := decodePart(parts[0], &h); err != nil {
-		return fail("bad_token", "the header is not strict JSON of alg, kid and typ")
+		return fail("bad_token", "the header is not strict JSON of alg, kid, typ and thumbprints")
 	}
 	if !slices.Contains(foreignAlgorithms, jose.SignatureAlgorithm(h.Algorithm)) {
 		return fail("bad_algorithm", "want an asymmetric algorithm of RFC 7518")
