@@ -260,7 +260,7 @@ func TestNoRecordNoToken(t *testing.T) {
 
 // What an exchange must not give. Each case differs from a good one in one thing.
 //
-// Threats: F4, F8 (door)
+// Threats: F4, F7, F8, F10 (authority, door)
 func TestExchangeAttacks(t *testing.T) {
 	d := newDesk(t, identity.Config{})
 	svid := d.svid("t-1")
@@ -375,6 +375,8 @@ func swapPayload(a, b string) string {
 
 // Claims that a thief of the signing key's use could try, and no more: the
 // signature is good in all of them.
+//
+// Threats: E4, F1, F2, F4, F6, F9 (door)
 func TestAccessTokenClaimAttacks(t *testing.T) {
 	d := newDesk(t, identity.Config{})
 	now := time.Now().Unix()
@@ -481,6 +483,8 @@ func with(proof ...string) func(*http.Request) {
 
 // A token that is bound to a key is worth nothing without it, and what is
 // exchanged from it stays bound (RFC 9449).
+//
+// Threats: E6, F2, F3, F6 (door)
 func TestDPoP(t *testing.T) {
 	d := newDesk(t, identity.Config{})
 	k, thief := newDPoP(t), newDPoP(t)
@@ -533,6 +537,8 @@ func TestDPoP(t *testing.T) {
 
 // The same with a certificate of mutual TLS (RFC 8705). A proxy that drops it, or
 // a header that claims it, binds nothing and opens nothing.
+//
+// Threats: E6, E9 (door)
 func TestMutualTLSBinding(t *testing.T) {
 	d := newDesk(t, identity.Config{})
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -449,7 +449,8 @@ type Federated struct {
 	Failures    int       `json:"failures,omitempty"` // in a row
 }
 
-func (i *Issuer) federations() []Federated {
+// Federations says where each federation stands.
+func (i *Issuer) Federations() []Federated {
 	i.others.mu.Lock()
 	defer i.others.mu.Unlock()
 	out := []Federated{}

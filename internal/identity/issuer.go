@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -218,6 +219,38 @@ func (i *Issuer) Rotate(ctx context.Context) error {
 			i.auths[n-1].created.Add(publishAhead).UTC().Format(time.RFC3339))
 	}
 	return i.rotate(ctx, now)
+}
+
+// Key is a published pair of signing keys.
+type Key struct {
+	ID       string    `json:"id"`
+	State    string    `json:"state"` // signing, next, retiring
+	External bool      `json:"external,omitempty"`
+	Created  time.Time `json:"created"`
+	Until    time.Time `json:"until"` // when it leaves the bundle
+}
+
+// State says where the signing keys stand, oldest first.
+func (i *Issuer) State(ctx context.Context) ([]Key, error) {
+	auths, err := i.authorities(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now, err := i.signer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := []Key{}
+	state := "retiring"
+	for _, a := range auths {
+		_, sealed := a.jwt.k.(*ecdsa.PrivateKey)
+		k := Key{ID: a.id, State: state, External: !sealed, Created: a.created, Until: a.until}
+		if a.id == now.id {
+			k.State, state = "signing", "next"
+		}
+		out = append(out, k)
+	}
+	return out, nil
 }
 
 // signer is the authority that signs now: the newest that has been published

@@ -71,10 +71,14 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 		task.Ender{Name: "leases", End: func(ctx context.Context, x task.Task) error { return t.leases.End(ctx, x.ID) }},
 	)
 	t.issuer, err = identity.Open(ctx, log, sealer, authority{t}, identity.Config{
-		TrustDomain: t.world.trustDomain, IssuerURL: s.cfg.Issuer + "/t/" + name})
+		TrustDomain: t.world.trustDomain, IssuerURL: s.cfg.Issuer + "/t/" + name, Grants: t.tokens, Signer: s.cfg.signer(name)})
 	if err != nil {
 		return nil, err
 	}
+	if err := t.trust(ctx, t.world); err != nil {
+		return nil, err
+	}
+	s.background(t.issuer.RunFederation)
 	s.background(t.leases.Run)
 	s.background(t.tasks.Run)
 	s.background(t.expire)
