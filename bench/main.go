@@ -43,7 +43,7 @@ type section struct {
 }
 
 var sections = []section{
-	{"decision", (*bench).decision}, {"policy", (*bench).policy}, {"doors", (*bench).doors}, {"protocol", (*bench).protocol}, {"memory", (*bench).memory},
+	{"decision", (*bench).decision}, {"policy", (*bench).policy}, {"doors", (*bench).doors}, {"protocol", (*bench).protocol}, {"memory", (*bench).memory}, {"identity", (*bench).identity},
 }
 
 func main() {
@@ -67,7 +67,7 @@ func exit(err error) {
 
 func run() error {
 	write := flag.String("write", "", "also write the table to this file, as Markdown")
-	only := flag.String("run", "", "measure only the sections that this expression matches: decision, policy, doors, protocol, memory")
+	only := flag.String("run", "", "measure only the sections that this expression matches: decision, policy, doors, protocol, memory, identity")
 	dir := flag.String("dir", "", "folder for scratch files; its file system is what durable writes are measured on")
 	b := &bench{}
 	flag.IntVar(&b.rounds, "rounds", 15, "rounds of every comparison")
