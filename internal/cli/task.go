@@ -108,6 +108,7 @@ or let the agent that waits for it begin.`,
 	f.StringArrayVar(&params, "param", nil, "NAME=VALUE, for each parameter of the capability")
 	f.StringVar(&requester, "requester", "", "who asks; the same as --as")
 	f.StringVar(&in.Agent, "agent", "", "agent; not needed where one has the capability")
+	f.StringVar(&in.Parent, "parent", "", "running task of which it is a part: it can do no more than that one, and ends with it")
 	f.StringVar(&stage, "stage", string(action.Production), "sandbox or production")
 	return cmd
 }

@@ -65,6 +65,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	// the task holds, the credentials last, since ending them takes the network.
 	t.tasks = task.New(log, ids("t"),
 		task.Ender{Name: "gate", End: t.endGate},
+		task.Ender{Name: "parts", End: func(ctx context.Context, x task.Task) error { return t.tasks.EndParts(ctx, x) }},
 		task.Ender{Name: "identity", End: t.endIdentity},
 		task.Ender{Name: "approvals", End: t.endApprovals},
 		task.Ender{Name: "session", End: t.endSession},
@@ -248,6 +249,11 @@ func (a authority) Live(ctx context.Context, tenant, id string) error {
 	}
 	if x.State != task.Active {
 		return fmt.Errorf("task %s is %s", id, x.State)
+	}
+	if p := x.Parent(); p != "" {
+		if err := a.Live(ctx, tenant, p); err != nil {
+			return err
+		}
 	}
 	if time.Now().After(x.Started.Add(time.Duration(x.Seconds) * time.Second)) {
 		return fmt.Errorf("the time of task %s is spent", id)
