@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -30,6 +31,8 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/server"
+	"github.com/sallyport-dev/sallyport/internal/task"
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
 
@@ -136,7 +139,7 @@ func signed(t *testing.T, key *ecdsa.PrivateKey, kid string, claims map[string]a
 // What docs/operate/identity.md says is what works: a CI system and a trust domain
 // of its own are declared with the lines of the page, a task runs, and a job and a
 // workload elsewhere get tokens for it with the page's command; when the task ends,
-// they do not.
+// they do not. A part of the task is opened meanwhile, no wider than it, and ends with it.
 func TestIdentityPage(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a browser")
@@ -263,6 +266,13 @@ func TestIdentityPage(t *testing.T) {
 			t.Errorf("%s: got %+v", who, c)
 		}
 	}
+	part := rig.Intent(action.Sandbox, "jo", "4711")
+	part.Parent = x.ID
+	y := r.OpenTask(t, part)
+	wide := rig.Intent(action.Sandbox, "ada", "4711")
+	wide.Parent = x.ID
+	_, err = r.Server.OpenTask(t.Context(), "", rig.As("dana"), wide)
+	wantProblem(t, err, "wider_than_parent")
 	if m := run(fork); m["error"] != "invalid_grant" || m["access_token"] != nil {
 		t.Errorf("a fork of the repository: got %v", m)
 	}
@@ -272,5 +282,17 @@ func TestIdentityPage(t *testing.T) {
 	rig.Wait(t, running)
 	if m := run(job); m["error"] != "invalid_grant" || m["access_token"] != nil {
 		t.Errorf("after the task: got %v", m)
+	}
+	if y, err = r.Server.Task(t.Context(), "", y.ID); err != nil || y.State != task.Revoked || y.Code != "parent_ended" || len(y.Chain) != 1 {
+		t.Errorf("the part of the task: got %s %s %v, %v", y.State, y.Code, y.Chain, err)
+	}
+	_, err = r.Server.OpenTask(t.Context(), "", rig.As("dana"), part)
+	wantProblem(t, err, "parent_not_running")
+}
+
+func wantProblem(t *testing.T, err error, code string) {
+	t.Helper()
+	if p, ok := errors.AsType[*server.Problem](err); !ok || p.Code != code {
+		t.Errorf("got %v, want %s", err, code)
 	}
 }
