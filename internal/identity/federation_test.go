@@ -158,6 +158,17 @@ func TestFederation(t *testing.T) {
 	if err != nil || s.ID.String() != "spiffe://partner.example/agent/helpdesk/task/t-1" {
 		t.Errorf("token of the partner: got %v, %v", s, err)
 	}
+	c, err := workloadapi.New(t.Context(), workloadapi.WithAddr("unix://"+p.a.serve(t, as(aWorkload()))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if s, err := c.ValidateJWTSVID(t.Context(), tok.Marshal(), aud); err != nil || s.ID.String() != "spiffe://partner.example/agent/helpdesk/task/t-1" {
+		t.Errorf("validated over our socket: got %v, %v", s, err)
+	}
+	if _, err := c.ValidateJWTSVID(t.Context(), tok.Marshal(), "somebody.else"); err == nil {
+		t.Error("validated for another audience")
+	}
 	// The keys change at the partner: its next bundle has them, and the stream of
 	// our workload brings them without a new connection.
 	if err := p.b.issuer.Rotate(t.Context()); err != nil {

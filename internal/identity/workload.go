@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
@@ -300,18 +302,39 @@ func (s *workloadServer) FetchJWTSVID(ctx context.Context, r *workload.JWTSVIDRe
 	return &workload.JWTSVIDResponse{Svids: []*workload.JWTSVID{{SpiffeId: id, Svid: t.Reveal()}}}, nil
 }
 
-// ValidateJWTSVID verifies a JWT-SVID of this trust domain.
+// ValidateJWTSVID verifies a JWT-SVID of this trust domain, or of one that it
+// federates with.
 func (s *workloadServer) ValidateJWTSVID(ctx context.Context, r *workload.ValidateJWTSVIDRequest) (*workload.ValidateJWTSVIDResponse, error) {
 	_, p, err := s.caller(ctx)
 	if err != nil {
 		return nil, err
 	}
-	sub, c, err := s.i.verifyJWT(ctx, r.Svid, r.Audience)
+	id, st, err := s.i.validate(ctx, r.Svid, r.Audience)
 	if err != nil {
 		if _, ok := errors.AsType[*Refusal](err); ok {
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
 		return nil, s.deny(p, err)
+	}
+	return &workload.ValidateJWTSVIDResponse{SpiffeId: id, Claims: st}, nil
+}
+
+func (i *Issuer) validate(ctx context.Context, svid, audience string) (string, *structpb.Struct, error) {
+	if sub := subjectUnverified(svid); strings.HasPrefix(sub, "spiffe://") && !strings.HasPrefix(sub, i.td.IDString()+"/") {
+		f, err := i.VerifyForeignJWT(ctx, svid, audience)
+		if err != nil {
+			return "", nil, err
+		}
+		b, err := canon.Marshal(f.Claims)
+		if err != nil {
+			return "", nil, err
+		}
+		st := &structpb.Struct{}
+		return f.ID, st, st.UnmarshalJSON(b)
+	}
+	sub, c, err := i.verifyJWT(ctx, svid, audience)
+	if err != nil {
+		return "", nil, err
 	}
 	aud := make([]any, len(c.Audience))
 	for n, a := range c.Audience {
@@ -320,8 +343,5 @@ func (s *workloadServer) ValidateJWTSVID(ctx context.Context, r *workload.Valida
 	st, err := structpb.NewStruct(map[string]any{
 		"iss": c.Issuer, "sub": c.Subject, "aud": aud, "exp": c.Expires, "iat": c.IssuedAt, "jti": c.ID,
 	})
-	if err != nil {
-		return nil, s.deny(p, err)
-	}
-	return &workload.ValidateJWTSVIDResponse{SpiffeId: sub.ID, Claims: st}, nil
+	return sub.ID, st, err
 }
