@@ -118,7 +118,7 @@ func (e *env) showTask(x task.Task) error {
 		pairs(w, "task", x.ID, "state", string(x.State), "agent", x.Agent, "capability", x.Capability, "parameters", paramsOf(x.Params),
 			"stage", string(x.Stage), "tier", x.Tier, "requester", x.Requester, "certification", x.Certification, "suite", x.Suite,
 			"boundary", string(x.BoundaryDigest), "grant", string(x.GrantDigest),
-			"opened", at(x.Opened), "started", at(x.Started), "ended", at(x.Ended), "code", x.Code, "why", x.Why, "by", x.By)
+			"part of", strings.Join(x.Chain, ", "), "opened", at(x.Opened), "started", at(x.Started), "ended", at(x.Ended), "code", x.Code, "why", x.Why, "by", x.By)
 		if x.State == task.Proposed {
 			io.WriteString(w, "\nnext: sallyport run --task "+x.ID+" -- COMMAND\n")
 		}

@@ -132,7 +132,7 @@ func (i *Issuer) subject(ctx context.Context, r Request) (order, error) {
 		return order{}, err
 	}
 	o, err := i.root(ctx, Workload{Tenant: i.log.Tenant(), Agent: s.Agent, Task: s.Task})
-	o.subject, o.client, o.notAfter = s.ID, s.ID, o.grant.Until
+	o.subject, o.client, o.notAfter = s.ID, s.ID, s.Expires
 	o.selectors = []string{"exchange:jwt-svid", "launch:task:" + s.Task}
 	return o, err
 }

@@ -440,7 +440,7 @@ func TestAccessTokenClaimAttacks(t *testing.T) {
 // dpopKey makes proofs.
 type dpopKey struct{ k *ecdsa.PrivateKey }
 
-func newDPoP(t *testing.T) dpopKey {
+func newDPoP(t testing.TB) dpopKey {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -455,7 +455,7 @@ func (k dpopKey) jwk() map[string]any {
 	return map[string]any{"kty": "EC", "crv": "P-256", "x": b(p[1:33]), "y": b(p[33:])}
 }
 
-func (k dpopKey) sign(t *testing.T, head, claims map[string]any) string {
+func (k dpopKey) sign(t testing.TB, head, claims map[string]any) string {
 	t.Helper()
 	in := b64(encode(t, head)) + "." + b64(encode(t, claims))
 	sum := sha256.Sum256([]byte(in))
@@ -469,7 +469,7 @@ func (k dpopKey) sign(t *testing.T, head, claims map[string]any) string {
 	return in + "." + base64.RawURLEncoding.EncodeToString(sig)
 }
 
-func (k dpopKey) proof(t *testing.T, htu string, change map[string]any, head map[string]any) string {
+func (k dpopKey) proof(t testing.TB, htu string, change map[string]any, head map[string]any) string {
 	h := map[string]any{"typ": "dpop+jwt", "alg": "ES256", "jwk": k.jwk()}
 	maps.Copy(h, head)
 	c := map[string]any{"jti": rand.Text(), "htm": "POST", "htu": htu, "iat": time.Now().Unix()}

@@ -9,6 +9,8 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"os"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 const (
@@ -124,4 +126,22 @@ func (i *Issuer) Secrets() []any {
 		a.jwt, a.x509, pkcs8(secret), Token{&secret}, struct{ t Token }{Token{&secret}},
 		x509SVID{key: pkcs8(secret)}, &x509SVID{key: pkcs8(secret)},
 	}
+}
+
+// CheckProof verifies a DPoP proof and spends it.
+func (i *Issuer) CheckProof(proof, method, htu string) (jkt string, err error) {
+	s, err := i.checkProof(proof, method, htu)
+	if err != nil {
+		return "", err
+	}
+	return s.jkt, i.proofs.spend(s, i.cfg.Now())
+}
+
+// ParseBundle reads a bundle of another trust domain.
+func ParseBundle(td string, doc []byte) (x509, jwt int, err error) {
+	b, err := parseBundle(spiffeid.RequireTrustDomainFromString(td), doc)
+	if err != nil {
+		return 0, 0, err
+	}
+	return len(b.X509Authorities()), len(b.JWTAuthorities()), nil
 }

@@ -157,27 +157,28 @@ func (f Federation) Check(own string) (field, problem string) {
 func (i *Issuer) Federate(ctx context.Context, all []Federation) error {
 	i.others.mu.Lock()
 	defer i.others.mu.Unlock()
-	next := map[string]*foreign{}
+	before := i.others.by
+	// What was taken back is gone whatever becomes of the rest.
+	i.others.by = map[string]*foreign{}
+	defer i.others.wake.tell()
+	defer i.news.tell()
+	var errs []error
 	for _, f := range all {
 		if field, problem := f.Check(i.td.Name()); field != "" {
-			return fmt.Errorf("federation with %q: %s: %s", f.TrustDomain, field, problem)
-		}
-		d, err := canon.DigestOf(f)
-		if err != nil {
-			return err
-		}
-		if old := i.others.by[f.TrustDomain]; old != nil && old.declared == d {
-			next[f.TrustDomain] = old
+			errs = append(errs, fmt.Errorf("federation with %q: %s: %s", f.TrustDomain, field, problem))
 			continue
 		}
-		if next[f.TrustDomain], err = i.foreign(ctx, f, d); err != nil {
-			return err
+		d, err := canon.DigestOf(f)
+		x := before[f.TrustDomain]
+		if err == nil && (x == nil || x.declared != d) {
+			x, err = i.foreign(ctx, f, d)
 		}
+		if err == nil {
+			i.others.by[f.TrustDomain] = x
+		}
+		errs = append(errs, err)
 	}
-	i.others.by = next
-	i.news.tell()
-	i.others.wake.tell()
-	return nil
+	return errors.Join(errs...)
 }
 
 // foreign opens what is kept of a declaration, or starts with the bundle in it.

@@ -19,7 +19,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
-func get(t *testing.T, h http.Handler) []byte {
+func get(t testing.TB, h http.Handler) []byte {
 	t.Helper()
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))

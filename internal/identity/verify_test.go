@@ -33,7 +33,7 @@ func goodClaims() map[string]any {
 	return map[string]any{"iss": issuerURL, "sub": wantID, "aud": aud, "iat": now, "exp": now + 300, "jti": "j"}
 }
 
-func encode(t *testing.T, v any) string {
+func encode(t testing.TB, v any) string {
 	t.Helper()
 	b, err := json.Marshal(v)
 	if err != nil {

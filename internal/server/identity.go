@@ -28,7 +28,7 @@ func (w *world) identities(spec *resource.TenantSpec) error {
 			field, problem = "trustDomain", "is declared before"
 		}
 		if field != "" {
-			return fmt.Errorf("Tenant: spec.federatesWith[%d].%s: %s", i, field, problem)
+			return fmt.Errorf("tenant: spec.federatesWith[%d].%s: %s", i, field, problem)
 		}
 		seen[f.TrustDomain] = true
 		w.federations = append(w.federations, x)
@@ -40,7 +40,7 @@ func (w *world) identities(spec *resource.TenantSpec) error {
 			field, problem = "issuer", "is declared before"
 		}
 		if field != "" {
-			return fmt.Errorf("Tenant: spec.issuers[%d].%s: %s", i, field, problem)
+			return fmt.Errorf("tenant: spec.issuers[%d].%s: %s", i, field, problem)
 		}
 		seen[o.Issuer] = true
 		w.issuers = append(w.issuers, x)
