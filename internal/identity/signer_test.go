@@ -43,7 +43,13 @@ func sshAgent(t *testing.T, env ...string) (string, func()) {
 	}
 	end := func() { cmd.Process.Kill(); cmd.Wait() }
 	t.Cleanup(end)
-	await(t, "the agent's socket", func() bool { _, err := os.Stat(sock); return err == nil })
+	await(t, "the agent's socket", func() bool {
+		c, err := net.Dial("unix", sock)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
 	return sock, end
 }
 
