@@ -81,6 +81,11 @@ func (e *evaluation) identity(l *life, r identityRecord) string {
 		return "lives for " + age(r.Expires.Sub(r.NotBefore)) + "; the " + e.tier() + " tier allows " + age(maxIdentity[e.tier()])
 	case of != l.ID || binary == "" && !derived:
 		return "was issued without attestation by launch"
+	case exchanged && !slices.ContainsFunc(l.identities, func(o identityRecord) bool {
+		_, own := selector(o.Selectors, "launch:binary:")
+		return own && o.seq < r.seq
+	}):
+		return "was exchanged for an identity that is not on record"
 	case len(l.attested) == 0 || l.attested[0].seq > r.seq:
 		return "was issued before the process was attested"
 	case !l.over.time.IsZero() && r.seq > l.over.seq:
