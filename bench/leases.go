@@ -136,7 +136,9 @@ func (b *bench) endMany(ctx context.Context, src *postgres.Source) (err error) {
 		return err
 	}
 	b.add(row{fmt.Sprintf("%d tasks with a lease, all denied at the gate", n), short(denied), "", "", "under 100 ms", denied < 100*time.Millisecond})
-	took, err := timed(func() error { return inParallel(leaseEnders, n, func(i int) error { return k.End(ctx, callerTask(i)) }) })
+	took, err := timed(func() error {
+		return inParallel(leaseEnders, n, func(i int) error { return k.End(ctx, callerTask(i)) })
+	})
 	if err != nil {
 		return err
 	}

@@ -118,6 +118,8 @@ func skSign(t *testing.T, priv ed25519.PrivateKey, msg []byte, flags byte) (key 
 // TestSecurityKeyFlags: a signature that a program made the key give without a
 // touch does not count (shape of CVE-2026-39831), nor one without a PIN where
 // it is asked for.
+//
+// Threats: E10 (approval)
 func TestSecurityKeyFlags(t *testing.T) {
 	_, priv, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

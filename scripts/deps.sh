@@ -3,7 +3,7 @@
 #
 #   scripts/deps.sh browser   Chromium's headless shell and a font: up, demo
 #   scripts/deps.sh           the same, Chromium itself, PostgreSQL, the OpenSSH
-#                             client, FUSE, Node.js and npm: what the tests run for real
+#                             client, FUSE, SoftHSM, Node.js and npm: what the tests run for real
 #
 # Says nothing and changes nothing when everything is there. Exit status: 0 all
 # there, 2 something is missing and could not be installed (what to do is said).
@@ -38,6 +38,7 @@ have_node() {
 		node -e 'process.exit(parseInt(process.versions.node) >= 18 ? 0 : 1)' >/dev/null 2>&1
 }
 have_ip() { PATH=$PATH:/usr/sbin:/sbin command -v ip >/dev/null; }
+have_softhsm() { command -v softhsm2-util >/dev/null; }
 have_ssh() { command -v ssh-keygen >/dev/null && command -v ssh-agent >/dev/null; }
 
 missing() {
@@ -50,6 +51,7 @@ missing() {
 	have_ip || echo ip
 	have_fuse || echo fuse
 	have_node || echo node
+	have_softhsm || echo softhsm
 }
 
 need=$(missing | tr '\n' ' ')
@@ -68,6 +70,7 @@ fail() {
 		ssh) echo "  missing: the OpenSSH client (for tests)" ;;
 		ip) echo "  missing: ip, of iproute2 (for tests)" ;;
 		node) echo "  missing: Node.js 18 or later in /usr/bin or /usr/local/bin, and npm (for tests)" ;;
+		softhsm) echo "  missing: SoftHSM 2 (for tests)" ;;
 		fuse) echo "  missing: fusermount3, and read and write access to /dev/fuse (for tests by who is not root)" ;;
 		esac
 	done >&2
@@ -90,6 +93,15 @@ packages() {
 	pacman:postgres) echo postgresql ;; pacman:fuse) echo fuse3 ;; pacman:ssh) echo openssh ;; pacman:node) echo nodejs npm ;; pacman:ip) echo iproute2 ;;
 	zypper:shell | zypper:full) echo chromium ;; zypper:font) echo dejavu-fonts liberation-fonts ;;
 	zypper:postgres) echo postgresql-server ;; zypper:fuse) echo fuse3 ;; zypper:ssh) echo openssh-clients ;; zypper:node) echo nodejs20 npm20 ;; zypper:ip) echo iproute2 ;;
+	apt-get:postgres) echo postgresql ;; apt-get:fuse) echo fuse3 ;; apt-get:ssh) echo openssh-client ;; apt-get:node) echo nodejs npm ;; apt-get:softhsm) echo softhsm2 ;;
+	dnf:shell) echo chromium-headless ;; dnf:full) echo chromium ;; dnf:font) echo dejavu-sans-fonts liberation-sans-fonts ;;
+	dnf:postgres) echo postgresql-server ;; dnf:fuse) echo fuse3 ;; dnf:ssh) echo openssh-clients ;; dnf:node) echo nodejs npm ;; dnf:softhsm) echo softhsm ;;
+	apk:shell) echo chromium-headless-shell ;; apk:full) echo chromium ;; apk:font) echo font-dejavu font-liberation ;;
+	apk:postgres) echo postgresql ;; apk:fuse) echo fuse3 ;; apk:ssh) echo openssh-client openssh-keygen ;; apk:node) echo nodejs npm ;; apk:softhsm) echo softhsm ;;
+	pacman:shell | pacman:full) echo chromium ;; pacman:font) echo ttf-dejavu ttf-liberation ;;
+	pacman:postgres) echo postgresql ;; pacman:fuse) echo fuse3 ;; pacman:ssh) echo openssh ;; pacman:node) echo nodejs npm ;; pacman:softhsm) echo softhsm ;;
+	zypper:shell | zypper:full) echo chromium ;; zypper:font) echo dejavu-fonts liberation-fonts ;;
+	zypper:postgres) echo postgresql-server ;; zypper:fuse) echo fuse3 ;; zypper:ssh) echo openssh-clients ;; zypper:node) echo nodejs20 npm20 ;; zypper:softhsm) echo softhsm ;;
 	esac
 }
 

@@ -12,7 +12,9 @@
 //   - Every refusal is {"code","reason","next"}. A fault of the boundary itself
 //     is status 500 with a number that stands in the server's log beside the
 //     cause; the cause is not sent.
-//   - The TCP address changes nothing and serves no record: only what is public.
+//   - The TCP address serves no record and decides nothing: what is public, and
+//     the token endpoints, which give and end tokens of running tasks to those
+//     whom package identity verifies.
 //
 // Not trusted: callers beyond their uid, and every page that a browser on this
 // machine shows (Host is checked; no CORS).

@@ -161,6 +161,8 @@ func rolesRefused(t *testing.T, r *apitest.Rig) {
 	for name, f := range map[string]func() error{
 		"task_by_owner":      func() error { _, err := r.As("mara").OpenTask(ctx, server.Intent{Capability: "reset-mfa"}); return err },
 		"secret_by_approver": func() error { return r.As("ines").PutSecret(ctx, "provider-key", []byte("x")) },
+		"rotate_by_owner":    func() error { _, err := r.As("mara").RotateKeys(ctx); return err },
+		"refresh_by_auditor": func() error { _, err := r.As("lin").RefreshBundles(ctx); return err },
 		"close_by_auditor":   func() error { _, err := r.As("lin").CloseTask(ctx, "x"); return err },
 	} {
 		t.Run(name, func(t *testing.T) { wantRefusal(t, f(), "role_missing", http.StatusForbidden) })

@@ -24,6 +24,9 @@ func (a *api) publicHandler(issuer string) http.Handler {
 	a.document(mux, "/t/{tenant}/.well-known/openid-configuration", a.s.Discovery)
 	a.document(mux, "/t/{tenant}/keys", a.s.Keys)
 	a.document(mux, "/t/{tenant}/bundle", a.s.Bundle)
+	a.oauth(mux, "/t/{tenant}/token", a.s.Token)
+	a.oauth(mux, "/t/{tenant}/introspect", a.s.Introspection)
+	a.oauth(mux, "/t/{tenant}/revoke", a.s.Revocation)
 	a.document(mux, "/log/{tenant}/checkpoint", a.s.Tiles)
 	a.document(mux, "/log/{tenant}/tile/", a.s.Tiles)
 	mux.HandleFunc("GET /log/{tenant}/tile/entries/", func(w http.ResponseWriter, r *http.Request) {
@@ -48,6 +51,24 @@ func (a *api) document(mux *http.ServeMux, pattern string, get func(string) (htt
 		}
 		if strings.HasPrefix(pattern, "/log/") {
 			h = http.StripPrefix("/log/"+tenant, h)
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// oauth serves an endpoint that takes and gives tokens: over TLS, or to this
+// machine, where a proxy may have ended the TLS.
+func (a *api) oauth(mux *http.ServeMux, pattern string, get func(string) (http.Handler, error)) {
+	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		host, _, _ := net.SplitHostPort(r.RemoteAddr)
+		if ip := net.ParseIP(host); r.TLS == nil && (ip == nil || !ip.IsLoopback()) {
+			answer(w, http.StatusForbidden, &server.Problem{Code: "tls_required", Reason: "tokens are given over TLS", Next: "start the server with --tls-cert and --tls-key"})
+			return
+		}
+		h, err := get(r.PathValue("tenant"))
+		if err != nil {
+			a.refuse(w, r, err)
+			return
 		}
 		h.ServeHTTP(w, r)
 	})

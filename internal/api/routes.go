@@ -45,6 +45,9 @@ func (a *api) handler() http.Handler {
 	a.handle(mux, "GET "+v1+"readiness/{agent}", func(c *call) (any, error) {
 		return a.s.Readiness(c.Context(), c.tenant, c.PathValue("agent"), c.URL.Query().Get("probe") == "true")
 	}, "probe")
+	a.handle(mux, "GET "+v1+"identity", func(c *call) (any, error) { return a.s.Identity(c.Context(), c.tenant) })
+	a.handle(mux, "POST "+v1+"identity/rotate", func(c *call) (any, error) { return a.s.RotateKeys(detached(c), c.tenant, c.caller) })
+	a.handle(mux, "POST "+v1+"identity/refresh", func(c *call) (any, error) { return a.s.RefreshBundles(c.Context(), c.tenant, c.caller) })
 	a.ledgerRoutes(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusNotFound, notFound("no_such_route", "there is no "+r.Method+" "+r.URL.Path, "see the documentation of the API"))

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,6 +26,11 @@ type Config struct {
 	People string
 	// Listen is the TCP address of what is public; empty serves none.
 	Listen string
+	// TLSCert and TLSKey are PEM files with which Listen is served over TLS. A
+	// client certificate is asked for and binds tokens; it is never needed.
+	TLSCert, TLSKey string
+	// Bundles are TCP addresses of https_spiffe bundle endpoints, by tenant.
+	Bundles map[string]string
 	// Issuer is the base URL under which others reach Listen. Its host name is
 	// accepted beside IP addresses and localhost.
 	Issuer string
@@ -79,6 +85,11 @@ func (f *Faces) open(ctx context.Context, a *api, c Config) error {
 		return err
 	}
 	f.wg.Go(func() { a.serveLaunch(ctx, f.launch) })
+	for tenant, addr := range c.Bundles {
+		if err := f.bundle(ctx, a, tenant, addr); err != nil {
+			return fmt.Errorf("bundle endpoint of %s: %w", tenant, err)
+		}
+	}
 	if c.Listen == "" {
 		return nil
 	}
@@ -87,7 +98,39 @@ func (f *Faces) open(ctx context.Context, a *api, c Config) error {
 		return fmt.Errorf("listen address: %w", err)
 	}
 	f.addr = tcp.Addr().String()
+	if c.TLSCert != "" {
+		cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+		if err != nil {
+			tcp.Close()
+			return fmt.Errorf("listen address: %w", err)
+		}
+		tcp = tls.NewListener(tcp, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert})
+	}
 	f.http(ctx, a, tcp, a.publicHandler(c.Issuer), nil)
+	return nil
+}
+
+// bundle serves a tenant's bundle under https_spiffe, and nothing else. The
+// tenant must exist: it is its own issuer that proves the endpoint.
+func (f *Faces) bundle(ctx context.Context, a *api, tenant, addr string) error {
+	conf, err := a.s.BundleTLS(tenant)
+	if err != nil {
+		return err
+	}
+	tcp, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /t/"+tenant+"/bundle", func(w http.ResponseWriter, r *http.Request) {
+		h, err := a.s.Bundle(tenant)
+		if err != nil {
+			a.refuse(w, r, err)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+	f.http(ctx, a, tls.NewListener(tcp, conf), mux, nil)
 	return nil
 }
 

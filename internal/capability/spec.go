@@ -17,6 +17,7 @@ package capability
 import (
 	"fmt"
 	"maps"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -39,7 +40,9 @@ type Spec struct {
 	Budgets  Budgets  `json:"budgets"`
 	// Credentials are the credential sources that a task may lease from.
 	Credentials []string `json:"credentials,omitempty"`
-	Holds       []Hold   `json:"holds,omitempty"`
+	// Audiences are whom tokens of a task may be for; none means no tokens.
+	Audiences []string `json:"audiences,omitempty"`
+	Holds     []Hold   `json:"holds,omitempty"`
 	// Labels says what a label on the task forbids or holds from then on.
 	Labels []LabelRule `json:"labels,omitempty"`
 }
@@ -164,6 +167,7 @@ func (s *Spec) Validate(name string, report func(path, problem string)) {
 		}
 	}
 	c.budgets()
+	c.audiences()
 	c.holds(ops)
 	for i, l := range s.Labels {
 		if _, err := action.ParseEffect(string(l.Reach)); err != nil {
@@ -243,6 +247,20 @@ func (c checker) budgets() {
 		if !operationForm.MatchString(op) || b.PerOperation[op] < 1 {
 			c.bad("budgets.perOperation."+op, "want an operation and at least 1")
 		}
+	}
+}
+
+func (c checker) audiences() {
+	seen := map[string]bool{}
+	for i, a := range c.spec.Audiences {
+		u, err := url.Parse(a)
+		switch at := fmt.Sprintf("audiences[%d]", i); {
+		case err != nil || u.Scheme != "https" && u.Scheme != "spiffe" || u.Host == "" || u.User != nil || u.Fragment != "" || u.String() != a || len(a) > 255:
+			c.bad(at, "want https://host/path or a SPIFFE ID")
+		case seen[a]:
+			c.bad(at, "is given twice")
+		}
+		seen[a] = true
 	}
 }
 

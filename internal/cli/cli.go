@@ -42,7 +42,7 @@ const (
 func commands() []func(*env) *cobra.Command {
 	return []func(*env) *cobra.Command{
 		upCommand, applyCommand, getCommand, taskCommand, runCommand, approvalsCommand, approveCommand, rejectCommand,
-		revokeCommand, certifyCommand, secretCommand, leaseCommand, ledgerCommand, policyCommand, doctorCommand, readinessCommand, verifyCommand, demoCommand, estateCommand, versionCommand,
+		revokeCommand, certifyCommand, secretCommand, identityCommand, leaseCommand, ledgerCommand, policyCommand, doctorCommand, readinessCommand, verifyCommand, demoCommand, estateCommand, versionCommand,
 	}
 }
 

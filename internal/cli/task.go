@@ -108,6 +108,7 @@ or let the agent that waits for it begin.`,
 	f.StringArrayVar(&params, "param", nil, "NAME=VALUE, for each parameter of the capability")
 	f.StringVar(&requester, "requester", "", "who asks; the same as --as")
 	f.StringVar(&in.Agent, "agent", "", "agent; not needed where one has the capability")
+	f.StringVar(&in.Parent, "parent", "", "running task of which it is a part: it can do no more than that one, and ends with it")
 	f.StringVar(&stage, "stage", string(action.Production), "sandbox or production")
 	return cmd
 }
@@ -117,7 +118,7 @@ func (e *env) showTask(x task.Task) error {
 		pairs(w, "task", x.ID, "state", string(x.State), "agent", x.Agent, "capability", x.Capability, "parameters", paramsOf(x.Params),
 			"stage", string(x.Stage), "tier", x.Tier, "requester", x.Requester, "certification", x.Certification, "suite", x.Suite,
 			"boundary", string(x.BoundaryDigest), "grant", string(x.GrantDigest),
-			"opened", at(x.Opened), "started", at(x.Started), "ended", at(x.Ended), "code", x.Code, "why", x.Why, "by", x.By)
+			"part of", strings.Join(x.Chain, ", "), "opened", at(x.Opened), "started", at(x.Started), "ended", at(x.Ended), "code", x.Code, "why", x.Why, "by", x.By)
 		if x.State == task.Proposed {
 			io.WriteString(w, "\nnext: sallyport run --task "+x.ID+" -- COMMAND\n")
 		}

@@ -24,7 +24,8 @@ func onlyLog(l *slog.Logger) {
 }
 
 func upCommand(e *env) *cobra.Command {
-	var listen, people, store, issuer string
+	var listen, people, store, issuer, tlsCert, tlsKey string
+	var bundles, signers map[string]string
 	var hold time.Duration
 	var warm int
 	cmd := &cobra.Command{
@@ -49,18 +50,25 @@ is made new; one that has state but no root key is refused.`,
 					return usage("--listen: %v", err)
 				} else if port != "0" {
 					issuer = "http://" + listen
+					if tlsCert != "" {
+						issuer = "https://" + listen
+					}
 				}
+			}
+			if (tlsCert == "") != (tlsKey == "") {
+				return usage("want --tls-cert and --tls-key, or neither")
 			}
 			log := slog.New(slog.NewTextHandler(e.err, nil))
 			onlyLog(log)
 			ctx := cmd.Context()
 			fmt.Fprintln(e.out, "starting: what this machine can contain is tried first")
-			s, err := server.Open(ctx, server.Config{Data: e.data, Store: store, Issuer: issuer, HoldLimit: hold, WarmBrowsers: warm, Log: log})
+			s, err := server.Open(ctx, server.Config{Data: e.data, Store: store, Issuer: issuer, HoldLimit: hold, WarmBrowsers: warm, Signers: signers, Log: log})
 			if err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, s.Close()) }()
-			f, err := api.Serve(s, api.Config{Data: e.data, People: people, Listen: listen, Issuer: issuer, Log: log})
+			f, err := api.Serve(s, api.Config{Data: e.data, People: people, Listen: listen, Issuer: issuer, TLSCert: tlsCert, TLSKey: tlsKey,
+				Bundles: bundles, Log: log})
 			if err != nil {
 				return err
 			}
@@ -70,7 +78,11 @@ is made new; one that has state but no root key is refused.`,
 				fmt.Fprintf(e.out, "  people  %s\n", people)
 			}
 			if f.Addr() != "" {
-				fmt.Fprintf(e.out, "  public  http://%s\n", f.Addr())
+				scheme := "http"
+				if tlsCert != "" {
+					scheme = "https"
+				}
+				fmt.Fprintf(e.out, "  public  %s://%s\n", scheme, f.Addr())
 			}
 			fmt.Fprintln(e.out, "  stop    Ctrl-C")
 			<-ctx.Done()
@@ -83,6 +95,10 @@ is made new; one that has state but no root key is refused.`,
 	f.StringVar(&people, "people", "", "path of a second socket, open to every local user who is a Person of a tenant")
 	f.StringVar(&store, "store", "", "postgres://... instead of the store in --data")
 	f.StringVar(&issuer, "issuer", "", "base URL under which others reach --listen; default http:// and its address")
+	f.StringVar(&tlsCert, "tls-cert", "", "PEM certificate chain with which --listen is served over TLS")
+	f.StringVar(&tlsKey, "tls-key", "", "PEM private key of --tls-cert")
+	f.StringToStringVar(&bundles, "bundle-listen", nil, "TENANT=ADDR: serve the tenant's SPIFFE bundle under https_spiffe too")
+	f.StringToStringVar(&signers, "signer", nil, "TENANT=SOCKET: an SSH agent that holds the tenant's signing keys, e.g. in a PKCS #11 token")
 	f.DurationVar(&hold, "hold-limit", 10*time.Minute, "how long an action waits for people at most")
 	f.IntVar(&warm, "warm-browsers", 0, "browsers that wait, started, for the next task; each costs the memory of a Chromium")
 	return cmd

@@ -19,6 +19,7 @@ type Decided struct {
 	Tier     string          `json:"tier"`
 	Labels   []string        `json:"labels,omitempty"`   // on the task when it was decided
 	Approval string          `json:"approval,omitempty"` // the hold that was approved
+	Chain    []string        `json:"chain,omitempty"`    // the tasks above, nearest first
 }
 
 // Outcome is the body of an action.outcome record.
@@ -70,7 +71,7 @@ func (g *Gate) Act(ctx context.Context, a action.Action, blobs []record.Blob, d 
 		return res
 	}
 
-	body := Decided{Action: a, Decision: dec, Stage: r.Stage, Tier: r.Tier, Labels: facts.Labels}
+	body := Decided{Action: a, Decision: dec, Stage: r.Stage, Tier: r.Tier, Labels: facts.Labels, Chain: r.chain()}
 	draft := record.Draft{Type: "action.decided", Task: r.Task, Agent: r.Agent, Actor: actor(a), Body: body, Blobs: blobs}
 	if hold != nil {
 		body.Approval = hold.ID()
@@ -124,24 +125,27 @@ func dispatch(ctx context.Context, d Dispatch, p Permit) (out action.Outcome) {
 // allow is counted at once, so that two attempts cannot both be the last that a
 // budget lets through.
 func (r *running) decide(now time.Time, a action.Action, turn, approved bool) (action.Decision, Facts) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	line := r.line()
+	for _, x := range line {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+	}
 	f := Facts{Action: a, Stage: r.Stage, Tier: r.Tier, Params: r.Params, Labels: slices.Clone(r.labels), Counts: r.counts}
 	if d := wellFormed(a); d != nil {
 		return *d, f
 	}
-	if r.ended != nil {
-		return *r.ended, f
+	for _, x := range line {
+		if x.ended != nil {
+			return *x.ended, f
+		}
 	}
 	if !turn {
 		return outOfTurn(a), f
 	}
-	if !now.Before(r.Deadline) {
-		return action.Denied(action.LayerAuthority, "task_time_spent", "the task's time is spent", "close the task and open a new one"), f
-	}
-	if r.passed >= r.MaxActions {
-		return action.Denied(action.LayerAuthority, "budget_spent",
-			fmt.Sprintf("the task's budget of %d actions is spent", r.MaxActions), "close the task and open a new one"), f
+	for _, x := range line {
+		if d := x.spent(now); d != nil {
+			return *d, f
+		}
 	}
 	err := r.Certified()
 	f.Certified = err == nil
@@ -149,18 +153,17 @@ func (r *running) decide(now time.Time, a action.Action, turn, approved bool) (a
 		return action.Denied(action.LayerAuthority, "no_certification", err.Error(), "re-certify the agent: sallyport certify "+r.Agent), f
 	}
 	d := r.Policy.Decide(f)
+	for _, x := range line[1:] {
+		d = x.above(d, f)
+	}
 	f.Counts = nil // shared with the task; not for use outside the lock
 	if d.Verdict == action.Hold && approved {
 		d.Verdict, d.Code = action.Allow, CodeApproved
 	}
 	switch d.Verdict {
 	case action.Allow:
-		r.passed++
-		r.counts[a.Operation]++
-		for _, l := range a.Labels {
-			if i, ok := slices.BinarySearch(r.labels, l); !ok {
-				r.labels = slices.Insert(r.labels, i, l)
-			}
+		for _, x := range line {
+			x.count(a)
 		}
 	case action.Hold:
 	default: // the zero value and anything unknown
@@ -172,10 +175,12 @@ func (r *running) decide(now time.Time, a action.Action, turn, approved bool) (a
 // release gives back what decide reserved for an action that was not recorded.
 // Labels stay: they only ever narrow.
 func (r *running) release(a action.Action) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.passed--
-	r.counts[a.Operation]--
+	for _, x := range r.line() {
+		x.mu.Lock()
+		x.passed--
+		x.counts[a.Operation]--
+		x.mu.Unlock()
+	}
 }
 
 // wellFormed is layer form.
@@ -306,7 +311,7 @@ func (g *Gate) refuse(ctx context.Context, r *running, a action.Action, blobs []
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), outcomeLimit)
 	defer cancel()
 	e, err := r.Log.Append(ctx, record.Draft{Type: "action.decided", Task: r.Task, Agent: r.Agent, Actor: actor(a), Blobs: blobs,
-		Body: Decided{Action: a, Decision: d, Stage: r.Stage, Tier: r.Tier, Labels: f.Labels}})
+		Body: Decided{Action: a, Decision: d, Stage: r.Stage, Tier: r.Tier, Labels: f.Labels, Chain: r.chain()}})
 	if err == nil {
 		res.Seq = e.Seq
 		res.Action.Evidence = append(res.Action.Evidence, e.Evidence...)

@@ -96,6 +96,10 @@ type Admission struct {
 	Stage  action.Stage
 	Tier   string
 	Params map[string]string
+	// Parent is the task that this one is a part of, or empty. It must be admitted
+	// and running. What the child does counts for it and for all above, must be
+	// allowed by their policies too, and ends with them.
+	Parent string
 
 	Policy   Policy
 	Holds    Holds
@@ -126,9 +130,11 @@ type Gate struct {
 // running is an admitted task.
 type running struct {
 	Admission
+	parent *running        // nil at the top
 	ctx    context.Context // done when the task ended
 	cancel context.CancelFunc
 
+	// mu of a child is taken before that of its parent.
 	mu       sync.Mutex
 	ended    *action.Decision // why nothing passes any more; never unset
 	labels   []string         // sorted
@@ -165,6 +171,14 @@ func (g *Gate) Admit(a Admission) error {
 		cancel()
 		return fmt.Errorf("gate: task %s was admitted before", a.Task)
 	}
+	if a.Parent != "" {
+		p := g.tasks[a.Tenant+"/"+a.Parent]
+		if p == nil || p.why() != nil {
+			cancel()
+			return fmt.Errorf("gate: task %s, above task %s, does not run", a.Parent, a.Task)
+		}
+		r.parent = p
+	}
 	g.tasks[key] = r
 	return nil
 }
@@ -200,7 +214,8 @@ func (g *Gate) End(ctx context.Context, match func(Admission) bool, code, reason
 	return nil
 }
 
-// Shut closes the fence of every admitted task that match selects: when it
+// Shut closes the fence of every admitted task that match selects, and of all
+// that are parts of one: when it
 // returns, nothing of them that is not in flight is dispatched any more, and what
 // is in flight has lost its context. It does not wait.
 func (g *Gate) Shut(match func(Admission) bool, code, reason string) { g.shut(match, code, reason) }
@@ -209,7 +224,7 @@ func (g *Gate) shut(match func(Admission) bool, code, reason string) (hit []*run
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, r := range g.tasks {
-		if match(r.Admission) {
+		if slices.ContainsFunc(r.line(), func(x *running) bool { return match(x.Admission) }) {
 			r.close(action.Denied(action.LayerAuthority, code, reason, "open a new task"))
 			hit = append(hit, r)
 		}

@@ -9,6 +9,8 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"os"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 const (
@@ -28,7 +30,7 @@ func (i *Issuer) SignRaw(header, payload string) string {
 	b64 := base64.RawURLEncoding.EncodeToString
 	in := b64([]byte(header)) + "." + b64([]byte(payload))
 	h := sha256.Sum256([]byte(in))
-	r, s, err := ecdsa.Sign(rand.Reader, a.jwt.k, h[:])
+	r, s, err := ecdsa.Sign(rand.Reader, a.jwt.k.(*ecdsa.PrivateKey), h[:])
 	if err != nil {
 		panic(err)
 	}
@@ -51,7 +53,7 @@ func (i *Issuer) JWTPublicDER() []byte {
 	if err != nil {
 		panic(err)
 	}
-	der, err := x509.MarshalPKIXPublicKey(a.jwt.k.Public())
+	der, err := x509.MarshalPKIXPublicKey(a.jwt.public())
 	if err != nil {
 		panic(err)
 	}
@@ -64,7 +66,7 @@ func (i *Issuer) SignCert(t *x509.Certificate) (*x509.Certificate, *ecdsa.Privat
 	if err != nil {
 		panic(err)
 	}
-	return SignWith(t, a.cert, a.x509.k)
+	return SignWith(t, a.cert, a.x509.k.(*ecdsa.PrivateKey))
 }
 
 // SignWith signs any certificate with any parent.
@@ -124,4 +126,22 @@ func (i *Issuer) Secrets() []any {
 		a.jwt, a.x509, pkcs8(secret), Token{&secret}, struct{ t Token }{Token{&secret}},
 		x509SVID{key: pkcs8(secret)}, &x509SVID{key: pkcs8(secret)},
 	}
+}
+
+// CheckProof verifies a DPoP proof and spends it.
+func (i *Issuer) CheckProof(proof, method, htu string) (jkt string, err error) {
+	s, err := i.checkProof(proof, method, htu)
+	if err != nil {
+		return "", err
+	}
+	return s.jkt, i.proofs.spend(s, i.cfg.Now())
+}
+
+// ParseBundle reads a bundle of another trust domain.
+func ParseBundle(td string, doc []byte) (x509, jwt int, err error) {
+	b, err := parseBundle(spiffeid.RequireTrustDomainFromString(td), doc)
+	if err != nil {
+		return 0, 0, err
+	}
+	return len(b.X509Authorities()), len(b.JWTAuthorities()), nil
 }

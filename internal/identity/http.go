@@ -25,6 +25,16 @@ func (i *Issuer) Discovery() http.Handler {
 			"subject_types_supported":               []string{"public"},
 			"id_token_signing_alg_values_supported": []string{string(jose.ES256)},
 			"claims_supported":                      []string{"iss", "sub", "aud", "exp", "iat", "jti"},
+			// RFC 8414, RFC 8693, RFC 9449, RFC 8705, draft-ietf-oauth-spiffe-client-auth.
+			"token_endpoint":                                i.tokenEndpoint(),
+			"grant_types_supported":                         []string{grantExchange},
+			"introspection_endpoint":                        i.cfg.IssuerURL + "/introspect",
+			"revocation_endpoint":                           i.cfg.IssuerURL + "/revoke",
+			"token_endpoint_auth_methods_supported":         []string{"none"},
+			"introspection_endpoint_auth_methods_supported": []string{"spiffe_jwt"},
+			"revocation_endpoint_auth_methods_supported":    []string{"spiffe_jwt"},
+			"dpop_signing_alg_values_supported":             []string{string(jose.ES256)},
+			"tls_client_certificate_bound_access_tokens":    true,
 		})
 	})
 }
@@ -39,7 +49,7 @@ func (i *Issuer) Keys() http.Handler {
 		}
 		set := jose.JSONWebKeySet{}
 		for _, a := range auths {
-			set.Keys = append(set.Keys, jose.JSONWebKey{Key: a.jwt.k.Public(), KeyID: a.id, Algorithm: string(jose.ES256), Use: "sig"})
+			set.Keys = append(set.Keys, jose.JSONWebKey{Key: a.jwt.public(), KeyID: a.id, Algorithm: string(jose.ES256), Use: "sig"})
 		}
 		return json.Marshal(set)
 	})

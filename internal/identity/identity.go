@@ -2,15 +2,21 @@
 // domain per tenant, X.509-SVIDs and JWT-SVIDs that live for minutes, over the
 // standard Workload API, and the documents with which others verify them
 // (SPIFFE bundle endpoint, OIDC discovery, JWKS). It is the only importer of
-// go-spiffe.
+// go-spiffe. It also exchanges tokens of running tasks (RFC 8693), believes other
+// trust domains and issuers as far as the tenant declares them, and can leave its
+// keys to a signer.
 //
 // Invariants:
 //   - No record, no SVID: an SVID leaves this package only after its
 //     identity.issued record is durable.
-//   - An SVID names a running task: the caller was launched for that task (or
+//   - An SVID, but for that of our own bundle endpoint, names a running task: the caller was launched for that task (or
 //     attested otherwise), and Authority said so at this issue, not before.
 //   - After Revoke returned, nothing more is issued for the task and its
 //     streams end.
+//   - A token says at most what the one says that it was exchanged for, and ends
+//     with it and with the task.
+//   - Other trust domains and issuers are verified by their own keys, and only
+//     for their own names.
 //   - Only ES256 and P-256, no SVID longer than MaxTTL, one issuer per trust
 //     domain, name-constrained to it.
 //
@@ -27,7 +33,8 @@
 //
 // Record bodies written here: identity.authority (authorityBody),
 // identity.attested (attestedBody), identity.issued (issuedBody),
-// identity.refused (refusedBody).
+// identity.refused (refusedBody), identity.federated (federatedBody),
+// identity.revoked (revokedBody).
 package identity
 
 import (

@@ -2,21 +2,25 @@ package identity
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net/url"
 	"slices"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/go-jose/go-jose/v4"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
@@ -27,7 +31,7 @@ import (
 // being usable as one.
 type issuedBody struct {
 	V          int           `json:"v"`
-	Kind       string        `json:"kind"` // "x509" or "jwt"
+	Kind       string        `json:"kind"` // x509, jwt, access, txn, assertion
 	Subject    string        `json:"subject"`
 	Serial     string        `json:"serial,omitempty"`    // hex, of an X.509-SVID
 	Cert       action.Digest `json:"cert,omitempty"`      // of the DER
@@ -37,7 +41,14 @@ type issuedBody struct {
 	NotBefore  time.Time     `json:"notBefore"`
 	Expires    time.Time     `json:"expires"`
 	Selectors  []string      `json:"selectors"`
-	AttestedBy string        `json:"attestedBy"` // "workload-api" or "broker"
+	AttestedBy string        `json:"attestedBy"` // workload-api, broker, exchange, bundle-endpoint
+
+	// Of a token that was exchanged: what it may, who acts for whom, whether a
+	// key must be shown with it, and what it was exchanged from.
+	Scope   []string        `json:"scope,omitempty"`
+	Actors  []string        `json:"actors,omitempty"`
+	Bound   bool            `json:"bound,omitempty"`
+	Parents []action.Digest `json:"parents,omitempty"`
 }
 
 // x509SVID is an issued certificate and its key, which prints as a label.
@@ -95,40 +106,48 @@ func (i *Issuer) issueX509(ctx context.Context, w Workload) (x509SVID, error) {
 	if err != nil {
 		return x509SVID{}, err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	s, b, err := i.certify(a, id)
 	if err != nil {
 		return x509SVID{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
+	b.Selectors, b.AttestedBy = w.Selectors, "workload-api"
+	if err := i.record(ctx, w, b); err != nil {
+		return x509SVID{}, err
+	}
+	return s, nil
+}
+
+// certify makes a key and a certificate for it, and what is recorded of it.
+func (i *Issuer) certify(a *authority, id spiffeid.ID) (x509SVID, issuedBody, error) {
+	fail := func(err error) (x509SVID, issuedBody, error) { return x509SVID{}, issuedBody{}, err }
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fail(err)
+	}
 	now := i.cfg.Now().UTC().Truncate(time.Second)
-	expires := earlier(now.Add(i.cfg.X509TTL), a.expires)
-	tmpl := &x509.Certificate{ // serial: 20 random bytes, by crypto/x509
+	var serial [16]byte
+	rand.Read(serial[:])
+	serial[0] = serial[0]&0x7f | 0x40 // positive, and always of this length
+	tmpl := &x509.Certificate{
+		SerialNumber:          new(big.Int).SetBytes(serial[:]),
 		URIs:                  []*url.URL{id.URL()},
 		NotBefore:             now.Add(-skew),
-		NotAfter:              expires,
+		NotAfter:              earlier(now.Add(i.cfg.X509TTL), a.expires),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
 	}
+	// CreateCertificate verifies the signature that it was given.
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, key.Public(), a.x509.k)
 	if err != nil {
-		return x509SVID{}, fmt.Errorf("%w: sign certificate: %w", ErrUnavailable, err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return x509SVID{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return fail(fmt.Errorf("sign certificate: %w", err))
 	}
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return x509SVID{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return fail(err)
 	}
-	err = i.record(ctx, w, issuedBody{
-		V: 1, Kind: "x509", Subject: id.String(), Serial: hex.EncodeToString(cert.SerialNumber.Bytes()), Cert: canon.Digest(der),
-		Authority: a.id, NotBefore: tmpl.NotBefore, Expires: expires, Selectors: w.Selectors, AttestedBy: "workload-api",
-	})
-	if err != nil {
-		return x509SVID{}, err
-	}
-	return x509SVID{id.String(), der, keyDER, expires}, nil
+	return x509SVID{id.String(), der, keyDER, tmpl.NotAfter}, issuedBody{V: 1, Kind: "x509", Subject: id.String(),
+		Serial: hex.EncodeToString(serial[:]), Cert: canon.Digest(der), Authority: a.id, NotBefore: tmpl.NotBefore, Expires: tmpl.NotAfter}, nil
 }
 
 // claims of a JWT-SVID (JWT-SVID section 3, RFC 7519). No others are made and
@@ -179,24 +198,28 @@ func (i *Issuer) issueJWT(ctx context.Context, w Workload, audience []string, by
 	return id.String(), t, nil
 }
 
-func sign(a *authority, typ string, c any) (Token, error) {
-	s, err := jose.NewSigner(jose.SigningKey{
-		Algorithm: jose.ES256,
-		Key:       jose.JSONWebKey{Key: a.jwt.k, KeyID: a.id},
-	}, (&jose.SignerOptions{}).WithType(jose.ContentType(typ)))
+// sign makes a JWS in compact form (RFC 7515 section 7.1), ES256, and looks at
+// the signature before it leaves: a signer that errs or lies makes no token.
+func sign(a *authority, typ string, claims any) (Token, error) {
+	payload, err := canon.Marshal(claims)
 	if err != nil {
 		return Token{}, err
 	}
-	payload, err := canon.Marshal(c)
+	b64 := base64.RawURLEncoding
+	in := b64.EncodeToString([]byte(`{"alg":"ES256","kid":"`+a.id+`","typ":"`+typ+`"}`)) + "." + b64.EncodeToString(payload)
+	der, err := crypto.SignMessage(a.jwt.k, rand.Reader, []byte(in), crypto.SHA256)
 	if err != nil {
 		return Token{}, err
 	}
-	jws, err := s.Sign(payload)
-	if err != nil {
-		return Token{}, err
+	var rs struct{ R, S *big.Int }
+	if rest, err := asn1.Unmarshal(der, &rs); err != nil || len(rest) > 0 || rs.R.Sign() <= 0 || rs.S.Sign() <= 0 || rs.R.BitLen() > 256 || rs.S.BitLen() > 256 {
+		return Token{}, errors.New("the signature is malformed")
 	}
-	compact, err := jws.CompactSerialize()
-	return Token{&compact}, err
+	var sig [64]byte
+	rs.R.FillBytes(sig[:32])
+	rs.S.FillBytes(sig[32:])
+	compact := in + "." + b64.EncodeToString(sig[:])
+	return Token{&compact}, nil
 }
 
 // admit asks everything that must hold before something is signed: the

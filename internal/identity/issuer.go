@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,9 +11,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
 const (
@@ -21,6 +23,8 @@ const (
 	// reloadEvery bounds how long this node may not know of an authority that
 	// another node made; it is far below publishAhead.
 	reloadEvery = time.Minute
+	// refreshHint tells others how often to fetch our bundle.
+	refreshHint = 5 * time.Minute
 )
 
 // Config is what an Issuer needs beside its log.
@@ -34,6 +38,10 @@ type Config struct {
 	// X509TTL and JWTTTL are the lives of SVIDs: DefaultTTL when zero, at most
 	// MaxTTL.
 	X509TTL, JWTTTL time.Duration
+	// Grants says what tokens of a running task can say; nil gives none.
+	Grants func(ctx context.Context, task string) (Grant, error)
+	// Signer holds the private keys; nil keeps them sealed in the store.
+	Signer *Signer
 	// Now is the clock; time.Now when nil.
 	Now func() time.Time
 }
@@ -55,6 +63,13 @@ type Issuer struct {
 	auths  []*authority // oldest first
 	loaded time.Time
 	tried  time.Time // last rotation that failed
+
+	others federated
+	news   news // of every change of a bundle
+
+	issuers issuers
+	proofs  proofs
+	revoked revocations
 }
 
 // Open reads the tenant's authority, or makes it if there is none yet.
@@ -86,6 +101,9 @@ func Open(ctx context.Context, log record.Log, seal record.Sealer, live Authorit
 	}
 	i := &Issuer{log: log, seal: seal, live: live, cfg: cfg, td: td, tasks: newTasks(cfg.Now)}
 	i.denied = newRefusals(log)
+	if err := i.revoked.load(ctx, log); err != nil {
+		return nil, fmt.Errorf("%w: read revoked tokens: %w", ErrUnavailable, err)
+	}
 	if _, err := i.authorities(ctx); err != nil {
 		return nil, err
 	}
@@ -113,11 +131,12 @@ func checkIssuerURL(s string) error {
 // authorityBody is the body of identity.authority.
 type authorityBody struct {
 	V           int       `json:"v"`
-	Why         string    `json:"why"` // "created" or "rotated"
+	Why         string    `json:"why"` // created, rotated, or retired
 	ID          string    `json:"id"`
 	TrustDomain string    `json:"trustDomain"`
-	Cert        []byte    `json:"cert"`      // DER
-	JWTPublic   []byte    `json:"jwtPublic"` // DER, SubjectPublicKeyInfo
+	Cert        []byte    `json:"cert,omitempty"`      // DER
+	JWTPublic   []byte    `json:"jwtPublic,omitempty"` // DER, SubjectPublicKeyInfo
+	External    bool      `json:"external,omitempty"`  // the private keys are in a signer
 	Expires     time.Time `json:"expires"`
 }
 
@@ -135,9 +154,10 @@ func (i *Issuer) authorities(ctx context.Context) ([]*authority, error) {
 	if err := i.rotateIfDue(ctx, now); err != nil {
 		return nil, err
 	}
+	i.retireIfDue(ctx, now)
 	valid := make([]*authority, 0, len(i.auths))
 	for _, a := range i.auths {
-		if now.Before(a.expires) {
+		if now.Before(a.until) {
 			valid = append(valid, a)
 		}
 	}
@@ -165,6 +185,72 @@ func (i *Issuer) rotateIfDue(ctx context.Context, now time.Time) error {
 		return nil
 	}
 	return err
+}
+
+// retireIfDue takes what is over out of the store, so that the sequence number
+// of the bundle rises with the change. If that fails it is tried again at the
+// next reload; nothing that is over is published meanwhile.
+func (i *Issuer) retireIfDue(ctx context.Context, now time.Time) {
+	over := func(a *authority) bool { return !now.Before(a.until) }
+	if since := now.Sub(i.tried); !slices.ContainsFunc(i.auths, over) || since >= 0 && since < reloadEvery {
+		return
+	}
+	i.tried = now
+	first := i.auths[slices.IndexFunc(i.auths, over)]
+	err := i.change(ctx, authorityBody{V: 1, Why: "retired", ID: first.id, TrustDomain: i.td.Name(), Expires: first.until}, func(o *object) {
+		o.Authorities = slices.DeleteFunc(o.Authorities, func(v authorityV) bool { return !now.Before(v.until()) })
+	})
+	if err != nil {
+		slog.ErrorContext(ctx, "identity authority could not be retired", "tenant", i.log.Tenant(), "authority", first.id, "err", err)
+	}
+}
+
+// Rotate makes and publishes new keys now instead of at half life. They sign
+// after publishAhead; the old ones stay until the last SVID by them has expired.
+func (i *Issuer) Rotate(ctx context.Context) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := i.load(ctx); err != nil {
+		return err
+	}
+	now := i.cfg.Now()
+	if n := len(i.auths); n > 1 && now.Before(i.auths[n-1].created.Add(publishAhead)) {
+		return refuse("rotation_pending", "new keys are published and do not sign yet; they do at "+
+			i.auths[n-1].created.Add(publishAhead).UTC().Format(time.RFC3339))
+	}
+	return i.rotate(ctx, now)
+}
+
+// Key is a published pair of signing keys.
+type Key struct {
+	ID       string    `json:"id"`
+	State    string    `json:"state"` // signing, next, retiring
+	External bool      `json:"external,omitempty"`
+	Created  time.Time `json:"created"`
+	Until    time.Time `json:"until"` // when it leaves the bundle
+}
+
+// State says where the signing keys stand, oldest first.
+func (i *Issuer) State(ctx context.Context) ([]Key, error) {
+	auths, err := i.authorities(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now, err := i.signer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := []Key{}
+	state := "retiring"
+	for _, a := range auths {
+		_, sealed := a.jwt.k.(*ecdsa.PrivateKey)
+		k := Key{ID: a.id, State: state, External: !sealed, Created: a.created, Until: a.until}
+		if a.id == now.id {
+			k.State, state = "signing", "next"
+		}
+		out = append(out, k)
+	}
+	return out, nil
 }
 
 // signer is the authority that signs now: the newest that has been published
@@ -213,13 +299,14 @@ func (i *Issuer) adopt(o object) error {
 	}
 	auths := make([]*authority, 0, len(o.Authorities))
 	for _, v := range o.Authorities {
-		a, err := v.open(i.log.Tenant(), i.td, i.seal)
+		a, err := i.openAuthority(v)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
 		auths = append(auths, a)
 	}
 	i.auths, i.seq, i.loaded = auths, o.Sequence, i.cfg.Now()
+	i.news.tell()
 	return nil
 }
 
@@ -230,18 +317,40 @@ var errMoved = errors.New("authority was changed meanwhile")
 // record. i.mu is held. A crash before the commit leaves nothing; the keys
 // that were made die with the process.
 func (i *Issuer) rotate(ctx context.Context, now time.Time) error {
-	v, err := newAuthority(i.log.Tenant(), i.td, i.seal, now)
+	var o object
+	err := i.log.View(ctx, func(tx record.Tx) error { return tx.Get(objectKind, objectID, &o) })
+	if err != nil && !errors.Is(err, record.ErrNotFound) {
+		return fmt.Errorf("%w: read authority: %w", ErrUnavailable, err)
+	}
+	v, taken, err := i.newAuthority(ctx, o.Used, now)
 	if err != nil {
 		return fmt.Errorf("%w: make authority: %w", ErrUnavailable, err)
 	}
-	why, seen := "rotated", i.seq
+	why := "rotated"
 	if len(i.auths) == 0 {
 		why = "created"
 	}
+	b := authorityBody{V: 1, Why: why, ID: v.ID, TrustDomain: i.td.Name(), Cert: v.Cert, JWTPublic: v.JWTPublic, Expires: v.Expires, External: v.External}
+	return i.change(ctx, b, func(o *object) {
+		kept := []authorityV{}
+		for _, a := range o.Authorities {
+			if a.Retire.IsZero() {
+				a.Retire = v.Created.Add(retireAfter)
+			}
+			if now.Before(a.until()) {
+				kept = append(kept, a)
+			}
+		}
+		o.Authorities, o.Used = append(kept, v), append(o.Used, taken...)
+	})
+}
+
+// change records a change of the authorities and makes it, in one transaction.
+// If another node was first, its change is taken over instead. i.mu is held.
+func (i *Issuer) change(ctx context.Context, b authorityBody, edit func(*object)) error {
+	seen := i.seq
 	var stored object
-	_, err = i.log.Append(ctx, record.Draft{
-		Type: "identity.authority", Actor: "sallyport",
-		Body: authorityBody{V: 1, Why: why, ID: v.ID, TrustDomain: i.td.Name(), Cert: v.Cert, JWTPublic: v.JWTPublic, Expires: v.Expires},
+	_, err := i.log.Append(ctx, record.Draft{Type: "identity.authority", Actor: "sallyport", Body: b,
 		Change: func(tx record.Tx) error {
 			var o object
 			switch err := tx.Get(objectKind, objectID, &o); {
@@ -254,13 +363,7 @@ func (i *Issuer) rotate(ctx context.Context, now time.Time) error {
 				return errMoved
 			}
 			o.Sequence++
-			kept := []authorityV{}
-			for _, a := range o.Authorities {
-				if now.Before(a.Expires) {
-					kept = append(kept, a)
-				}
-			}
-			o.Authorities = append(kept, v)
+			edit(&o)
 			stored = o
 			return tx.Put(objectKind, objectID, o)
 		},
@@ -283,13 +386,13 @@ func (i *Issuer) bundle(ctx context.Context) (*spiffebundle.Bundle, error) {
 	b := spiffebundle.New(i.td)
 	for _, a := range auths {
 		b.AddX509Authority(a.cert)
-		if err := b.AddJWTAuthority(a.id, a.jwt.k.Public()); err != nil {
+		if err := b.AddJWTAuthority(a.id, a.jwt.public()); err != nil {
 			return nil, err
 		}
 	}
 	i.mu.Lock()
 	b.SetSequenceNumber(uint64(i.seq))
 	i.mu.Unlock()
-	b.SetRefreshHint(5 * time.Minute)
+	b.SetRefreshHint(refreshHint)
 	return b, nil
 }

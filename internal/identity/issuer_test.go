@@ -19,7 +19,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
-func get(t *testing.T, h http.Handler) []byte {
+func get(t testing.TB, h http.Handler) []byte {
 	t.Helper()
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
@@ -83,8 +83,12 @@ func TestConcurrentOpen(t *testing.T) {
 
 // Keys are at rest only sealed, and a sealed key cannot stand in the place of
 // another or be joined to another public key.
-func TestStoreThief(t *testing.T) {
-	f := newFixture(t, identity.Config{})
+func TestStoreThief(t *testing.T) { storeThief(t, identity.Config{}) }
+
+func storeThief(t *testing.T, cfg identity.Config) {
+	t.Helper()
+	f := newFixture(t, cfg)
+	cfg.TrustDomain, cfg.IssuerURL = "acme.example", issuerURL
 	var o map[string]any
 	if err := f.log.View(t.Context(), func(tx record.Tx) error { return tx.Get("identity-authority", "current", &o) }); err != nil {
 		t.Fatal(err)
@@ -99,7 +103,7 @@ func TestStoreThief(t *testing.T) {
 		}}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := identity.Open(t.Context(), f.log, f.seal, f.live, identity.Config{TrustDomain: "acme.example", IssuerURL: issuerURL}); err == nil {
+		if _, err := identity.Open(t.Context(), f.log, f.seal, f.live, cfg); err == nil {
 			t.Errorf("%s: opened, want an error", name)
 		}
 	}

@@ -17,18 +17,26 @@ const refusedEvery = time.Second
 // kernel names it, in ids of this host.
 type refusedBody struct {
 	V     int    `json:"v"`
-	Code  string `json:"code"` // of the last refusal
+	Door  string `json:"door,omitempty"` // "token": at the token endpoint, where callers have no uid; else the Workload API
+	Code  string `json:"code"`           // of the last refusal
 	UID   uint32 `json:"uid"`
 	PID   int32  `json:"pid"`   // of the last refusal
-	Count int64  `json:"count"` // refusals since the last record about this uid, this one included
+	Count int64  `json:"count"` // refusals since the last record about this uid or door, this one included
 }
 
-// refusals writes identity.refused, at most one record a second per uid.
+// caller is about whom refusals are counted: a uid at the Workload API, or all
+// who come to a door of the network.
+type caller struct {
+	door string
+	uid  uint32
+}
+
+// refusals writes identity.refused, at most one record a second per caller.
 type refusals struct {
 	log record.Log
 
 	mu     sync.Mutex
-	uids   map[uint32]*refusedUID
+	who    map[caller]*refusedUID
 	closed bool
 	wg     sync.WaitGroup
 }
@@ -39,41 +47,46 @@ type refusedUID struct {
 }
 
 func newRefusals(log record.Log) *refusals {
-	return &refusals{log: log, uids: map[uint32]*refusedUID{}}
+	return &refusals{log: log, who: map[caller]*refusedUID{}}
 }
 
 // note counts a refusal, and writes it unless one was just written; then it is
 // written with the others when the second is over.
-func (r *refusals) note(p Peer, code string) {
+func (r *refusals) note(p Peer, code string) { r.count(caller{uid: p.UID}, p.PID, code) }
+
+// noteAt is note for a door of the network.
+func (r *refusals) noteAt(door, code string) { r.count(caller{door: door}, 0, code) }
+
+func (r *refusals) count(c caller, pid int32, code string) {
 	r.mu.Lock()
 	if r.closed {
 		r.mu.Unlock()
 		return
 	}
-	if u := r.uids[p.UID]; u != nil {
-		u.pending = refusedBody{V: 1, Code: code, UID: p.UID, PID: p.PID, Count: u.pending.Count + 1}
+	if u := r.who[c]; u != nil {
+		u.pending = refusedBody{V: 1, Door: c.door, Code: code, UID: c.uid, PID: pid, Count: u.pending.Count + 1}
 		r.mu.Unlock()
 		return
 	}
 	u := &refusedUID{}
-	r.uids[p.UID] = u
-	u.timer = time.AfterFunc(refusedEvery, func() { r.flush(p.UID) })
+	r.who[c] = u
+	u.timer = time.AfterFunc(refusedEvery, func() { r.flush(c) })
 	r.wg.Add(1)
 	r.mu.Unlock()
 	defer r.wg.Done()
-	r.write(refusedBody{V: 1, Code: code, UID: p.UID, PID: p.PID, Count: 1})
+	r.write(refusedBody{V: 1, Door: c.door, Code: code, UID: c.uid, PID: pid, Count: 1})
 }
 
-func (r *refusals) flush(uid uint32) {
+func (r *refusals) flush(c caller) {
 	r.mu.Lock()
-	u := r.uids[uid]
+	u := r.who[c]
 	if u == nil || r.closed {
 		r.mu.Unlock()
 		return
 	}
 	b := u.pending
 	if b.Count == 0 {
-		delete(r.uids, uid)
+		delete(r.who, c)
 		r.mu.Unlock()
 		return
 	}
@@ -100,13 +113,13 @@ func (r *refusals) close() {
 	r.mu.Lock()
 	r.closed = true
 	var rest []refusedBody
-	for _, u := range r.uids {
+	for _, u := range r.who {
 		u.timer.Stop()
 		if u.pending.Count > 0 {
 			rest = append(rest, u.pending)
 		}
 	}
-	r.uids = map[uint32]*refusedUID{}
+	r.who = map[caller]*refusedUID{}
 	r.mu.Unlock()
 	r.wg.Wait()
 	for _, b := range rest {

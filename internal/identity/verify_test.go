@@ -33,7 +33,7 @@ func goodClaims() map[string]any {
 	return map[string]any{"iss": issuerURL, "sub": wantID, "aud": aud, "iat": now, "exp": now + 300, "jti": "j"}
 }
 
-func encode(t *testing.T, v any) string {
+func encode(t testing.TB, v any) string {
 	t.Helper()
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -135,6 +135,8 @@ func TestJWTClaimAttacks(t *testing.T) {
 func merge(a, b map[string]any) map[string]any { maps.Copy(a, b); return a }
 
 // Headers that bring one's own algorithm, key or rules.
+//
+// Threats: F1, F2, F3, F5, F7, F10 (door)
 func TestJWTHeaderAttacks(t *testing.T) {
 	f := newFixture(t, identity.Config{})
 	kid, payload := f.issuer.KID(), encode(t, goodClaims())
@@ -194,6 +196,8 @@ func TestJWTHeaderAttacks(t *testing.T) {
 
 // What tenant A issued is worth nothing at tenant B, and the other way round,
 // with the same agent and task names.
+//
+// Threats: E2, E5, F8 (door)
 func TestOtherTenantsSVID(t *testing.T) {
 	l, root := ledgertest.NewLedger(t)
 	issuer := func(tenant string) *identity.Issuer {
@@ -273,6 +277,8 @@ func verifyStd(i *identity.Issuer, c *x509.Certificate, inter ...*x509.Certifica
 
 // Certificates signed with the tenant's own CA, which differ from a good one
 // in one thing each. std says that crypto/x509 refuses as well.
+//
+// Threats: E1, E5 (door)
 func TestX509Attacks(t *testing.T) {
 	f := newFixture(t, identity.Config{})
 	good, _ := f.issuer.SignCert(leaf(wantID))

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -17,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
@@ -153,76 +156,94 @@ func (s *workloadServer) deny(p Peer, err error) error {
 	return status.Error(codes.PermissionDenied, r.Error())
 }
 
-// FetchX509SVID streams the X.509-SVID of the caller's task, a new one at half
-// life, until the task ends.
+// FetchX509SVID streams the X.509-SVID of the caller's task until the task ends:
+// a new one at half life, and the same again when a bundle changed.
 func (s *workloadServer) FetchX509SVID(_ *workload.X509SVIDRequest, stream grpc.ServerStreamingServer[workload.X509SVIDResponse]) error {
+	var svid x509SVID
+	var renew time.Time
+	sent := ""
 	return s.repeat(stream.Context(), func(ctx context.Context, w Workload) (time.Duration, error) {
-		svid, err := s.i.issueX509(ctx, w)
-		if err != nil {
-			return 0, err
+		now := s.i.cfg.Now()
+		if fresh := !now.Before(renew); fresh {
+			var err error
+			if svid, err = s.i.issueX509(ctx, w); err != nil {
+				return 0, err
+			}
+			renew, sent = now.Add(svid.expires.Sub(now)/2), ""
 		}
-		b, err := s.i.bundle(ctx)
-		if err != nil {
-			return 0, err
+		v, err := s.i.view(ctx)
+		if err != nil || v.version == sent {
+			return renew.Sub(now), err
 		}
-		return svid.expires.Sub(s.i.cfg.Now()) / 2, stream.Send(&workload.X509SVIDResponse{Svids: []*workload.X509SVID{{
-			SpiffeId: svid.id, X509Svid: svid.cert, X509SvidKey: svid.key, Bundle: concat(b.X509Authorities()),
+		sent = v.version
+		federated := map[string][]byte{}
+		for _, b := range v.foreign {
+			federated[b.TrustDomain().IDString()] = concat(b.X509Authorities())
+		}
+		return renew.Sub(now), stream.Send(&workload.X509SVIDResponse{FederatedBundles: federated, Svids: []*workload.X509SVID{{
+			SpiffeId: svid.id, X509Svid: svid.cert, X509SvidKey: svid.key, Bundle: concat(v.own.X509Authorities()),
 		}}})
 	})
 }
 
-// FetchX509Bundles streams the trust domain's CA certificates.
+// FetchX509Bundles streams the CA certificates of the trust domain and of those
+// that it federates with.
 func (s *workloadServer) FetchX509Bundles(_ *workload.X509BundlesRequest, stream grpc.ServerStreamingServer[workload.X509BundlesResponse]) error {
-	sent := uint64(0)
-	return s.repeat(stream.Context(), func(ctx context.Context, _ Workload) (time.Duration, error) {
-		b, err := s.i.bundle(ctx)
-		if err != nil {
-			return 0, err
+	return s.bundles(stream.Context(), func(all []*spiffebundle.Bundle) error {
+		out := map[string][]byte{}
+		for _, b := range all {
+			out[b.TrustDomain().IDString()] = concat(b.X509Authorities())
 		}
-		if seq, _ := b.SequenceNumber(); seq != sent {
-			sent = seq
-			err = stream.Send(&workload.X509BundlesResponse{Bundles: map[string][]byte{s.i.td.IDString(): concat(b.X509Authorities())}})
-		}
-		return bundleEvery, err
+		return stream.Send(&workload.X509BundlesResponse{Bundles: out})
 	})
 }
 
-// FetchJWTBundles streams the trust domain's JWT keys.
+// FetchJWTBundles streams the JWT keys of the trust domain and of those that it
+// federates with.
 func (s *workloadServer) FetchJWTBundles(_ *workload.JWTBundlesRequest, stream grpc.ServerStreamingServer[workload.JWTBundlesResponse]) error {
-	sent := uint64(0)
-	return s.repeat(stream.Context(), func(ctx context.Context, _ Workload) (time.Duration, error) {
-		b, err := s.i.bundle(ctx)
-		if err != nil {
-			return 0, err
+	return s.bundles(stream.Context(), func(all []*spiffebundle.Bundle) error {
+		out := map[string][]byte{}
+		for _, b := range all {
+			doc, err := b.JWTBundle().Marshal()
+			if err != nil {
+				return err
+			}
+			out[b.TrustDomain().IDString()] = doc
 		}
-		seq, _ := b.SequenceNumber()
-		if seq == sent {
-			return bundleEvery, nil
-		}
-		doc, err := b.JWTBundle().Marshal()
-		if err != nil {
-			return 0, err
-		}
-		sent = seq
-		return bundleEvery, stream.Send(&workload.JWTBundlesResponse{Bundles: map[string][]byte{s.i.td.IDString(): doc}})
+		return stream.Send(&workload.JWTBundlesResponse{Bundles: out})
 	})
 }
 
-// repeat attests the caller, does one step, and waits as long as the step
-// says, until the caller goes, the task ends, or a step fails. The step's
-// context ends with the task.
+// bundles sends the bundles, ours first, and again when one changed.
+func (s *workloadServer) bundles(ctx context.Context, send func([]*spiffebundle.Bundle) error) error {
+	sent := ""
+	return s.repeat(ctx, func(ctx context.Context, _ Workload) (time.Duration, error) {
+		v, err := s.i.view(ctx)
+		if err != nil || v.version == sent {
+			return bundleEvery, err
+		}
+		sent = v.version
+		return bundleEvery, send(append([]*spiffebundle.Bundle{v.own}, v.foreign...))
+	})
+}
+
+// repeat attests the caller, does one step, and waits as long as the step says,
+// or until a bundle changes, until the caller goes, the task ends, or a step
+// fails. The step's context ends with the task.
 func (s *workloadServer) repeat(ctx context.Context, step func(context.Context, Workload) (time.Duration, error)) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var ended <-chan struct{}
+	var ended, changed <-chan struct{}
 	for {
 		select {
 		case <-ctx.Done():
 			return status.FromContextError(ctx.Err()).Err()
 		case <-ended:
 			return status.Error(codes.PermissionDenied, errEnded.Error())
+		case <-changed:
 		case <-timer.C:
 		}
+		changed = s.i.news.wait()
 		w, p, err := s.caller(ctx)
 		if err != nil {
 			return err
@@ -281,18 +302,39 @@ func (s *workloadServer) FetchJWTSVID(ctx context.Context, r *workload.JWTSVIDRe
 	return &workload.JWTSVIDResponse{Svids: []*workload.JWTSVID{{SpiffeId: id, Svid: t.Reveal()}}}, nil
 }
 
-// ValidateJWTSVID verifies a JWT-SVID of this trust domain.
+// ValidateJWTSVID verifies a JWT-SVID of this trust domain, or of one that it
+// federates with.
 func (s *workloadServer) ValidateJWTSVID(ctx context.Context, r *workload.ValidateJWTSVIDRequest) (*workload.ValidateJWTSVIDResponse, error) {
 	_, p, err := s.caller(ctx)
 	if err != nil {
 		return nil, err
 	}
-	sub, c, err := s.i.verifyJWT(ctx, r.Svid, r.Audience)
+	id, st, err := s.i.validate(ctx, r.Svid, r.Audience)
 	if err != nil {
 		if _, ok := errors.AsType[*Refusal](err); ok {
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
 		return nil, s.deny(p, err)
+	}
+	return &workload.ValidateJWTSVIDResponse{SpiffeId: id, Claims: st}, nil
+}
+
+func (i *Issuer) validate(ctx context.Context, svid, audience string) (string, *structpb.Struct, error) {
+	if sub := subjectUnverified(svid); strings.HasPrefix(sub, "spiffe://") && !strings.HasPrefix(sub, i.td.IDString()+"/") {
+		f, err := i.VerifyForeignJWT(ctx, svid, audience)
+		if err != nil {
+			return "", nil, err
+		}
+		b, err := canon.Marshal(f.Claims)
+		if err != nil {
+			return "", nil, err
+		}
+		st := &structpb.Struct{}
+		return f.ID, st, st.UnmarshalJSON(b)
+	}
+	sub, c, err := i.verifyJWT(ctx, svid, audience)
+	if err != nil {
+		return "", nil, err
 	}
 	aud := make([]any, len(c.Audience))
 	for n, a := range c.Audience {
@@ -301,8 +343,5 @@ func (s *workloadServer) ValidateJWTSVID(ctx context.Context, r *workload.Valida
 	st, err := structpb.NewStruct(map[string]any{
 		"iss": c.Issuer, "sub": c.Subject, "aud": aud, "exp": c.Expires, "iat": c.IssuedAt, "jti": c.ID,
 	})
-	if err != nil {
-		return nil, s.deny(p, err)
-	}
-	return &workload.ValidateJWTSVIDResponse{SpiffeId: sub.ID, Claims: st}, nil
+	return sub.ID, st, err
 }

@@ -291,6 +291,18 @@ var recordBreaks = []one{
 		r := b.last("identity.issued")
 		r.body["selectors"] = []string{"launch:binary:" + string(dig("evil")), "launch:task:" + r.Task}
 	}},
+	{"token_for_nothing", "workload-identity", func(b *broken) {
+		r := b.last("identity.issued")
+		r.body["kind"], r.body["selectors"] = "access", []string{"exchange:jwt-svid", "launch:task:" + r.Task}
+	}},
+	{"token_of_another_task", "workload-identity", func(b *broken) {
+		b.token(func(m map[string]any) { m["selectors"] = []string{"exchange:jwt-svid", "launch:task:t-999"} })
+	}},
+	{"token_of_another_agent", "workload-identity", func(b *broken) {
+		b.token(func(m map[string]any) {
+			m["kind"], m["subject"] = "assertion", "spiffe://acme.example/agent/payroll"
+		})
+	}},
 	{"identity_after_the_end", "workload-identity", func(b *broken) { b.again(b.last("identity.issued"), func(map[string]any) {}) }},
 
 	{"privileged_without_approval", "log-content", func(b *broken) { delete(b.last("action.decided", op(reset)).body, "approval") }},
@@ -547,4 +559,19 @@ func text(t *testing.T, r *readiness.Report) string {
 		t.Fatal(err)
 	}
 	return fmt.Sprint(&b)
+}
+
+// Tokens that a task exchanged for its identity are its identities too.
+func TestTokensOfTheTask(t *testing.T) {
+	s := newStory(t)
+	s.tell()
+	b := breakable(t, s)
+	b.token(func(map[string]any) {})
+	b.token(func(m map[string]any) {
+		m["kind"], m["subject"] = "assertion", "spiffe://acme.example/agent/"+agent
+	})
+	b.close()
+	if r := evaluate(t, b, readiness.Options{Now: b.now}); !r.Ready {
+		t.Errorf("with tokens it is not ready:\n%s", text(t, r))
+	}
 }

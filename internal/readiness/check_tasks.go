@@ -69,19 +69,29 @@ func (e *evaluation) identity(l *life, r identityRecord) string {
 	td, path, _ := strings.Cut(strings.TrimPrefix(r.Subject, "spiffe://"), "/")
 	binary, _ := selector(r.Selectors, "launch:binary:")
 	of, _ := selector(r.Selectors, "launch:task:")
+	// A token was exchanged for an SVID of the task, or for the identity of a
+	// workload elsewhere that the boundary declares (package identity).
+	_, exchanged := selector(r.Selectors, "exchange:")
+	_, elsewhere := selector(r.Selectors, "elsewhere:")
+	derived := exchanged || elsewhere
 	switch {
-	case td == "" || path != "agent/"+e.w.Agent+"/task/"+l.ID:
+	case td == "" || path != "agent/"+e.w.Agent+"/task/"+l.ID && (r.Kind != "assertion" || path != "agent/"+e.w.Agent):
 		return "names " + short(r.Subject)
 	case r.Expires.Sub(r.NotBefore) > maxIdentity[e.tier()]+backdated || !r.Expires.After(r.NotBefore):
 		return "lives for " + age(r.Expires.Sub(r.NotBefore)) + "; the " + e.tier() + " tier allows " + age(maxIdentity[e.tier()])
-	case of != l.ID || binary == "":
+	case of != l.ID || binary == "" && !derived:
 		return "was issued without attestation by launch"
+	case exchanged && !slices.ContainsFunc(l.identities, func(o identityRecord) bool {
+		_, own := selector(o.Selectors, "launch:binary:")
+		return own && o.seq < r.seq
+	}):
+		return "was exchanged for an identity that is not on record"
 	case len(l.attested) == 0 || l.attested[0].seq > r.seq:
 		return "was issued before the process was attested"
 	case !l.over.time.IsZero() && r.seq > l.over.seq:
 		return "was issued after the task had ended"
 	}
-	if e.current(l) {
+	if e.current(l) && !derived {
 		if f, _ := e.w.Live.Manifest.Get("harness.binary"); f.Value != binary {
 			return "was issued to another program than was certified"
 		}

@@ -150,6 +150,21 @@ func (b *broken) again(x *rec, change func(map[string]any)) {
 	b.recs = append(b.recs, c)
 }
 
+// token puts in a token that was exchanged for the last identity, as change
+// leaves it.
+func (b *broken) token(change func(map[string]any)) {
+	x := b.last("identity.issued")
+	b.again(x, func(m map[string]any) {
+		m["kind"], m["attestedBy"], m["selectors"] = "access", "exchange", []string{"exchange:jwt-svid", "launch:task:" + x.Task}
+		change(m)
+	})
+	c := b.recs[len(b.recs)-1]
+	b.recs = b.recs[:len(b.recs)-1]
+	at := b.at(b.last("identity.issued"))
+	c.Time = b.recs[at].Time
+	b.recs = slices.Insert(b.recs, at+1, c)
+}
+
 // sign makes the record one that a person signed, over the statement as change
 // leaves it.
 func (b *broken) sign(x *rec, person string, change func(*approval.Statement)) {

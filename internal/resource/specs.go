@@ -28,6 +28,10 @@ type TenantSpec struct {
 	Witnesses []string `json:"witnesses,omitempty"`
 	// Reviewers are persons who review break-glass and lapsed certifications.
 	Reviewers []string `json:"reviewers,omitempty"`
+	// FederatesWith are other trust domains whose SVIDs are verified here.
+	FederatesWith []FederationSpec `json:"federatesWith,omitempty"`
+	// Issuers are OpenID Connect issuers of workloads elsewhere.
+	Issuers []IssuerSpec `json:"issuers,omitempty"`
 }
 
 // Role is what a person may do.
@@ -89,7 +93,9 @@ type AgentSpec struct {
 	Capabilities []string `json:"capabilities,omitempty"`
 	PolicySets   []string `json:"policySets,omitempty"`
 	Suites       []string `json:"suites,omitempty"`
-	ReviewBy     string   `json:"reviewBy"` // date, 2006-01-02; after it the agent is not ready
+	// Workloads are workloads elsewhere that may act for the agent's running tasks.
+	Workloads []WorkloadSpec `json:"workloads,omitempty"`
+	ReviewBy  string         `json:"reviewBy"` // date, 2006-01-02; after it the agent is not ready
 }
 
 // Harness is the program that drives the model: by path, or one of the built-in

@@ -252,6 +252,7 @@ func (v *validator) suite(r *Resource, s *SuiteSpec) {
 
 func (v *validator) agent(r *Resource, s *AgentSpec) {
 	v.person(r, "spec.owner", s.Owner, RoleOwner)
+	v.workloads(r, s)
 	v.person(r, "spec.deputy", s.Deputy, RoleOwner)
 	v.referAll(r, "spec.connectors", KindConnector, s.Connectors)
 	v.referAll(r, "spec.capabilities", KindCapability, s.Capabilities)

@@ -215,6 +215,9 @@ func (t *tenant) apply(ctx context.Context, author string, all []resource.Resour
 		t.world = w
 		t.endForeign(before, w)
 		defer t.lapseChanged(ctx, w)
+		if err := t.trust(ctx, w); err != nil {
+			return nil, err
+		}
 	}
 	return t.withPending(ctx, done)
 }

@@ -45,11 +45,21 @@ type Config struct {
 	// Issuer is the base URL under which others reach /t/TENANT/..., for OIDC
 	// discovery; empty means http://localhost.
 	Issuer string
+	// Signers are sockets of SSH agents that hold the private keys of tenants, by
+	// tenant. The keys of the others are sealed in the store.
+	Signers map[string]string
 	// HoldLimit bounds how long an action waits for people; default 10 minutes.
 	HoldLimit time.Duration
 	// WarmBrowsers is how many browsers wait, started, for tasks to come.
 	WarmBrowsers int
 	Log          *slog.Logger
+}
+
+func (c Config) signer(tenant string) *identity.Signer {
+	if path := c.Signers[tenant]; path != "" {
+		return identity.NewSigner(path)
+	}
+	return nil
 }
 
 // Server is one running node.

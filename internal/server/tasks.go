@@ -27,7 +27,8 @@ type Intent struct {
 	Agent      string            `json:"agent,omitempty"` // may be left out when one agent has the capability
 	Capability string            `json:"capability"`
 	Params     map[string]string `json:"params,omitempty"`
-	Stage      action.Stage      `json:"stage,omitempty"` // default production
+	Stage      action.Stage      `json:"stage,omitempty"`  // default production
+	Parent     string            `json:"parent,omitempty"` // running task of the same requester, of which it is a part
 	suite      string            // set by a certification run
 }
 
@@ -84,7 +85,17 @@ func (t *tenant) open(ctx context.Context, requester string, o Intent) (task.Tas
 		}
 		x.Certification, x.BoundaryDigest = cert.ID, cert.Boundary
 	}
-	return t.tasks.Open(ctx, x, nil)
+	if o.Parent == "" {
+		return t.tasks.Open(ctx, x, nil)
+	}
+	if err := t.part(ctx, w, &x, in, o.Parent); err != nil {
+		return task.Task{}, err
+	}
+	y, err := t.tasks.Open(ctx, x, func(tx record.Tx) error { return task.Live(tx, o.Parent) })
+	if errors.Is(err, task.ErrState) {
+		err = problem(Refused, "parent_not_running", "task "+o.Parent+" does not run", "open it without a parent, or under a running task")
+	}
+	return y, err
 }
 
 // spelled refuses a task whose parameters are never those of an operation, since

@@ -67,16 +67,21 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	// the task holds, the credentials last, since ending them takes the network.
 	t.tasks = task.New(log, ids("t"),
 		task.Ender{Name: "gate", End: t.endGate},
+		task.Ender{Name: "parts", End: func(ctx context.Context, x task.Task) error { return t.tasks.EndParts(ctx, x) }},
 		task.Ender{Name: "identity", End: t.endIdentity},
 		task.Ender{Name: "approvals", End: t.endApprovals},
 		task.Ender{Name: "session", End: t.endSession},
 		task.Ender{Name: "leases", End: func(ctx context.Context, x task.Task) error { return t.leases.End(ctx, x.ID) }},
 	)
 	t.issuer, err = identity.Open(ctx, log, sealer, authority{t}, identity.Config{
-		TrustDomain: t.world.trustDomain, IssuerURL: s.cfg.Issuer + "/t/" + name})
+		TrustDomain: t.world.trustDomain, IssuerURL: s.cfg.Issuer + "/t/" + name, Grants: t.tokens, Signer: s.cfg.signer(name)})
 	if err != nil {
 		return nil, err
 	}
+	if err := t.trust(ctx, t.world); err != nil {
+		return nil, err
+	}
+	s.background(t.issuer.RunFederation)
 	s.background(t.leases.Run)
 	s.background(t.tasks.Run)
 	s.background(t.expire)
@@ -246,6 +251,11 @@ func (a authority) Live(ctx context.Context, tenant, id string) error {
 	}
 	if x.State != task.Active {
 		return fmt.Errorf("task %s is %s", id, x.State)
+	}
+	if p := x.Parent(); p != "" {
+		if err := a.Live(ctx, tenant, p); err != nil {
+			return err
+		}
 	}
 	if time.Now().After(x.Started.Add(time.Duration(x.Seconds) * time.Second)) {
 		return fmt.Errorf("the time of task %s is spent", id)

@@ -17,6 +17,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/capability"
 	"github.com/sallyport-dev/sallyport/internal/connector"
+	"github.com/sallyport-dev/sallyport/internal/identity"
 	"github.com/sallyport-dev/sallyport/internal/policy"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
@@ -51,6 +52,8 @@ type world struct {
 	capabilities map[string]*capability.Spec
 	sources      map[string]*resource.CredentialSourceSpec
 	suites       map[string]*resource.SuiteSpec
+	federations  []identity.Federation
+	issuers      []identity.OIDC
 	agents       map[string]*agent
 }
 
@@ -96,6 +99,9 @@ func buildWorld(all map[string]stored) (*world, error) {
 		switch spec := r.Spec.(type) {
 		case *resource.TenantSpec:
 			w.demo, w.trustDomain, w.retention = spec.Demo, spec.TrustDomain, spec.Retention
+			if err := w.identities(spec); err != nil {
+				return nil, err
+			}
 		case *resource.RetentionSpec:
 			w.retentions[name] = spec
 		case *resource.PersonSpec:
@@ -268,6 +274,13 @@ func (w *world) declare(a *agent) (boundary.Manifest, error) {
 	pin("credential", resource.KindCredentialSource, w.credentialsOf(a))
 	pin("policy", resource.KindPolicySet, a.spec.PolicySets)
 	pin("suite", resource.KindSuite, a.spec.Suites)
+	for i, e := range a.spec.Workloads {
+		text, err := canon.Marshal(e)
+		if err != nil {
+			return boundary.Manifest{}, err
+		}
+		add(boundary.Pinned, here, fmt.Sprintf("identity.workload.%d", i), string(text))
+	}
 	add(boundary.Pinned, "built in", "policy.shipped", string(shippedPolicies()))
 	return boundary.New(a.name, facts)
 }

@@ -55,6 +55,8 @@ type Task struct {
 	GrantDigest      action.Digest `json:"grantDigest"`
 	BoundaryDigest   action.Digest `json:"boundaryDigest,omitempty"`
 	Certification    string        `json:"certification,omitempty"`
+	// Chain are the tasks that this one is a part of, nearest first; none for most.
+	Chain []string `json:"chain,omitempty"`
 	// Suite names the certification run that the task belongs to, if any.
 	Suite   string    `json:"suite,omitempty"`
 	Seconds int64     `json:"seconds"` // how long it may be active
@@ -112,6 +114,29 @@ func (e *Engine) Get(ctx context.Context, id string) (Task, error) {
 		err = fmt.Errorf("task %q: %w", id, ErrUnknown)
 	}
 	return t, err
+}
+
+// Parent is the task that this one is a part of, or empty.
+func (t Task) Parent() string {
+	if len(t.Chain) == 0 {
+		return ""
+	}
+	return t.Chain[0]
+}
+
+// EndParts is an Ender that ends all tasks that are parts of one. It comes after
+// the gate, which has shut all of them at once. None is added meanwhile: Open
+// with Live of the parent in its check comes before the record of closing, or fails.
+func (e *Engine) EndParts(ctx context.Context, t Task) error {
+	all, err := e.List(ctx)
+	errs := []error{err}
+	for _, x := range all {
+		if x.Parent() == t.ID && !x.State.Over() {
+			_, err := e.Close(ctx, x.ID, Revoked, "parent_ended", "the task above it ended: "+t.Why, "sallyport")
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Live returns nil if the task is active in tx. What is recorded in the same

@@ -444,3 +444,68 @@ func TestConcurrentSteps(t *testing.T) {
 		t.Errorf("records: %v", n)
 	}
 }
+
+// The end of a task ends its parts, and theirs, before it is over; what is above
+// a part goes on when the part ends. A crash in between is taken up again.
+func TestPartsEndWithTheTask(t *testing.T) {
+	log, e := gatetest.NewLog("acme"), &ender{}
+	var eng *task.Engine
+	ids := counter()
+	open := func() *task.Engine {
+		return task.New(log, ids, task.Ender{Name: "parts", End: func(ctx context.Context, x task.Task) error { return eng.EndParts(ctx, x) }},
+			task.Ender{Name: "lease", End: e.end})
+	}
+	eng = open()
+	add := func(chain ...string) string {
+		t.Helper()
+		x := intent
+		x.Chain = chain
+		x, err := eng.Open(t.Context(), x, func(tx record.Tx) error {
+			if x.Parent() == "" {
+				return nil
+			}
+			return task.Live(tx, x.Parent())
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := eng.Start(t.Context(), x.ID); err != nil {
+			t.Fatal(err)
+		}
+		return x.ID
+	}
+	state := func(id string) task.State {
+		t.Helper()
+		x, err := eng.Get(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x.State
+	}
+	top := add()
+	part := add(top)
+	leaf := add(part, top)
+	alone := add(top)
+	if _, err := eng.Close(t.Context(), alone, task.Closed, "done", "done", "agent:x"); err != nil || state(top) != task.Active || state(part) != task.Active {
+		t.Fatalf("the end of one part: %v, top %s, other %s", err, state(top), state(part))
+	}
+	e.set(errAlive)
+	if _, err := eng.Close(t.Context(), top, task.Closed, "done", "done", "agent:x"); !errors.Is(err, errAlive) || state(top) != task.Closing || state(leaf) != task.Closing {
+		t.Fatalf("while a lease is alive: %v, top %s, leaf %s", err, state(top), state(leaf))
+	}
+	x := intent
+	x.Chain = []string{top}
+	if _, err := eng.Open(t.Context(), x, func(tx record.Tx) error { return task.Live(tx, top) }); !errors.Is(err, task.ErrState) {
+		t.Errorf("a part of a task that ends: got %v", err)
+	}
+	e.set(nil)
+	eng = open() // a restart
+	if err := eng.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]task.State{top: task.Closed, part: task.Revoked, leaf: task.Revoked, alone: task.Closed} {
+		if got := state(id); got != want {
+			t.Errorf("%s: got %s, want %s", id, got, want)
+		}
+	}
+}

@@ -43,6 +43,8 @@ import (
 type Options struct {
 	Dir  string        // data folder of the server; "" makes one that goes with the rig
 	Pace time.Duration // how long the scripted model gives a page; 0 means 50 ms
+	// Issuer is the base URL under which tokens name the server.
+	Issuer string
 	// HoldLimit bounds how long an action waits for people; 0 means the server's.
 	HoldLimit time.Duration
 	// Edit changes the sample resources, by file name, before they are applied.
@@ -170,7 +172,7 @@ func (r *Rig) start() error {
 
 // Open opens the server on the rig's data folder.
 func (r *Rig) Open() (err error) {
-	r.Server, err = server.Open(context.Background(), server.Config{Data: r.Dir, Store: r.Store, HoldLimit: r.options.HoldLimit, Log: r.options.Log})
+	r.Server, err = server.Open(context.Background(), server.Config{Data: r.Dir, Store: r.Store, Issuer: r.options.Issuer, HoldLimit: r.options.HoldLimit, Log: r.options.Log})
 	return err
 }
 

@@ -267,6 +267,24 @@ func (c *Client) Revoke(ctx context.Context, scope, reason string) ([]task.Task,
 	return out, c.call(ctx, http.MethodPost, "revoke", nil, api.RevokeRequest{Scope: scope, Reason: reason}, &out)
 }
 
+// Identity is where the tenant's keys and federations stand.
+func (c *Client) Identity(ctx context.Context) (server.Identity, error) {
+	var out server.Identity
+	return out, c.call(ctx, http.MethodGet, "identity", nil, nil, &out)
+}
+
+// RotateKeys makes new signing keys now.
+func (c *Client) RotateKeys(ctx context.Context) (server.Identity, error) {
+	var out server.Identity
+	return out, c.call(ctx, http.MethodPost, "identity/rotate", nil, nil, &out)
+}
+
+// RefreshBundles fetches the bundles of federated trust domains now.
+func (c *Client) RefreshBundles(ctx context.Context) (server.Identity, error) {
+	var out server.Identity
+	return out, c.call(ctx, http.MethodPost, "identity/refresh", nil, nil, &out)
+}
+
 // Certify runs a suite; progress hears of each trial. The end of ctx ends the
 // run.
 func (c *Client) Certify(ctx context.Context, agent, suite string, progress func(string)) (certify.Certification, error) {

@@ -1,0 +1,72 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sallyport-dev/sallyport/internal/server"
+)
+
+func identityCommand(e *env) *cobra.Command {
+	cmd := &cobra.Command{Use: "identity", Short: "The tenant's own signing keys, and the trust domains that it federates with",
+		Example: "  sallyport identity show"}
+	one := func(use, short, long string, f func(*cobra.Command) (server.Identity, error)) {
+		cmd.AddCommand(&cobra.Command{Use: use, Short: short, Long: long, Example: "  sallyport identity " + use, Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				id, err := f(cmd)
+				if err != nil {
+					return err
+				}
+				return e.print(id, func(w io.Writer) { showIdentity(w, id) })
+			}})
+	}
+	one("show", "Show the keys and the federations", "", func(cmd *cobra.Command) (server.Identity, error) {
+		c, err := e.client()
+		if err != nil {
+			return server.Identity{}, err
+		}
+		return c.Identity(cmd.Context())
+	})
+	one("rotate", "Make new signing keys now, instead of at half of their life",
+		`New keys are published at once and sign an hour later; the old ones stay until the
+last identity by them has expired. Nobody's verification fails meanwhile.`,
+		func(cmd *cobra.Command) (server.Identity, error) {
+			c, err := e.client()
+			if err != nil {
+				return server.Identity{}, err
+			}
+			return c.RotateKeys(cmd.Context())
+		})
+	one("refresh", "Fetch the bundles of the federated trust domains now", "", func(cmd *cobra.Command) (server.Identity, error) {
+		c, err := e.client()
+		if err != nil {
+			return server.Identity{}, err
+		}
+		return c.RefreshBundles(cmd.Context())
+	})
+	return cmd
+}
+
+func showIdentity(w io.Writer, id server.Identity) {
+	fmt.Fprintf(w, "trust domain  %s\nissuer        %s\nendpoint id   %s\n", plain(id.TrustDomain), plain(id.Issuer), plain(id.EndpointID))
+	for _, k := range id.Keys {
+		where := "sealed"
+		if k.External {
+			where = "in a signer"
+		}
+		fmt.Fprintf(w, "keys %s  %s, %s, published until %s\n", plain(k.ID), plain(k.State), where, k.Until.Format("2006-01-02 15:04:05Z"))
+	}
+	for _, f := range id.Federations {
+		state := "usable"
+		if !f.Usable {
+			state = "NOT USABLE"
+		}
+		fmt.Fprintf(w, "federates with %s  %s, %s at %s", plain(f.TrustDomain), state, plain(string(f.Profile)), plain(f.Endpoint))
+		if f.Failures > 0 {
+			fmt.Fprintf(w, ", failed %d times in a row", f.Failures)
+		}
+		fmt.Fprintln(w)
+	}
+}
