@@ -103,14 +103,19 @@ func (h *hands) malformed(code, method string, raw []byte) {
 // outOfTurn has the gate refuse, and record, that the client asks for something
 // while a person has the session.
 func (h *hands) outOfTurn(method string) {
-	h.todo.put(func() {
-		a := h.action("protocol", action.Read)
-		a.Params["method"] = method
-		a.Digest = canon.Digest([]byte(method))
-		h.c.s.c.Gate.Act(h.c.ctx, a, nil, func(context.Context, gate.Permit) action.Outcome {
-			return action.Outcome{State: action.Failed, Detail: "the session has just changed hands"}
-		})
-	}, 1)
+	h.todo.put(func() { h.attempt("protocol", "method", method) }, 1)
+}
+
+// attempt has the gate say why something cannot be done at all now.
+func (h *hands) attempt(op string, params ...string) *problem {
+	a := h.action(op, action.Read)
+	for i := 0; i+1 < len(params); i += 2 {
+		a.Params[params[i]] = params[i+1]
+	}
+	a.Digest = canon.Digest([]byte(op + strings.Join(params, " ")))
+	return outcome(h.c.s.c.Gate.Act(h.c.ctx, a, nil, func(context.Context, gate.Permit) action.Outcome {
+		return action.Outcome{State: action.Failed, Detail: "the session has just changed hands"}
+	}))
 }
 
 // picture has a screenshot decided and recorded.
@@ -235,6 +240,10 @@ func (h *hands) do(s stroke) *problem {
 		e, print, ref, err = c.up.Ground(ctx, s.page, s.x, s.y)
 	}
 	cancel()
+	if err != nil && turn.Err() != nil && c.ctx.Err() == nil {
+		// The task ended, or the session changed hands: the gate says, and records, which.
+		return h.attempt(s.op)
+	}
 	if err != nil {
 		slog.Debug("cdp: ground an input", "task", c.s.c.Task, "error", err)
 		return &problem{Layer: layerDispatch, Code: "screen_unavailable", Message: "what the input would hit could not be found out", Next: "try again; look whether the page is open"}
