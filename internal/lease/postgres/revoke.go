@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sallyport-dev/sallyport/internal/lease"
 )
@@ -33,6 +34,28 @@ func (s *Source) Confirm(ctx context.Context, c lease.Credential) error {
 // What keeps one of them from being dropped does not keep the others: when they
 // cannot be dropped together, each is dropped by itself.
 func (s *Source) RevokeAll(ctx context.Context, cs []lease.Credential) []error {
+	errs := s.revokeAll(ctx, cs)
+	for range raceTries {
+		if !slices.ContainsFunc(errs, raced) {
+			break
+		}
+		errs = s.revokeAll(ctx, cs)
+	}
+	return errs
+}
+
+// raceTries is how often a revocation is begun again that met another one.
+const raceTries = 3
+
+// raced reports whether another session changed or dropped the same role at the
+// same moment, as one may that a dead process of ours began. PostgreSQL has no
+// code of its own for it.
+func raced(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && e.Code == "XX000" && strings.HasPrefix(e.Message, "tuple concurrently ")
+}
+
+func (s *Source) revokeAll(ctx context.Context, cs []lease.Credential) []error {
 	errs := make([]error, len(cs))
 	conn, there, err := s.find(ctx, cs, terminate)
 	if err != nil {
