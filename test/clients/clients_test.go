@@ -178,7 +178,7 @@ type scenario struct {
 // that it failed.
 func (w *world) script(t *testing.T, file string, args ...string) {
 	t.Helper()
-	all := w.run(t, file, 8*time.Second, args...)
+	all := w.run(t, file, args...)
 	passed := 0
 	for _, s := range all {
 		t.Run(s.Name, func(t *testing.T) {
@@ -194,7 +194,7 @@ func (w *world) script(t *testing.T, file string, args ...string) {
 
 // run runs a file of scenarios with node. It prints one line for each: a JSON
 // object with name, feature and, if it failed, error.
-func (w *world) run(t *testing.T, file string, patience time.Duration, args ...string) []scenario {
+func (w *world) run(t *testing.T, file string, args ...string) []scenario {
 	t.Helper()
 	if err := install(); err != nil {
 		t.Fatal(err)
@@ -202,7 +202,17 @@ func (w *world) run(t *testing.T, file string, patience time.Duration, args ...s
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", append([]string{file, w.url}, args...)...)
-	cmd.Env = append(os.Environ(), "PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1", fmt.Sprint("PATIENCE=", patience.Milliseconds()))
+	cmd.Env = append(os.Environ(), "PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.tap.heard(func(code string) {
+		if code == "cdp_script" {
+			in.Write([]byte("\n")) // to a client that may have ended
+		}
+	})
+	defer w.tap.heard(nil)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/surface/cdp"
 )
@@ -47,12 +46,8 @@ func ran(t *testing.T, file string, profile cdp.Profile) *results {
 	if r := runs.done[key]; r != nil {
 		return r
 	}
-	patience := 8 * time.Second
-	if profile == cdp.Pinned { // where what is refused is refused at once, and much waits in vain for it
-		patience = 2 * time.Second
-	}
 	w := open(t, profile, nil)
-	r := &results{all: w.run(t, file, patience), scripts: w.tap.scripts(t)}
+	r := &results{all: w.run(t, file), scripts: w.tap.scripts(t)}
 	runs.done[key] = r
 	return r
 }

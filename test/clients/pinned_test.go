@@ -51,7 +51,7 @@ func (s *tap) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tapped{Conn: c}
+	t := &tapped{Conn: c, tap: s}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conns = append(s.conns, t)
@@ -63,10 +63,12 @@ type tap struct {
 	net.Listener
 	mu    sync.Mutex
 	conns []*tapped
+	told  func(code string)
 }
 
 type tapped struct {
 	net.Conn
+	tap  *tap
 	mu   sync.Mutex
 	got  bytes.Buffer
 	said []string
@@ -81,8 +83,21 @@ func (t *tapped) Write(b []byte) (int, error) {
 		t.mu.Lock()
 		t.said = append(t.said, string(m[1]))
 		t.mu.Unlock()
+		t.tap.mu.Lock()
+		told := t.tap.told
+		t.tap.mu.Unlock()
+		if told != nil {
+			told(string(m[1]))
+		}
 	}
 	return t.Conn.Write(b)
+}
+
+// heard has f called with the code of each refusal; nil ends that.
+func (s *tap) heard(f func(code string)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.told = f
 }
 
 // refusals are the codes that were said since it was asked last.

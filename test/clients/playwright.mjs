@@ -2,12 +2,12 @@ import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { chromium } from 'playwright-core';
-import { site, patience, is, has, refused, run } from './scenarios.mjs';
+import { site, is, has, refused, run } from './scenarios.mjs';
 
 const [url, only] = process.argv.slice(2);
 const browser = await chromium.connectOverCDP(url);
 const context = browser.contexts()[0];
-context.setDefaultTimeout(patience);
+context.setDefaultTimeout(8000);
 const at = path => async p => { await p.goto(site + path); return p; };
 const form = at('/form');
 

@@ -1,9 +1,9 @@
 import puppeteer from 'puppeteer-core';
-import { site, patience, is, has, refused, run } from './scenarios.mjs';
+import { site, is, has, refused, run } from './scenarios.mjs';
 
 const [url, only] = process.argv.slice(2);
 const browser = await puppeteer.connect({ browserURL: url, defaultViewport: null });
-const form = async p => { p.setDefaultTimeout(patience); await p.goto(site + '/form'); };
+const form = async p => { p.setDefaultTimeout(8000); await p.goto(site + '/form'); };
 // read without a script of our own, so that the profile pinned does it too
 const property = async (p, s, name) => (await (await p.$(s)).getProperty(name)).jsonValue();
 const text = (p, s) => property(p, s, 'textContent');

@@ -2,8 +2,6 @@
 // limit, and is reported as one line of JSON, with the feature that it is of:
 // the last '# Feature' before it.
 export const site = 'http://site.test';
-// How long a driver waits for what a page should do; a scenario, twice that.
-export const patience = Number(process.env.PATIENCE ?? 8000);
 
 export function is(got, want, what = 'value') {
   if (JSON.stringify(got) !== JSON.stringify(want)) throw new Error(`${what}: got ${JSON.stringify(got)}, want ${JSON.stringify(want)}`);
@@ -17,22 +15,30 @@ export async function refused(promise, code) {
   if (!error) throw new Error(`passed, want it refused as ${code}`);
   has(error.message, code, 'refusal');
 }
+let hurry = () => {};
+process.stdin.on('data', () => hurry());
+
+// A line on standard input says that the door has just refused a script: what
+// waits for it waits in vain, and the scenario has half a second left.
 export async function run(scenarios, fresh, only) {
   const wanted = only?.split(',');
   let feature = '';
   for (const [name, f] of Object.entries(scenarios)) {
     if (name.startsWith('# ')) { feature = name.slice(2); continue; }
     if (wanted && !wanted.includes(name)) continue;
-    let page, timer;
-    const started = Date.now();
-    const line = { name, feature };
+    let page;
+    const timers = [], started = Date.now(), line = { name, feature };
     try {
-      const limit = new Promise((_, no) => { timer = setTimeout(() => no(new Error('over its time')), patience * 2); });
+      const limit = new Promise((_, no) => {
+        const over = ms => timers.push(setTimeout(() => no(new Error('over its time')), ms));
+        hurry = () => { hurry = () => {}; over(500); };
+        over(15000);
+      });
       await Promise.race([limit, (async () => { page = await fresh(); await f(page); })()]);
     } catch (e) {
       line.error = String(e && e.stack || e).slice(0, 1500);
     }
-    clearTimeout(timer);
+    timers.forEach(clearTimeout);
     if (process.env.TIMES) line.ms = Date.now() - started;
     try { await page?.close(); } catch { /* some scenarios close it */ }
     console.log(JSON.stringify(line));
