@@ -10,7 +10,7 @@ import (
 
 // A session is in one hand at a time: its agent's (""), or that of an actor who
 // has taken it over ("person:ines"). Only whoever has it may act by hand: on the
-// screen, on the browser's protocol, and by the harness's own requests. What the
+// screen, on the browser's protocol, in databases, and by the harness's own requests. What the
 // page sends goes on, and is of whoever has the session when it is decided.
 //
 // A turn is the time in which somebody acts. Pass lets nobody begin one, cuts
@@ -40,7 +40,7 @@ func (h *hand) free(parent context.Context) { h.ctx, h.cut = context.WithCancel(
 
 // byHand reports whether only whoever has the session may do it.
 func byHand(a action.Action) bool {
-	return a.Surface == action.Computer || a.Surface == action.Egress && a.Source == "harness"
+	return a.Surface == action.Computer || a.Surface == action.Database || a.Surface == action.Egress && a.Source == "harness"
 }
 
 // Turn begins a turn of a's actor, if they have the session in hand. Until end is
