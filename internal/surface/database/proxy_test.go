@@ -162,6 +162,31 @@ func TestEndCutsTheSession(t *testing.T) {
 	}
 }
 
+// TestTakenOver: while a person has the session the agent's connections are cut,
+// and it opens none.
+func TestTakenOver(t *testing.T) {
+	r := newRig(t, nil)
+	c, err := r.connect(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Pass(t.Context(), gatetest.Tenant, gatetest.Task, "", "person:ines"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Exec(t.Context(), "SELECT 1"); err == nil {
+		t.Error("the agent goes on while a person has the session")
+	}
+	if _, err := r.connect(t); err == nil || !strings.Contains(err.Error(), gate.CodeTaken) {
+		t.Errorf("got %v", err)
+	}
+	if err := r.Pass(t.Context(), gatetest.Tenant, gatetest.Task, "person:ines", ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.connect(t); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestForeignCancel: a cancel request with another key cancels nothing.
 func TestForeignCancel(t *testing.T) {
 	r := newRig(t, nil)
