@@ -222,7 +222,9 @@ func TestIdentityPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rig.Await(t, "the harness's own identity", func() bool { return strings.Contains(out.String(), "jwt spiffe://") })
+	rig.Await(t, "the harness's own identity and token", func() bool {
+		return strings.Contains(out.String(), "exchanged Bearer iam.user.mfa.reset tickets.ticket.close tickets.ticket.comment")
+	})
 
 	now, issuer := time.Now().Unix(), "https://"+listen+"/t/brightwell"
 	job := signed(t, ciKey, "ci", map[string]any{"iss": ci.URL, "sub": "repo:acme/desk:ref:refs/heads/main", "aud": issuer, "exp": now + 600, "iat": now})
