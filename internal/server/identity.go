@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/identity"
@@ -65,10 +67,34 @@ func (t *tenant) tokens(ctx context.Context, id string) (identity.Grant, error) 
 	for _, op := range spec.Operations {
 		g.Scopes = append(g.Scopes, op.Operation)
 	}
+	slices.Sort(g.Scopes)
 	for _, e := range a.spec.Workloads {
 		g.Elsewhere = append(g.Elsewhere, identity.Elsewhere{SPIFFEID: e.SPIFFEID, Issuer: e.Issuer, Claims: e.Claims})
 	}
 	return g, nil
+}
+
+// exchanges reports whether there is a door for tokens inside: only where the
+// capability says whom they may be for.
+func (s *session) exchanges() bool { return len(s.instance.Audiences) > 0 }
+
+// serveTokens serves the issuer's endpoints inside a session. Who asks must show
+// an identity like anybody outside: being inside proves nothing.
+func (s *session) serveTokens(l net.Listener) {
+	i, mux := s.t.issuer, http.NewServeMux()
+	mux.Handle("/token", i.TokenHandler())
+	mux.Handle("/introspect", i.IntrospectionHandler())
+	mux.Handle("/revoke", i.RevocationHandler())
+	mux.Handle("/keys", i.Keys())
+	mux.Handle("/.well-known/openid-configuration", i.Discovery())
+	door := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	s.onStop(func() { door.Close() })
+	s.serve("tokens", func() error {
+		if err := door.Serve(bounded(l)); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
 }
 
 // Token is the tenant's token endpoint.

@@ -50,6 +50,7 @@ const (
 	computerAddr  = "127.0.0.1:8601"
 	inferenceAddr = "127.0.0.1:8602"
 	cdpAddr       = "127.0.0.1:8603"
+	issuerAddr    = "127.0.0.1:8604"
 	proxyAddr     = "127.0.0.1:3128"
 )
 
@@ -472,6 +473,9 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	for i := range s.databases {
 		listen = append(listen, databaseAddr(i))
 	}
+	if s.exchanges() {
+		listen = append(listen, issuerAddr)
+	}
 	ca := filepath.Join(s.dir, "ca.pem")
 	if err := os.WriteFile(ca, door.CAPEM(), 0o644); err != nil {
 		return err
@@ -536,6 +540,9 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 			return err
 		}
 	}
+	if s.exchanges() {
+		s.serveTokens(ls[len(ls)-1])
+	}
 	return nil
 }
 
@@ -595,6 +602,9 @@ func (s *session) environment(h Harness) []string {
 		ours = append(ours, "SALLYPORT_CDP_URL=http://"+cdpAddr)
 	}
 	ours = append(ours, s.databaseEnvironment()...)
+	if s.exchanges() {
+		ours = append(ours, "SALLYPORT_ISSUER_URL=http://"+issuerAddr)
+	}
 	names := map[string]bool{}
 	for _, v := range ours {
 		n, _, _ := strings.Cut(v, "=")

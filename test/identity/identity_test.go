@@ -4,8 +4,11 @@ package identity
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,10 +47,40 @@ func svids(ctx context.Context, args []string) error {
 	if err := errors.Join(errX, errJ); err != nil {
 		return err
 	}
+	if at := os.Getenv("SALLYPORT_ISSUER_URL"); at != "" {
+		if err := exchange(fctx, c, at); err != nil {
+			return err
+		}
+	}
 	if len(args) > 0 {
 		<-ctx.Done()
 	}
 	return nil
+}
+
+// exchange gets a token for the task's own JWT-SVID, at the door inside.
+func exchange(ctx context.Context, c *workloadapi.Client, at string) error {
+	get := func(r *http.Response, err error) (m map[string]any, _ error) {
+		if err != nil {
+			return nil, err
+		}
+		defer r.Body.Close()
+		return m, json.NewDecoder(r.Body).Decode(&m)
+	}
+	direct := &http.Client{Transport: &http.Transport{}} // the proxy is for the world
+	d, err := get(direct.Get(at + "/.well-known/openid-configuration"))
+	if err != nil {
+		return err
+	}
+	issuer, _ := d["issuer"].(string)
+	j, err := c.FetchJWTSVID(ctx, jwtsvid.Params{Audience: issuer})
+	if err != nil {
+		return err
+	}
+	m, err := get(direct.PostForm(at+"/token", url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}, "subject_token": {j.Marshal()},
+		"subject_token_type": {"urn:ietf:params:oauth:token-type:jwt"}, "resource": {"https://api.example"}}))
+	fmt.Println("exchanged", m["token_type"], m["scope"])
+	return err
 }
 
 // A program that was launched for a task gets both SVIDs. The same program, run

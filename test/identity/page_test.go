@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
@@ -65,7 +66,7 @@ type ca struct {
 func newCA(t *testing.T, td spiffeid.TrustDomain) *ca {
 	t.Helper()
 	c := &ca{t: t, key: newKey(t)}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "the other side"}, NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	if !td.IsZero() {
 		tmpl.URIs = append(tmpl.URIs, td.ID().URL())
@@ -222,7 +223,9 @@ func TestIdentityPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rig.Await(t, "the harness's own identity", func() bool { return strings.Contains(out.String(), "jwt spiffe://") })
+	rig.Await(t, "the harness's own identity and token", func() bool {
+		return strings.Contains(out.String(), "exchanged Bearer iam.user.mfa.reset tickets.ticket.close tickets.ticket.comment")
+	})
 
 	now, issuer := time.Now().Unix(), "https://"+listen+"/t/brightwell"
 	job := signed(t, ciKey, "ci", map[string]any{"iss": ci.URL, "sub": "repo:acme/desk:ref:refs/heads/main", "aud": issuer, "exp": now + 600, "iat": now})
