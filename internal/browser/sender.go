@@ -18,8 +18,8 @@ const (
 	senderLimit = time.Second
 	// senderAge is how long a request may stay in the browser after that word.
 	senderAge = 10 * time.Second
-	maxSent   = 512     // requests that are remembered
-	maxTold   = 1 << 20 // bytes of a body that the browser tells
+	maxSent   = 512      // requests that are remembered
+	maxTold   = 64 << 10 // bytes of a body that the browser tells; of a longer one it vouches for the address
 )
 
 // Sender is what the browser says of a request: not the page, which sets

@@ -22,7 +22,7 @@ import (
 //
 // Threats: T13, T14, T15, H7 (guardrail, hold)
 func TestExplanationIsNotBorrowed(t *testing.T) {
-	const listen = `onmessage = e => fetch(...e.data); new BroadcastChannel('c').onmessage = e => fetch(...e.data)`
+	const listen = `onmessage = e => fetch(...e.data);`
 	r, tap := hostile(t, `(() => {
 const W = location.origin + '/tickets/4711/comments', token = document.querySelector('meta[name=csrf-token]').content;
 const how = text => ({method: 'POST', headers: {'Content-Type': 'application/x-www-form-urlencoded'}, body: new URLSearchParams({_csrf: token, body: text}).toString()});
@@ -43,7 +43,7 @@ fetch(W, how('before'));
 })()`, func(w http.ResponseWriter, r *http.Request) bool {
 		switch r.URL.Path {
 		case "/static/listen":
-			html("<!doctype html><script>%s</script>", listen)(w, r)
+			html("<!doctype html><script>%s</script>", listen+` new BroadcastChannel('c').onmessage = e => fetch(...e.data)`)(w, r)
 		case "/static/listen.js":
 			w.Header().Set("Content-Type", "text/javascript")
 			w.Write([]byte(listen))
