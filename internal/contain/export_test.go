@@ -1,5 +1,7 @@
 package contain
 
+import "os"
+
 // What tests from outside need to see.
 var (
 	Build    = build
@@ -12,3 +14,6 @@ const AuditArch = auditArch
 
 func DeniedAlways() []uint32  { return deniedAlways }
 func DeniedHarness() []uint32 { return deniedHarness }
+
+func PlanFile() (*os.File, error) { return planFile(plan{Path: "/bin/true"}) }
+func ReadPlan() error             { _, err := readPlan(); return err }

@@ -147,14 +147,16 @@ func sealed(name string, b []byte) (*os.File, error) {
 
 func readPlan() (plan, error) {
 	var p plan
-	f := os.NewFile(fdPlan, "plan")
-	st, err := f.Stat()
+	// By system calls: an os.File would close the descriptor when it is collected,
+	// and the next stage reads the plan too.
+	var st unix.Stat_t
+	if err := unix.Fstat(fdPlan, &st); err != nil {
+		return p, os.NewSyscallError("fstat", err)
+	}
+	b := make([]byte, st.Size)
+	n, err := unix.Pread(fdPlan, b, 0)
 	if err != nil {
-		return p, err
+		return p, os.NewSyscallError("pread", err)
 	}
-	b := make([]byte, st.Size())
-	if _, err := f.ReadAt(b, 0); err != nil {
-		return p, err
-	}
-	return p, json.Unmarshal(b, &p)
+	return p, json.Unmarshal(b[:n], &p)
 }
