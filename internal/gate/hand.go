@@ -10,9 +10,9 @@ import (
 
 // A session is in one hand at a time: its agent's (""), or that of an actor who
 // has taken it over ("person:ines"). Only whoever has it may act by hand: on the
-// screen, on the browser's protocol, in databases, and by whatever else a harness does but call
-// its model. What the page sends goes on, and is of whoever has the session when
-// it is decided.
+// screen, on the browser's protocol, in databases, and by whatever else a harness
+// does but call its model. What the page sends goes on, and is of whoever has the
+// session when it is decided.
 //
 // A turn is the time in which somebody acts. Pass lets nobody begin one, cuts
 // those that run, and gives the hand on when the last has ended: so neither
@@ -41,7 +41,7 @@ func (h *hand) free(parent context.Context) { h.ctx, h.cut = context.WithCancel(
 
 // byHand reports whether only whoever has the session may do it.
 func byHand(a action.Action) bool {
-	return a.Surface == action.Computer || a.Surface == action.Database || a.Source == "harness" && a.Surface != action.Inference
+	return a.Surface == action.Computer || a.Source == "harness" && a.Surface != action.Inference
 }
 
 // Turn begins a turn of a's actor, if they have the session in hand. Until end is
