@@ -17,6 +17,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/browser"
+	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/contain"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/surface/computer"
@@ -151,6 +152,20 @@ func (s *site) wait(t *testing.T, prefix string) time.Time {
 	}
 }
 
+// request is the POST that came to a path, as the egress door would name it.
+func (s *site) request(t *testing.T, path string) action.Request {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range s.hits {
+		if body, ok := strings.CutPrefix(h, "POST "+path+" "); ok {
+			return action.Request{Method: "POST", Origin: "http://site.test", Path: path, BodyDigest: canon.Digest([]byte(body))}
+		}
+	}
+	t.Fatalf("no request to %s; got %q", path, s.hits)
+	return action.Request{}
+}
+
 // real is a fixture whose screen is the managed browser on one page.
 func real(t *testing.T, html string, p decider) (*fixture, *site) {
 	t.Helper()
@@ -194,7 +209,7 @@ func TestRealBrowserClickExplainsItsRequest(t *testing.T) {
 	if e := last.Element; e.FormAction != "http://site.test/users/jo/mfa/reset" || e.FormMethod != "POST" || e.Tag != "button" {
 		t.Errorf("element: %+v", e)
 	}
-	req := action.Request{Method: "POST", Origin: "http://site.test", Path: "/users/jo/mfa/reset"}
+	req := s.request(t, "/users/jo/mfa/reset")
 	if id, rule := f.journal.Why(t.Context(), req, true, at); id != last.ID || rule != computer.RuleForm {
 		t.Errorf("explained by %q (%s), want %q", id, rule, last.ID)
 	}
@@ -217,7 +232,7 @@ func TestRealBrowserLinkAndEnter(t *testing.T) {
 	}
 	f.ok(`{"action":"type","text":"x\n"}`)
 	at = s.wait(t, "POST /users/jo/mfa/reset why=x")
-	if _, rule := f.journal.Why(t.Context(), action.Request{Method: "POST", Origin: "http://site.test", Path: "/users/jo/mfa/reset"}, true, at); rule != computer.RuleForm {
+	if _, rule := f.journal.Why(t.Context(), s.request(t, "/users/jo/mfa/reset"), true, at); rule != computer.RuleForm {
 		t.Errorf("enter: got rule %q", rule)
 	}
 }

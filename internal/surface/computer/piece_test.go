@@ -109,7 +109,7 @@ func TestRealBrowserChangeSaysWhatWasPressed(t *testing.T) {
 	f.ok(`{"action":"screenshot"}`)
 	f.ok(`{"action":"left_click","coordinate":[50,130]}`)
 	at := s.wait(t, "POST /users/jo/mfa/reset")
-	id, on, shown := f.journal.Explain(t.Context(), action.Request{Method: "POST", Origin: "http://site.test", Path: "/users/jo/mfa/reset"}, true, at)
+	id, on, shown := f.journal.Explain(t.Context(), s.request(t, "/users/jo/mfa/reset"), true, at)
 	if id == "" || on == nil || on.Name != "Reset" || on.Text != "Reset" || on.FrameOrigin != "http://site.test" || on.Frame == "" {
 		t.Errorf("explained by %q, on %+v", id, on)
 	}
