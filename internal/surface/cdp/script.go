@@ -3,6 +3,7 @@ package cdp
 import (
 	"bytes"
 	_ "embed"
+	"regexp"
 	"strings"
 	"sync"
 
@@ -36,9 +37,13 @@ const (
 	sourceArgument     = 3
 )
 
+// frameSeq is the number that Playwright gives each frame's helpers: data, in the
+// options that its injected script ends with.
+var frameSeq = regexp.MustCompile(`,"frameSeq":[0-9]{1,15},`)
+
 // ScriptDigest is what pinned.txt holds of a script: the digest of its text
 // without the line at its end that names its source, which a driver makes of
-// where it is installed.
+// where it is installed, and with every frame's number as 0.
 func ScriptDigest(script string) action.Digest {
 	script = strings.TrimRight(script, "\n")
 	if i := strings.LastIndexByte(script, '\n'); i >= 0 {
@@ -47,7 +52,7 @@ func ScriptDigest(script string) action.Digest {
 			script = strings.TrimSpace(script[:i])
 		}
 	}
-	return canon.Digest([]byte(script))
+	return canon.Digest(frameSeq.ReplaceAll([]byte(script), []byte(`,"frameSeq":0,`)))
 }
 
 // known reports whether a profile evaluates the script.

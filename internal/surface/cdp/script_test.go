@@ -29,3 +29,22 @@ func TestScriptDigest(t *testing.T) {
 		}
 	}
 }
+
+// Playwright's injected script ends with options, and the number of the frame is
+// in them: without this, profile pinned would work for the first frames only.
+func TestScriptDigestOfEveryFrame(t *testing.T) {
+	script := func(seq string) string {
+		return `(() => new Injected(globalThis, {"isUnderTest":false,"frameSeq":` + seq + `,"customEngines":[]}))()`
+	}
+	want := ScriptDigest(script("1"))
+	for _, same := range []string{"0", "2", "10", "99999"} {
+		if ScriptDigest(script(same)) != want {
+			t.Errorf("frame %s: got another digest", same)
+		}
+	}
+	for _, other := range []string{"", "-1", "1.5", "1e3", "fetch('/evil')", "1,\"a\":fetch('/evil')", "\"1\"", "0x1"} {
+		if ScriptDigest(script(other)) == want {
+			t.Errorf("frame %q: got the same digest", other)
+		}
+	}
+}
