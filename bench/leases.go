@@ -87,7 +87,7 @@ func (b *bench) issueRole(ctx context.Context, c *pgx.Conn, src *postgres.Source
 	}
 	own, base := p.p50()
 	b.add(row{"database role for a task, issued, p50", short(own), short(base) + " CREATE ROLE", times(p.ratio()), "under 1.25x", p.ratio() < 1.25})
-	b.note("**Role issued.** `postgres.Source.Issue` on a warm connection: the declared roles looked at, the verifier computed, and role, membership and comment made in one " +
+	b.note("**Role issued.** `postgres.Source.Issue` on a warm connection: the session marked, the verifier computed (the declared roles are looked at once a minute), and role, membership and comment made in one " +
 		"transaction. Bare: `CREATE ROLE` with password, expiry and membership, where the server computes the verifier. The two records of the lease come on top of it, " +
 		"as of any decision.")
 	return nil

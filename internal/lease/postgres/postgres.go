@@ -29,6 +29,7 @@ import (
 	"net"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -67,7 +68,14 @@ const DefaultConnections = 8
 type Source struct {
 	c    Config
 	pool *pool
+	// checked is when the declared roles were last seen to be what they may be,
+	// in Unix nanoseconds.
+	checked atomic.Int64
 }
+
+// checkEvery is how long that is believed. Who can widen a role of the database can
+// do more there than a lease.
+const checkEvery = time.Minute
 
 // New makes a source. It does not touch the network.
 func New(c Config) *Source {
@@ -110,7 +118,7 @@ func (s *Source) Issue(ctx context.Context, o lease.Order) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", lease.ErrNotIssued, err)
 	}
-	c, err := s.pool.begin(ctx, func(c *pgx.Conn) error { return s.mayGrant(ctx, c, o.Label) })
+	c, err := s.pool.begin(ctx, func(c *pgx.Conn) error { return s.prepare(ctx, c, o.Label) })
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", lease.ErrNotIssued, err)
 	}
@@ -151,15 +159,19 @@ func (s *Source) create(o lease.Order, verifier string) (string, error) {
 	// ROLE CURRENT_USER: who is not a superuser ends sessions, and drops what is
 	// owned, of roles that it is a member of.
 	return fmt.Sprintf("CREATE ROLE %s LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS CONNECTION LIMIT %d PASSWORD %s VALID UNTIL '%s'%s ROLE CURRENT_USER; "+
-		"COMMENT ON ROLE %s IS %s; SELECT oid, set_config('application_name', 'sallyport', false) FROM pg_roles WHERE rolname = '%s'",
-		name, s.c.Connections, text, stamp(o.Expires), in, name, comment, o.Label), nil
+		"COMMENT ON ROLE %s IS %s; SELECT '%s'::regrole::oid, set_config('application_name', 'sallyport', false)",
+		name, s.c.Connections, text, stamp(o.Expires), in, name, comment, name), nil
 }
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000000+00") }
 
-// mayGrant refuses declared roles that could make a credential of their own. It
-// also marks the session with the label.
-func (s *Source) mayGrant(ctx context.Context, c *pgx.Conn, label string) error {
+// prepare marks the session with the label, and refuses declared roles that could
+// make a credential of their own.
+func (s *Source) prepare(ctx context.Context, c *pgx.Conn, label string) error {
+	now := time.Now()
+	if now.Sub(time.Unix(0, s.checked.Load())) < checkEvery {
+		return exec(ctx, c, "SELECT set_config('application_name', '"+label+"', false)") // of the labels' form
+	}
 	var marked string
 	var far *string
 	err := c.QueryRow(ctx, `SELECT set_config('application_name', $3, false), (SELECT quote_ident(g.name) || ' is a member of ' || quote_ident(a.rolname)
@@ -167,6 +179,9 @@ func (s *Source) mayGrant(ctx context.Context, c *pgx.Conn, label string) error 
 		AND (a.rolsuper OR a.rolcreaterole OR a.rolreplication OR a.rolname = ANY($2)) LIMIT 1)`, s.c.Roles, forbidden, label).Scan(&marked, &far)
 	if err == nil && far != nil {
 		err = fmt.Errorf("the declared role %s, which reaches past the lease: grant tables and functions to a role of its own", *far)
+	}
+	if err == nil {
+		s.checked.Store(now.UnixNano())
 	}
 	return err
 }

@@ -235,7 +235,7 @@ func (s *Source) dropEverywhere(ctx context.Context, conn *pgx.Conn, name string
 		return err
 	}
 	for _, db := range others {
-		other := *s
+		other := &Source{c: s.c}
 		other.c.Database = db
 		c, err := other.admin(ctx)
 		if err != nil {
