@@ -122,7 +122,9 @@ func TestNothingBeforeTheGuard(t *testing.T) {
 // pressListening presses the button of a listening page, which may still load.
 func (w *world) pressListening() {
 	w.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	// An input of the flood that went with its document may keep the first one
+	// after it waiting for a whole step of the browser.
+	deadline := time.Now().Add(3 * stepLimit)
 	for {
 		g, err := w.Ground(w.t.Context(), 100, 50)
 		if err == nil && g.Element.Tag == "button" {
