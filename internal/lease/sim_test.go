@@ -191,7 +191,7 @@ func each(cs []lease.Credential, f func(lease.Credential) error) []error {
 // alive; and in the end nothing is left. The upstream that is away holds up
 // nobody but its own.
 //
-// Threats: K4 (lease)
+// Threats: K4, M4 (lease)
 func TestHundredThousandLeases(t *testing.T) {
 	n := 100_000
 	if testing.Short() {
