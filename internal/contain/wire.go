@@ -147,14 +147,15 @@ func sealed(name string, b []byte) (*os.File, error) {
 
 func readPlan() (plan, error) {
 	var p plan
-	f := os.NewFile(fdPlan, "plan")
-	st, err := f.Stat()
-	if err != nil {
-		return p, err
+	// Not an os.File: once the collector found it unused it would close the
+	// descriptor, which the next stage reads again.
+	var st unix.Stat_t
+	if err := unix.Fstat(fdPlan, &st); err != nil {
+		return p, os.NewSyscallError("fstat", err)
 	}
-	b := make([]byte, st.Size())
-	if _, err := f.ReadAt(b, 0); err != nil {
-		return p, err
+	b := make([]byte, st.Size)
+	if n, err := unix.Pread(fdPlan, b, 0); err != nil || n != len(b) {
+		return p, fmt.Errorf("read the plan: %d of %d bytes: %v", n, len(b), err)
 	}
 	return p, json.Unmarshal(b, &p)
 }

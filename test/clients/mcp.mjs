@@ -70,7 +70,7 @@ await run({
 
   '# Refused in every profile': 0,
   refused_file: async () => has(await tool('browser_navigate', { url: 'file:///etc/passwd' }), 'rror'),
-}, async () => null, only);
+}, async () => null, only, 15000); // a tool says at once that a script was refused, and waits a while after what it did
 server.kill();
 rmSync(files, { recursive: true, force: true });
 process.exit(0);
