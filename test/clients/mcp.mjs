@@ -66,7 +66,7 @@ await run({
   requests: async () => { await open('/form'); has(await tool('browser_network_requests'), ''); },
 
   '# Own scripts': 0,
-  evaluate: async () => { await open('/form'); has(await tool('browser_evaluate', { function: '() => document.title' }), 'Form'); },
+  evaluate: async () => { await open('/form'); has(await tool('browser_evaluate', { function: '() => document.title + 6 * 7' }), '"Form42"'); },
 
   '# Refused in every profile': 0,
   refused_file: async () => has(await tool('browser_navigate', { url: 'file:///etc/passwd' }), 'rror'),

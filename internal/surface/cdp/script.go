@@ -3,6 +3,7 @@ package cdp
 import (
 	"bytes"
 	_ "embed"
+	"regexp"
 	"strings"
 	"sync"
 
@@ -36,10 +37,14 @@ const (
 	sourceArgument     = 3
 )
 
+// frameSeq is the one thing in Playwright's helpers that is new in each frame.
+var frameSeq = regexp.MustCompile(`"frameSeq":[0-9]{1,9},`)
+
 // ScriptDigest is what pinned.txt holds of a script: the digest of its text
 // without the line at its end that names its source, which a driver makes of
-// where it is installed.
+// where it is installed, and without the number of the frame that it is for.
 func ScriptDigest(script string) action.Digest {
+	script = frameSeq.ReplaceAllString(script, `"frameSeq":0,`)
 	script = strings.TrimRight(script, "\n")
 	if i := strings.LastIndexByte(script, '\n'); i >= 0 {
 		last := strings.TrimSpace(script[i:])
