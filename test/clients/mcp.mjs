@@ -66,11 +66,11 @@ await run({
   requests: async () => { await open('/form'); has(await tool('browser_network_requests'), ''); },
 
   '# Own scripts': 0,
-  evaluate: async () => { await open('/form'); has(await tool('browser_evaluate', { function: '() => document.title' }), 'Form'); },
+  evaluate: async () => { await open('/form'); has(await tool('browser_evaluate', { function: '() => document.title + 6 * 7' }), '"Form42"'); },
 
   '# Refused in every profile': 0,
   refused_file: async () => has(await tool('browser_navigate', { url: 'file:///etc/passwd' }), 'rror'),
-}, async () => null, only);
+}, async () => null, only, 15000); // a tool says at once that a script was refused, and waits a while after what it did
 server.kill();
 rmSync(files, { recursive: true, force: true });
 process.exit(0);

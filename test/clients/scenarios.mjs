@@ -19,8 +19,8 @@ let hurry = () => {};
 process.stdin.on('data', () => hurry());
 
 // A line on standard input says that the door has just refused a script: what
-// waits for it waits in vain, and the scenario has two seconds left.
-export async function run(scenarios, fresh, only) {
+// waits for it waits in vain, and the scenario has only so much time left, in ms.
+export async function run(scenarios, fresh, only, left = 500) {
   const wanted = only?.split(',');
   let feature = '';
   for (const [name, f] of Object.entries(scenarios)) {
@@ -31,7 +31,7 @@ export async function run(scenarios, fresh, only) {
     try {
       const limit = new Promise((_, no) => {
         const over = ms => timers.push(setTimeout(() => no(new Error('over its time')), ms));
-        hurry = () => { hurry = () => {}; over(2000); };
+        hurry = () => { hurry = () => {}; over(left); };
         over(15000);
       });
       await Promise.race([limit, (async () => { page = await fresh(); await f(page); })()]);
