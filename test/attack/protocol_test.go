@@ -72,8 +72,8 @@ func speak(t *testing.T, r *rig.Rig, steps ...string) (task.Task, []string, stri
 const notorious = `Target.sendMessageToTarget Target.exposeDevToolsProtocol Target.openDevTools Target.setRemoteLocations Extensions.loadUnpacked Security.setIgnoreCertificateErrors
 Page.addCompilationCache Page.setDocumentContent Page.setBypassCSP Page.captureSnapshot Page.printToPDF Network.setExtraHTTPHeaders Network.setCookie Network.setCookies Storage.setCookies Storage.getCookies
 Network.getCookies Network.getAllCookies Network.getRequestPostData Network.getResponseBody Network.loadNetworkResource Network.replayXHR Network.setBypassServiceWorker WebAuthn.enable WebAuthn.addVirtualAuthenticator
-WebAuthn.getCredentials DOM.setFileInputFiles DOM.setOuterHTML DOM.setAttributeValue Input.dispatchDragEvent Input.dispatchTouchEvent Input.synthesizeTapGesture Input.imeSetComposition WebMCP.invokeTool
-FedCm.selectAccount Autofill.trigger DeviceAccess.selectPrompt HeapProfiler.takeHeapSnapshot Tracing.start IO.read DOMSnapshot.captureSnapshot Tethering.bind Emulation.setPageScaleFactor Emulation.setVisibleSize
+WebAuthn.getCredentials DOM.setOuterHTML DOM.setAttributeValue Input.synthesizeTapGesture Input.imeSetComposition WebMCP.invokeTool
+FedCm.selectAccount Autofill.trigger DeviceAccess.selectPrompt HeapProfiler.takeHeapSnapshot Tracing.start IO.read Tethering.bind Emulation.setPageScaleFactor Emulation.setVisibleSize
 Emulation.setScriptExecutionDisabled Input.setIgnoreInputEvents Debugger.enable Debugger.setScriptSource ServiceWorker.deliverPushMessage ServiceWorker.dispatchSyncEvent Runtime.compileScript Runtime.runScript
 DOMStorage.getDOMStorageItems IndexedDB.requestData CacheStorage.requestEntries Fetch.enable Fetch.continueRequest Fetch.continueWithAuth Browser.grantPermissions Browser.executeBrowserCommand Browser.crash
 FileSystem.getDirectory PWA.install SystemInfo.getInfo Cast.startTabMirroring DigitalCredentials.setVirtualWalletBehavior`
@@ -123,7 +123,7 @@ func TestProtocolRefuses(t *testing.T) {
 	want[len(want)-1] = "none"
 	add(refused, "page:Evil.method {}", "page:page.navigate {\"url\":\"http://x/\"}", "page:Page.Navigate {\"url\":\"http://x/\"}", "page:Page.navigate\\u0020 {}", "page: {}", "page:Page {}", "page:Page. {}",
 		"root:Target.createBrowserContext {\"proxyServer\":\"http://127.0.0.1:1\"}", "root:Target.createBrowserContext {\"originsWithUniversalNetworkAccess\":[\"*\"]}",
-		"page:Runtime.evaluate {\"expression\":\"1\",\"includeCommandLineAPI\":true}", "page:Runtime.evaluate {\"expression\":\"1\",\"replMode\":true}", "page:Runtime.evaluate {\"expression\":\"1\",\"allowUnsafeEvalBlockedByCSP\":true}",
+		"page:Runtime.evaluate {\"expression\":\"1\",\"replMode\":true}", "page:Runtime.evaluate {\"expression\":\"1\",\"allowUnsafeEvalBlockedByCSP\":true}",
 		"page:Runtime.evaluate {\"expression\":\"1\",\"contextId\":1e9}", "page:Runtime.evaluate {\"expression\":\"1\",\"uniqueContextId\":\"1.1\"}", "page:Page.captureScreenshot {\"format\":\"png\",\"evil\":1}",
 		"root:Target.attachToTarget {\"targetId\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\",\"flatten\":true}", "root:Target.createTarget {\"url\":\"about:blank\",\"browserContextId\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}",
 		"root:Target.closeTarget {\"targetId\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}", "root:Target.attachToTarget {\"targetId\":\"1\",\"flatten\":false}", "root:Target.setAutoAttach {\"autoAttach\":true,\"waitForDebuggerOnStart\":true,\"flatten\":false}",
@@ -135,6 +135,10 @@ func TestProtocolRefuses(t *testing.T) {
 	for _, u := range []string{"file:///etc/passwd", "chrome://version", "devtools://devtools", "view-source:" + page, "javascript:alert(1)", "data:text/html,x", "blob:" + page, "filesystem:" + page, "FILE:///etc/passwd", " file:///etc/passwd", "file\\t:///etc/passwd", "chrome-extension://a/b", "about:srcdoc", "http:\\\\evil", "ftp://x/"} {
 		add(refused, `page:Page.navigate {"url":"`+strings.ReplaceAll(u, `http:\\`, `http:\\\\`)+`"}`, `root:Target.createTarget {"url":"`+strings.ReplaceAll(u, `http:\\`, `http:\\\\`)+`"}`)
 	}
+	// The console's functions hand out listeners, the guard's too: asked for, and not there.
+	add(`"value":"undefined"`, `page:Runtime.evaluate {"expression":"typeof getEventListeners","includeCommandLineAPI":true}`)
+	// Uploads name what the harness has put into its store, and no path of the machine.
+	add(refused, `page:DOM.setFileInputFiles {"files":["/etc/passwd"],"backendNodeId":1}`, `page:DOM.setFileInputFiles {"files":["/uploads/../etc/passwd"],"backendNodeId":1}`)
 	add("", "page:Emulation.setDeviceMetricsOverride {\"width\":300,\"height\":300,\"deviceScaleFactor\":3,\"mobile\":true}")
 	add(`"value":"1280x800x1"`, `page:Runtime.evaluate {"expression":"innerWidth+'x'+innerHeight+'x'+devicePixelRatio"}`)
 	add("404", "http:GET /json/new?http://x/", "http:GET /json/close/1", "http:GET /json/activate/1", "http:GET /devtools/page/1", "http:GET /devtools/browser/1", "http:GET /json/versionx")
