@@ -474,7 +474,9 @@ func TestPopupIsGuarded(t *testing.T) {
 	c.send(p.SessionID, "Runtime.enable", nil)
 	c.send(p.SessionID, "Page.enable", nil)
 	c.must(p.SessionID, "Runtime.runIfWaitingForDebugger", nil, nil)
-	c.until(func(m message) bool { return m.Method == "Page.loadEventFired" && m.Session == p.SessionID })
+	// The event of its load may be over before Page.enable is answered, which takes
+	// a document that runs.
+	c.until(func(m message) bool { return m.Method == "Page.frameStoppedLoading" && m.Session == p.SessionID })
 	x, y = c.point(p.SessionID, "a")
 	c.must(p.SessionID, "Input.dispatchMouseEvent", mouse("mousePressed", x, y, 1), nil)
 	c.must(p.SessionID, "Input.dispatchMouseEvent", mouse("mouseReleased", x, y, 1), nil)
