@@ -26,6 +26,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/lease"
 	leasessh "github.com/sallyport-dev/sallyport/internal/lease/ssh"
 	"github.com/sallyport-dev/sallyport/internal/surface/ssh"
+	"github.com/sallyport-dev/sallyport/test/sshd"
 )
 
 func TestMain(m *testing.M) {
@@ -38,7 +39,7 @@ const label = "sallyport-00112233-l-1"
 // world is a task with a lease at a host, and its door.
 type world struct {
 	*gatetest.Kit
-	d      *sshd
+	d      *sshd.Server
 	source *leasessh.Source
 	sealed []byte
 	sock   string
@@ -46,10 +47,10 @@ type world struct {
 	dir    string
 }
 
-func source(t testing.TB, d *sshd, keys *leasessh.Keys, edit func(*leasessh.Config)) *leasessh.Source {
+func source(t testing.TB, d *sshd.Server, keys *leasessh.Keys, edit func(*leasessh.Config)) *leasessh.Source {
 	t.Helper()
-	c := leasessh.Config{Address: d.addr, User: d.user, HostKeys: []xssh.PublicKey{d.hostKey}, Principals: []string{"deploy"},
-		SourceAddresses: []string{"127.0.0.1"}, CA: func(context.Context) ([]byte, error) { return bytes.Clone(d.ca), nil }}
+	c := leasessh.Config{Address: d.Addr, User: d.User, HostKeys: []xssh.PublicKey{d.HostKey}, Principals: []string{"deploy"},
+		SourceAddresses: []string{"127.0.0.1"}, CA: func(context.Context) ([]byte, error) { return bytes.Clone(d.CA), nil }}
 	if edit != nil {
 		edit(&c)
 	}
@@ -64,7 +65,7 @@ func order(until time.Duration) lease.Order {
 	return lease.Order{Label: label, Task: "t-1", Agent: "helper", Purpose: "deploy", Expires: time.Now().Add(until)}
 }
 
-func newWorld(t *testing.T, d *sshd, p gatetest.Policy, edit func(*leasessh.Config)) *world {
+func newWorld(t *testing.T, d *sshd.Server, p gatetest.Policy, edit func(*leasessh.Config)) *world {
 	t.Helper()
 	w := &world{Kit: gatetest.New(t, p), d: d, source: source(t, d, leasessh.NewKeys(), edit)}
 	var err error
@@ -72,8 +73,8 @@ func newWorld(t *testing.T, d *sshd, p gatetest.Policy, edit func(*leasessh.Conf
 		t.Fatal(err)
 	}
 	w.door, err = ssh.New(ssh.Config{Tenant: gatetest.Tenant, Task: gatetest.Task, Agent: gatetest.Agent, Gate: w.Gate, Hosts: []ssh.Host{{
-		Source: "build", Effect: action.Write, Audience: "ssh://" + d.user + "@" + d.addr, User: d.user, HostKeys: []xssh.PublicKey{d.hostKey},
-		Dial:        func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", d.addr) },
+		Source: "build", Effect: action.Write, Audience: "ssh://" + d.User + "@" + d.Addr, User: d.User, HostKeys: []xssh.PublicKey{d.HostKey},
+		Dial:        func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", d.Addr) },
 		Certificate: func(ctx context.Context) (*xssh.Certificate, error) { return w.source.Certificate(ctx, label) },
 		Sign:        func(data []byte) (*xssh.Signature, error) { return w.source.Sign(label, data) },
 	}}})
@@ -103,19 +104,18 @@ func newWorld(t *testing.T, d *sshd, p gatetest.Policy, edit func(*leasessh.Conf
 		}
 	}()
 	known := filepath.Join(w.dir, "known")
-	write(t, known, append([]byte("build "), xssh.MarshalAuthorizedKey(d.hostKey)...))
-	if err := os.Chmod(known, 0o644); err != nil {
+	if err := os.WriteFile(known, append([]byte("build "), xssh.MarshalAuthorizedKey(d.HostKey)...), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return w
 }
 
 // harness runs a shell command inside; $S is ssh with what it needs.
-func (w *world) harness(t *testing.T, script string) (*contain.Process, *safeBuffer) {
+func (w *world) harness(t *testing.T, script string) (*contain.Process, *sshd.Buffer) {
 	t.Helper()
-	out := &safeBuffer{}
+	out := &sshd.Buffer{}
 	const addr = "127.0.0.1:8630"
-	p, err := contain.Start(t.Context(), contain.Spec{Path: "/bin/sh", Args: []string{"-c", "S='ssh -p 8630 -l " + w.d.user +
+	p, err := contain.Start(t.Context(), contain.Spec{Path: "/bin/sh", Args: []string{"-c", "S='ssh -p 8630 -l " + w.d.User +
 		" -o HostKeyAlias=build -o UserKnownHostsFile=/run/known -o StrictHostKeyChecking=yes -o BatchMode=yes 127.0.0.1'; " + script},
 		Env: []string{"PATH=/usr/bin:/bin", "HOME=/home/agent", "SSH_AUTH_SOCK=/run/agent.sock"}, Listen: []string{addr},
 		Mounts: append(contain.SystemMounts(), contain.Mount{Source: w.sock, Target: "/run/agent.sock"}, contain.Mount{Source: filepath.Join(w.dir, "known"), Target: "/run/known"}),
@@ -152,12 +152,12 @@ func (w *world) operations(t *testing.T) (out []string) {
 
 // TestSSH: one sshd, several tasks.
 //
-// Threats: K2, K6 (lease, door)
+// Threats: K2, K6, K12 (lease, door)
 func TestSSH(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts an sshd")
 	}
-	d := startSSHD(t)
+	d := sshd.Start(t)
 
 	t.Run("use_without_sight", func(t *testing.T) {
 		w := newWorld(t, d, nil, nil)
@@ -165,7 +165,7 @@ func TestSSH(t *testing.T) {
 		if err != nil || !strings.Contains(out, "from 127.0.0.1 ") || !strings.Contains(out, "ssh-ed25519-cert-v01@openssh.com build") {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		if !strings.Contains(d.log.String(), "ID "+label) {
+		if !strings.Contains(d.Log.String(), "ID "+label) {
 			t.Error("the host's log does not name the lease")
 		}
 		all := strings.Join(w.operations(t), "\n")
@@ -201,7 +201,7 @@ func TestSSH(t *testing.T) {
 			"source_address": func(c *leasessh.Config) { c.SourceAddresses = []string{"192.0.2.1"} },
 			"principal":      func(c *leasessh.Config) { c.Principals = []string{"somebody-else"} },
 			"authority": func(c *leasessh.Config) {
-				other, _ := newKey(t)
+				other, _ := sshd.NewKey(t)
 				c.CA = func(context.Context) ([]byte, error) { return bytes.Clone(other), nil }
 			},
 		} {
@@ -210,12 +210,12 @@ func TestSSH(t *testing.T) {
 				t.Errorf("%s: got %v", name, err)
 			}
 		}
-		if _, err := leasessh.New(leasessh.Config{Address: d.addr, User: d.user, HostKeys: []xssh.PublicKey{d.hostKey}, SourceAddresses: []string{"127.0.0.1"},
-			CA: func(context.Context) ([]byte, error) { return d.ca, nil }}, leasessh.NewKeys()); err == nil || !strings.Contains(err.Error(), "principals") {
+		if _, err := leasessh.New(leasessh.Config{Address: d.Addr, User: d.User, HostKeys: []xssh.PublicKey{d.HostKey}, SourceAddresses: []string{"127.0.0.1"},
+			CA: func(context.Context) ([]byte, error) { return d.CA, nil }}, leasessh.NewKeys()); err == nil || !strings.Contains(err.Error(), "principals") {
 			t.Errorf("no principals: got %v", err)
 		}
 		other := *d
-		_, other.hostKey = newKey(t)
+		_, other.HostKey = sshd.NewKey(t)
 		if _, err := source(t, &other, leasessh.NewKeys(), nil).Issue(t.Context(), order(time.Hour)); err == nil {
 			t.Error("a host that proved another key was asked")
 		}
@@ -230,21 +230,21 @@ func TestSSH(t *testing.T) {
 		if cert.ValidBefore > uint64(time.Now().Add(leasessh.Life).Unix()) || len(cert.ValidPrincipals) != 1 || len(cert.Extensions) != 0 {
 			t.Errorf("got %+v", cert)
 		}
-		mine, _ := newKey(t)
+		mine, _ := sshd.NewKey(t)
 		signer, err := xssh.ParsePrivateKey(mine)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d.signIn(stolen{cert, signer}) == nil {
+		if signIn(d, stolen{cert, signer}) == nil {
 			t.Error("somebody signed in with a certificate of another's key")
 		}
 	})
 
 	t.Run("kill_cuts_and_confirms", func(t *testing.T) {
 		w := newWorld(t, d, nil, nil)
-		before := d.children()
+		before := d.Children()
 		_, out := w.harness(t, "$S 'echo session; exec sleep 600'; echo over $?; $S echo again; echo over $?; sleep 600")
-		await(t, "session", func() bool { return strings.Contains(out.String(), "session") })
+		sshd.Await(t, "session", func() bool { return strings.Contains(out.String(), "session") })
 		cert, err := w.source.Certificate(t.Context(), label) // alive for all of Life
 		if err != nil {
 			t.Fatal(err)
@@ -253,7 +253,7 @@ func TestSSH(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := d.signIn(signer); err != nil {
+		if err := signIn(d, signer); err != nil {
 			t.Fatalf("before the end: %v", err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -261,11 +261,11 @@ func TestSSH(t *testing.T) {
 		if err := w.Gate.End(ctx, func(gate.Admission) bool { return true }, "killed", "acts strangely"); err != nil {
 			t.Fatal(err)
 		}
-		await(t, "end of the client", func() bool { return strings.Count(out.String(), "over 255") == 2 })
+		sshd.Await(t, "end of the client", func() bool { return strings.Count(out.String(), "over 255") == 2 })
 		if strings.Contains(out.String(), "again\n") {
 			t.Errorf("a session after the end: %s", out)
 		}
-		await(t, "end of the session at the host", func() bool { return d.children() <= before })
+		sshd.Await(t, "end of the session at the host", func() bool { return d.Children() <= before })
 		c := lease.Credential{Label: label, Secret: w.sealed}
 		if w.source.Confirm(ctx, c) == nil {
 			t.Error("confirmed before it was revoked")
@@ -273,7 +273,7 @@ func TestSSH(t *testing.T) {
 		if err := w.source.Revoke(ctx, c); err != nil {
 			t.Fatal(err)
 		}
-		if d.signIn(signer) == nil {
+		if signIn(d, signer) == nil {
 			t.Error("signed in after the revocation")
 		}
 		if _, err := w.source.Certificate(ctx, label); !errors.Is(err, lease.ErrEnded) {
@@ -297,6 +297,59 @@ func TestSSH(t *testing.T) {
 	})
 }
 
+// TestHostDoesNotRefuse: a lease stays as it is while its host accepts what is over,
+// as one does whose clock is behind, is away, or is another.
+//
+// Threats: K2, K4 (lease)
+func TestHostDoesNotRefuse(t *testing.T) {
+	private, pub := sshd.NewKey(t)
+	key, err := xssh.ParsePrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &xssh.ServerConfig{PublicKeyCallback: func(xssh.ConnMetadata, xssh.PublicKey) (*xssh.Permissions, error) { return nil, nil }}
+	c.AddHostKey(key)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go xssh.NewServerConn(conn, c)
+		}
+	}()
+	ca, other := sshd.NewKey(t)
+	d := &sshd.Server{Addr: l.Addr().String(), User: "deploy", CA: ca, HostKey: pub}
+	keys := leasessh.NewKeys()
+	s := source(t, d, keys, nil)
+	if _, err := s.Issue(t.Context(), order(2*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	cred := lease.Credential{Label: label}
+	if err := s.Revoke(t.Context(), cred); err != nil {
+		t.Fatal(err)
+	}
+	for _, is := range []struct {
+		want string
+		s    *leasessh.Source
+	}{
+		{"its clock is behind", s},
+		{"no answer", source(t, d, keys, func(c *leasessh.Config) { c.HostKeys = []xssh.PublicKey{other} })},
+		{"cannot be reached", source(t, d, keys, func(c *leasessh.Config) {
+			c.Dial = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no route") }
+		})},
+	} {
+		if err := is.s.Confirm(t.Context(), cred); err == nil || !strings.Contains(err.Error(), is.want) {
+			t.Errorf("got %v, want %q", err, is.want)
+		}
+	}
+}
+
 // stolen shows a certificate and signs with a key that is not its own.
 type stolen struct {
 	cert *xssh.Certificate
@@ -318,8 +371,8 @@ func (l leased) Sign(_ io.Reader, data []byte) (*xssh.Signature, error) {
 }
 
 // signIn tries to sign in to the host, past the door.
-func (d *sshd) signIn(s xssh.Signer) error {
-	c, err := xssh.Dial("tcp", d.addr, &xssh.ClientConfig{User: d.user, Auth: []xssh.AuthMethod{xssh.PublicKeys(s)}, HostKeyCallback: xssh.FixedHostKey(d.hostKey)})
+func signIn(d *sshd.Server, s xssh.Signer) error {
+	c, err := xssh.Dial("tcp", d.Addr, &xssh.ClientConfig{User: d.User, Auth: []xssh.AuthMethod{xssh.PublicKeys(s)}, HostKeyCallback: xssh.FixedHostKey(d.HostKey)})
 	if err == nil {
 		c.Close()
 	}
@@ -327,11 +380,13 @@ func (d *sshd) signIn(s xssh.Signer) error {
 }
 
 // TestAgentSignsNothingElse: through the agent protocol itself.
+//
+// Threats: K11 (door)
 func TestAgentSignsNothingElse(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts an sshd")
 	}
-	d := startSSHD(t)
+	d := sshd.Start(t)
 	w := newWorld(t, d, nil, nil)
 	dial := func(t *testing.T) (agent.ExtendedAgent, *agent.Key) {
 		t.Helper()
@@ -364,17 +419,17 @@ func TestAgentSignsNothingElse(t *testing.T) {
 		}{signer.PublicKey().Marshal(), session, xssh.Marshal(sig), forwarding})
 	}
 	request := func(k *agent.Key, edit func(*signInRequest)) []byte {
-		r := signInRequest{session, 50, d.user, "ssh-connection", "publickey", true, k.Format, k.Blob, nil}
+		r := signInRequest{session, 50, d.User, "ssh-connection", "publickey", true, k.Format, k.Blob, nil}
 		if edit != nil {
 			edit(&r)
 		}
 		return xssh.Marshal(&r)
 	}
-	other, _ := newKey(t)
+	other, _ := sshd.NewKey(t)
 	const ext = "session-bind@openssh.com"
 	t.Run("bound", func(t *testing.T) { // the control: with all of it right there is a signature
 		a, k := dial(t)
-		if _, err := a.Extension(ext, bind(t, d.hostPrivate, session, false)); err != nil {
+		if _, err := a.Extension(ext, bind(t, d.HostPrivate, session, false)); err != nil {
 			t.Fatal(err)
 		}
 		data := request(k, nil)
@@ -405,18 +460,18 @@ func TestAgentSignsNothingElse(t *testing.T) {
 				t.Errorf("%s: signed", name)
 			}
 		}
-		if _, err := a.Extension(ext, bind(t, d.hostPrivate, session, false)); err == nil {
+		if _, err := a.Extension(ext, bind(t, d.HostPrivate, session, false)); err == nil {
 			t.Error("bound twice")
 		}
-		if _, err := a.Sign(&agent.Key{Format: "ssh-ed25519", Blob: d.hostKey.Marshal()}, data); err == nil {
+		if _, err := a.Sign(&agent.Key{Format: "ssh-ed25519", Blob: d.HostKey.Marshal()}, data); err == nil {
 			t.Error("signed with a key that was not listed")
 		}
 	})
 	for name, contents := range map[string][]byte{
 		"not_bound":         nil,
 		"other_host":        bind(t, other, session, false),
-		"not_proved":        bind(t, d.hostPrivate, []byte("something else"), false),
-		"forwarded_to_host": bind(t, d.hostPrivate, session, true),
+		"not_proved":        bind(t, d.HostPrivate, []byte("something else"), false),
+		"forwarded_to_host": bind(t, d.HostPrivate, session, true),
 		"nonsense":          []byte("nonsense"),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,4 +1,6 @@
-package ssh
+// Package sshd runs OpenSSH's server for tests, in a folder of its own, on a port of
+// the loopback. The system's service is left alone.
+package sshd
 
 import (
 	"bytes"
@@ -19,35 +21,39 @@ import (
 	xssh "golang.org/x/crypto/ssh"
 )
 
-// sshd is OpenSSH's server in a folder of its own, on a port of the loopback.
-type sshd struct {
-	addr        string
-	user        string // the only one that it can be for: who runs the tests
-	ca          []byte // private, OpenSSH form
-	hostKey     xssh.PublicKey
-	hostPrivate []byte
+// Server is one sshd.
+type Server struct {
+	Addr        string
+	User        string // the only one that it can be for: who runs the tests
+	CA          []byte // private, OpenSSH form
+	HostKey     xssh.PublicKey
+	HostPrivate []byte
 	pid         int
-	log         *safeBuffer
+	Log         *Buffer
 }
 
-type safeBuffer struct {
+// Buffer may be written and read at once.
+type Buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-func (s *safeBuffer) Write(p []byte) (int, error) {
+// Write appends.
+func (s *Buffer) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.Write(p)
 }
 
-func (s *safeBuffer) String() string {
+// String is all so far.
+func (s *Buffer) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
 }
 
-func newKey(t testing.TB) ([]byte, xssh.PublicKey) {
+// NewKey makes a key pair: the private one in OpenSSH form.
+func NewKey(t testing.TB) ([]byte, xssh.PublicKey) {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -71,9 +77,9 @@ func write(t testing.TB, file string, text []byte) {
 	}
 }
 
-// startSSHD trusts one authority, and the principal "deploy" for who runs the
+// Start gives a server that trusts one authority, and the principal "deploy" for who runs the
 // tests.
-func startSSHD(t testing.TB) *sshd {
+func Start(t testing.TB) *Server {
 	t.Helper()
 	path, err := exec.LookPath("sshd")
 	if err != nil {
@@ -95,18 +101,18 @@ func startSSHD(t testing.TB) *sshd {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	d := &sshd{user: me.Username, log: &safeBuffer{}}
+	d := &Server{User: me.Username, Log: &Buffer{}}
 	var caPub xssh.PublicKey
 	var host []byte
-	d.ca, caPub = newKey(t)
-	host, d.hostKey = newKey(t)
-	d.hostPrivate = host
+	d.CA, caPub = NewKey(t)
+	host, d.HostKey = NewKey(t)
+	d.HostPrivate = host
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.addr = l.Addr().String()
-	_, port, _ := net.SplitHostPort(d.addr)
+	d.Addr = l.Addr().String()
+	_, port, _ := net.SplitHostPort(d.Addr)
 	l.Close()
 	write(t, filepath.Join(dir, "host"), host)
 	write(t, filepath.Join(dir, "ca.pub"), xssh.MarshalAuthorizedKey(caPub))
@@ -126,7 +132,7 @@ MaxStartups 100
 LogLevel VERBOSE
 `, port, dir))
 	cmd := exec.Command(path, "-D", "-e", "-f", filepath.Join(dir, "config"))
-	cmd.Stderr = d.log
+	cmd.Stderr = d.Log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -135,11 +141,11 @@ LogLevel VERBOSE
 		cmd.Process.Kill()
 		cmd.Wait()
 		if t.Failed() {
-			t.Log(d.log)
+			t.Log(d.Log)
 		}
 	})
-	await(t, "sshd", func() bool {
-		c, err := net.Dial("tcp", d.addr)
+	Await(t, "sshd", func() bool {
+		c, err := net.Dial("tcp", d.Addr)
 		if err == nil {
 			c.Close()
 		}
@@ -148,8 +154,8 @@ LogLevel VERBOSE
 	return d
 }
 
-// children are the processes of connections.
-func (d *sshd) children() int {
+// Children counts the processes of connections.
+func (d *Server) Children() int {
 	out, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", d.pid, d.pid))
 	if err != nil {
 		return -1
@@ -157,7 +163,8 @@ func (d *sshd) children() int {
 	return len(strings.Fields(string(out)))
 }
 
-func await(t testing.TB, what string, ok func() bool) {
+// Await polls for a state, with a limit.
+func Await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if ok() {
