@@ -128,7 +128,8 @@ func (s *sample) grant(task string) (*policy.Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	return policy.CompileGrant(resource.Grant(in, tenantName, agentName, task))
+	return policy.CompileGrant(resource.Grant(in, tenantName, agentName, task,
+		func(string) (*resource.CredentialSourceSpec, bool) { return nil, false }))
 }
 
 // read is the action of a warm read, which the grant covers: what door 2 makes

@@ -2,8 +2,8 @@
 # Installs what Sallyport runs besides itself, by the system's package manager:
 #
 #   scripts/deps.sh browser   Chromium's headless shell and a font: up, demo
-#   scripts/deps.sh           the same, Chromium itself, PostgreSQL, the OpenSSH
-#                             client, FUSE, SoftHSM, Node.js and npm: what the tests run for real
+#   scripts/deps.sh           the same, Chromium itself, PostgreSQL, OpenSSH,
+#                             FUSE, SoftHSM, Node.js and npm: what the tests run for real
 #
 # Says nothing and changes nothing when everything is there. Exit status: 0 all
 # there, 2 something is missing and could not be installed (what to do is said).
@@ -39,7 +39,7 @@ have_node() {
 }
 have_ip() { PATH=$PATH:/usr/sbin:/sbin command -v ip >/dev/null; }
 have_softhsm() { command -v softhsm2-util >/dev/null; }
-have_ssh() { command -v ssh-keygen >/dev/null && command -v ssh-agent >/dev/null; }
+have_ssh() { command -v ssh-keygen >/dev/null && command -v ssh-agent >/dev/null && { command -v sshd >/dev/null || exists /usr/sbin/sshd; }; }
 
 missing() {
 	have_shell || echo shell
@@ -67,7 +67,7 @@ fail() {
 		full) echo "  missing: Chromium, or Google Chrome in /opt/google/chrome; a snap cannot be contained" ;;
 		font) echo "  missing: any TrueType font in /usr/share/fonts, e.g. DejaVu" ;;
 		postgres) echo "  missing: the PostgreSQL server's programs (for tests; no running server is needed)" ;;
-		ssh) echo "  missing: the OpenSSH client (for tests)" ;;
+		ssh) echo "  missing: the OpenSSH client and the program of its server (for tests; no running server is needed)" ;;
 		ip) echo "  missing: ip, of iproute2 (for tests)" ;;
 		node) echo "  missing: Node.js 18 or later in /usr/bin or /usr/local/bin, and npm (for tests)" ;;
 		softhsm) echo "  missing: SoftHSM 2 (for tests)" ;;
@@ -84,24 +84,24 @@ done
 packages() {
 	case $pm:$1 in
 	apt-get:shell) echo chromium-headless-shell ;; apt-get:full) echo chromium ;; apt-get:font) echo fonts-dejavu-core fonts-liberation ;;
-	apt-get:postgres) echo postgresql ;; apt-get:fuse) echo fuse3 ;; apt-get:ssh) echo openssh-client ;; apt-get:node) echo nodejs npm ;; apt-get:ip) echo iproute2 ;;
+	apt-get:postgres) echo postgresql ;; apt-get:fuse) echo fuse3 ;; apt-get:ssh) echo openssh-client openssh-server ;; apt-get:node) echo nodejs npm ;; apt-get:ip) echo iproute2 ;;
 	dnf:shell) echo chromium-headless ;; dnf:full) echo chromium ;; dnf:font) echo dejavu-sans-fonts liberation-sans-fonts ;;
-	dnf:postgres) echo postgresql-server ;; dnf:fuse) echo fuse3 ;; dnf:ssh) echo openssh-clients ;; dnf:node) echo nodejs npm ;; dnf:ip) echo iproute ;;
+	dnf:postgres) echo postgresql-server ;; dnf:fuse) echo fuse3 ;; dnf:ssh) echo openssh-clients openssh-server ;; dnf:node) echo nodejs npm ;; dnf:ip) echo iproute ;;
 	apk:shell) echo chromium-headless-shell ;; apk:full) echo chromium ;; apk:font) echo font-dejavu font-liberation ;;
-	apk:postgres) echo postgresql ;; apk:fuse) echo fuse3 ;; apk:ssh) echo openssh-client openssh-keygen ;; apk:node) echo nodejs npm ;; apk:ip) echo iproute2 ;;
+	apk:postgres) echo postgresql ;; apk:fuse) echo fuse3 ;; apk:ssh) echo openssh-client openssh-keygen openssh-server ;; apk:node) echo nodejs npm ;; apk:ip) echo iproute2 ;;
 	pacman:shell | pacman:full) echo chromium ;; pacman:font) echo ttf-dejavu ttf-liberation ;;
 	pacman:postgres) echo postgresql ;; pacman:fuse) echo fuse3 ;; pacman:ssh) echo openssh ;; pacman:node) echo nodejs npm ;; pacman:ip) echo iproute2 ;;
 	zypper:shell | zypper:full) echo chromium ;; zypper:font) echo dejavu-fonts liberation-fonts ;;
-	zypper:postgres) echo postgresql-server ;; zypper:fuse) echo fuse3 ;; zypper:ssh) echo openssh-clients ;; zypper:node) echo nodejs20 npm20 ;; zypper:ip) echo iproute2 ;;
-	apt-get:postgres) echo postgresql ;; apt-get:fuse) echo fuse3 ;; apt-get:ssh) echo openssh-client ;; apt-get:node) echo nodejs npm ;; apt-get:softhsm) echo softhsm2 ;;
+	zypper:postgres) echo postgresql-server ;; zypper:fuse) echo fuse3 ;; zypper:ssh) echo openssh-clients openssh-server ;; zypper:node) echo nodejs20 npm20 ;; zypper:ip) echo iproute2 ;;
+	apt-get:postgres) echo postgresql ;; apt-get:fuse) echo fuse3 ;; apt-get:ssh) echo openssh-client openssh-server ;; apt-get:node) echo nodejs npm ;; apt-get:softhsm) echo softhsm2 ;;
 	dnf:shell) echo chromium-headless ;; dnf:full) echo chromium ;; dnf:font) echo dejavu-sans-fonts liberation-sans-fonts ;;
-	dnf:postgres) echo postgresql-server ;; dnf:fuse) echo fuse3 ;; dnf:ssh) echo openssh-clients ;; dnf:node) echo nodejs npm ;; dnf:softhsm) echo softhsm ;;
+	dnf:postgres) echo postgresql-server ;; dnf:fuse) echo fuse3 ;; dnf:ssh) echo openssh-clients openssh-server ;; dnf:node) echo nodejs npm ;; dnf:softhsm) echo softhsm ;;
 	apk:shell) echo chromium-headless-shell ;; apk:full) echo chromium ;; apk:font) echo font-dejavu font-liberation ;;
-	apk:postgres) echo postgresql ;; apk:fuse) echo fuse3 ;; apk:ssh) echo openssh-client openssh-keygen ;; apk:node) echo nodejs npm ;; apk:softhsm) echo softhsm ;;
+	apk:postgres) echo postgresql ;; apk:fuse) echo fuse3 ;; apk:ssh) echo openssh-client openssh-keygen openssh-server ;; apk:node) echo nodejs npm ;; apk:softhsm) echo softhsm ;;
 	pacman:shell | pacman:full) echo chromium ;; pacman:font) echo ttf-dejavu ttf-liberation ;;
 	pacman:postgres) echo postgresql ;; pacman:fuse) echo fuse3 ;; pacman:ssh) echo openssh ;; pacman:node) echo nodejs npm ;; pacman:softhsm) echo softhsm ;;
 	zypper:shell | zypper:full) echo chromium ;; zypper:font) echo dejavu-fonts liberation-fonts ;;
-	zypper:postgres) echo postgresql-server ;; zypper:fuse) echo fuse3 ;; zypper:ssh) echo openssh-clients ;; zypper:node) echo nodejs20 npm20 ;; zypper:softhsm) echo softhsm ;;
+	zypper:postgres) echo postgresql-server ;; zypper:fuse) echo fuse3 ;; zypper:ssh) echo openssh-clients openssh-server ;; zypper:node) echo nodejs20 npm20 ;; zypper:softhsm) echo softhsm ;;
 	esac
 }
 

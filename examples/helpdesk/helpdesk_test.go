@@ -162,7 +162,8 @@ func TestFromRequestToDecision(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	grant, err := policy.CompileGrant(resource.Grant(in, "brightwell", "helpdesk", "T1"))
+	grant, err := policy.CompileGrant(resource.Grant(in, "brightwell", "helpdesk", "T1",
+		func(string) (*resource.CredentialSourceSpec, bool) { return nil, false }))
 	if err != nil {
 		t.Fatal(err)
 	}

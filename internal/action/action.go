@@ -28,6 +28,7 @@ const (
 	Egress    Surface = "egress"    // every request that leaves the browser or the harness
 	Inference Surface = "inference" // calls to the model provider
 	Database  Surface = "database"  // sessions of databases
+	SSH       Surface = "ssh"       // sessions at hosts, and signing in to them
 	Control   Surface = "control"   // the boundary's own steps (opening a task, signing in, closing)
 )
 

@@ -179,10 +179,9 @@ func (e *env) testPolicies(cases, cedar, declared []string) (policy.Report, erro
 				if err != nil {
 					return nil, err
 				}
-				databases := resource.Databases(in, func(n string) (*resource.CredentialSourceSpec, bool) {
+				return policy.CompileGrant(resource.Grant(in, "test", agent, "test", func(n string) (*resource.CredentialSourceSpec, bool) {
 					return resource.Of[resource.CredentialSourceSpec](all, r.Metadata.Tenant, n)
-				})
-				return policy.CompileGrant(resource.Grant(in, "test", agent, "test", databases...))
+				}))
 			}
 		}
 		return nil, fmt.Errorf("there is no capability %q: name resources with -f", name)

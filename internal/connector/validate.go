@@ -75,7 +75,7 @@ func paramsOf(o *Operation) []string {
 	return all
 }
 
-var surfaces = []action.Surface{action.Computer, action.Egress, action.Inference, action.Database, action.Control}
+var surfaces = []action.Surface{action.Computer, action.Egress, action.Inference, action.Database, action.SSH, action.Control}
 
 func (c *checker) stages() {
 	if len(c.spec.Stages) == 0 {

@@ -32,6 +32,9 @@ type Grant struct {
 	// Databases are the credential sources to whose database a session may be
 	// opened; what it may do there is up to the source's own roles.
 	Databases []string
+	// Hosts are the credential sources to whose host a session may be opened and
+	// signed in; what it may do there is up to the certificate and the account.
+	Hosts []string
 	// Labels take effect once the task carries the label.
 	Labels []LabelRule
 	// Control covers the boundary's own steps for the applications of Rules and
@@ -71,7 +74,7 @@ type Constraint struct {
 // CompileGrant turns a grant into Cedar permits, and forbids for its holds.
 // Values enter through the syntax tree, never as text. Ids are
 // grant/<capability>/<n> in the order of Rules, then reads, computer,
-// inference, control, databases; holds are grant/<capability>/hold/<n>, and what caps and
+// inference, control, databases, hosts; holds are grant/<capability>/hold/<n>, and what caps and
 // labels forbid is grant/<capability>/limit/<n>.
 func CompileGrant(g Grant) (*Set, error) {
 	if g.Agent == "" || g.Task == "" || g.Capability == "" {
@@ -84,7 +87,8 @@ func CompileGrant(g Grant) (*Set, error) {
 		}
 	}
 	c.scopes()
-	c.databases()
+	c.sessions(action.Database, c.g.Databases, "database.connect")
+	c.sessions(action.SSH, c.g.Hosts, "ssh.connect", "ssh.sign")
 	if err := c.limits(); err != nil {
 		return nil, fmt.Errorf("compile grant %s: %w", g.Capability, err)
 	}
@@ -240,13 +244,15 @@ func (c *compiler) scopes() {
 	}
 }
 
-// databases are reached by one operation each.
-func (c *compiler) databases() {
-	for _, name := range slices.Compact(slices.Sorted(slices.Values(c.g.Databases))) {
-		p := c.permit()
-		p.ActionEq(uid("Action", "database.connect")).ResourceEq(uid("App", name))
-		p.When(ast.Context().Access("surface").Equal(ast.String(string(action.Database))).And(ast.Not(ast.Context().Access("unmatched"))))
-		c.add(p, entry{id: annotation(p, "id")})
+// sessions of credential sources are reached by a few operations each.
+func (c *compiler) sessions(surface action.Surface, sources []string, operations ...string) {
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(sources))) {
+		for _, op := range operations {
+			p := c.permit()
+			p.ActionEq(uid("Action", op)).ResourceEq(uid("App", name))
+			p.When(ast.Context().Access("surface").Equal(ast.String(string(surface))).And(ast.Not(ast.Context().Access("unmatched"))))
+			c.add(p, entry{id: annotation(p, "id")})
+		}
 	}
 }
 

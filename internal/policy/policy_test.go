@@ -415,6 +415,34 @@ func TestContextIsTheSchemas(t *testing.T) {
 	}
 }
 
+// TestHostGrant: a task opens and signs sessions at the hosts of its own credential
+// sources, and nothing else.
+func TestHostGrant(t *testing.T) {
+	grant, err := policy.CompileGrant(policy.Grant{Tenant: "acme", Agent: "helpdesk", Task: "T1", Capability: "look", Hosts: []string{"build"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := parse(t, "")
+	for name, c := range map[string]struct {
+		change func(*action.Action)
+		want   action.Verdict
+	}{
+		"connect":       {func(*action.Action) {}, action.Allow},
+		"sign":          {func(a *action.Action) { a.Operation = "ssh.sign" }, action.Allow},
+		"other_host":    {func(a *action.Action) { a.App = "gateway" }, action.Deny},
+		"other_task":    {func(a *action.Action) { a.Task = "T2" }, action.Deny},
+		"other_surface": {func(a *action.Action) { a.Surface = action.Egress }, action.Deny},
+		"database":      {func(a *action.Action) { a.Surface, a.Operation = action.Database, "database.connect" }, action.Deny},
+	} {
+		in := policy.Input{Stage: action.Sandbox, Tier: "standard", Certified: true, Source: policy.SourceHarness, Action: action.Action{Tenant: "acme", Task: "T1", Agent: "helpdesk",
+			Surface: action.SSH, Operation: "ssh.connect", Effect: action.Write, App: "build"}}
+		c.change(&in.Action)
+		if d := policy.Evaluate(base, grant, in); d.Verdict != c.want {
+			t.Errorf("%s: got %s %s %v, want %s", name, d.Verdict, d.Code, d.Policies, c.want)
+		}
+	}
+}
+
 // TestDatabaseGrant: a task opens the databases of its own credential sources, and
 // nothing else follows from having one.
 func TestDatabaseGrant(t *testing.T) {

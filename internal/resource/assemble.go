@@ -73,22 +73,21 @@ func Guardrails(all []Resource, tenant string, sets ...string) (*policy.Set, err
 	return policy.Parse(files)
 }
 
-// Databases are those of an instance's credential sources that open a database.
-func Databases(in *capability.Instance, find func(name string) (*CredentialSourceSpec, bool)) (out []string) {
-	for _, name := range in.Credentials {
-		if s, ok := find(name); ok && s.PostgreSQL != nil {
-			out = append(out, name)
-		}
-	}
-	return out
-}
-
-// Grant is an instance of a capability as policy compiles it, for one task.
-func Grant(in *capability.Instance, tenant, agent, task string, databases ...string) policy.Grant {
+// Grant is an instance of a capability as policy compiles it, for one task. find
+// is asked for the instance's credential sources.
+func Grant(in *capability.Instance, tenant, agent, task string, find func(name string) (*CredentialSourceSpec, bool)) policy.Grant {
 	g := policy.Grant{
 		Tenant: tenant, Agent: agent, Task: task, Capability: in.Capability,
 		Reads: in.Reads, Computer: in.Computer, Inference: in.Inference,
-		Control: len(in.Credentials) > 0, Databases: databases, Caps: in.Budgets.PerOperation,
+		Control: len(in.Credentials) > 0, Caps: in.Budgets.PerOperation,
+	}
+	for _, name := range in.Credentials {
+		switch s, ok := find(name); {
+		case ok && s.PostgreSQL != nil:
+			g.Databases = append(g.Databases, name)
+		case ok && s.SSH != nil:
+			g.Hosts = append(g.Hosts, name)
+		}
 	}
 	for _, r := range in.Rules {
 		rule := policy.Rule{Operation: r.Operation, App: r.App, Max: r.Max, Params: map[string]policy.Constraint{}}
@@ -136,9 +135,9 @@ func TestPolicies(all []Resource, tenant string, sets ...string) (policy.Report,
 		if err != nil {
 			return nil, err
 		}
-		return policy.CompileGrant(Grant(in, "test", agent, "test", Databases(in, func(name string) (*CredentialSourceSpec, bool) {
+		return policy.CompileGrant(Grant(in, "test", agent, "test", func(name string) (*CredentialSourceSpec, bool) {
 			return Of[CredentialSourceSpec](all, tenant, name)
-		})...))
+		}))
 	}), nil
 }
 

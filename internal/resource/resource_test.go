@@ -369,8 +369,12 @@ func FuzzDecode(f *testing.F) {
 func TestCredentialSourceTypes(t *testing.T) {
 	const head = "apiVersion: sallyport/v1\nkind: CredentialSource\nmetadata: {name: c, tenant: acme}\nspec:\n"
 	const db = "  type: postgresql\n  postgresql:\n    effect: read\n    roles: [reader]\n    admin: {role: boundary, secret: {sealed: db}}\n    stages:\n      sandbox: {address: \"db:5432\", database: orders}\n"
-	if _, err := decode(head + db); err != nil {
-		t.Fatal(err)
+	const host = "  type: ssh\n  ssh:\n    effect: write\n    ca: {sealed: ssh-ca}\n    user: deploy\n    principals: [deploy]\n    sourceAddresses: [192.0.2.7]\n    stages:\n" +
+		"      sandbox: {address: \"build:22\", hostKeys: [\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOFOQFsRlqWRj84AcwTy79v/ExFhhPoTUY8mEugwZXIG\"]}\n"
+	for _, text := range []string{db, host} {
+		if _, err := decode(head + text); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for name, c := range map[string]struct{ text, want string }{
 		"form_with_database":   {strings.Replace(db, "postgresql\n", "static-form\n", 1), "spec.connector: is missing"},
@@ -388,6 +392,19 @@ func TestCredentialSourceTypes(t *testing.T) {
 		"unknown_stage":        {strings.Replace(db, "sandbox:", "staging:", 1), "staging"},
 		"expires_at_once":      {strings.Replace(db, "    roles", "    ttlSeconds: 5\n    roles", 1), "ttlSeconds: want 60"},
 		"a_thousand_sessions":  {strings.Replace(db, "    roles", "    connections: 1000\n    roles", 1), "connections: want 1 to 64"},
+		"host_without_block":   {"  type: ssh\n", "spec.ssh: is missing"},
+		"host_and_account":     {host + "  account: svc\n", "spec.account: is of type static-form"},
+		"no_principals":        {strings.Replace(host, "principals: [deploy]", "principals: []", 1), "principals: want at least one"},
+		"principals_in_one":    {strings.Replace(host, "principals: [deploy]", "principals: [\"a,b\"]", 1), "principals[0]: want"},
+		"from_anywhere":        {strings.Replace(host, "[192.0.2.7]", "[]", 1), "sourceAddresses: want"},
+		"from_a_name":          {strings.Replace(host, "192.0.2.7", "build", 1), "sourceAddresses[0]: want an IP"},
+		"any_host":             {host[:strings.Index(host, "hostKeys")] + "hostKeys: []}\n", "hostKeys: want at least one"},
+		"nonsense_host_key":    {strings.Replace(host, "ssh-ed25519 ", "ssh-ed25519 x", 1), "hostKeys[0]: want one public key"},
+		"two_lines":            {strings.Replace(host, "    user", "    forceCommand: \"a\\nb\"\n    user", 1), "forceCommand: want"},
+		"agent_forwarding":     {strings.Replace(host, "    user", "    extensions: [permit-agent-forwarding]\n    user", 1), "extensions[0]"},
+		"unknown_extension":    {strings.Replace(host, "    user", "    extensions: [permit-all]\n    user", 1), "extensions[0]"},
+		"option_as_user":       {strings.Replace(host, "user: deploy", "user: \"-oProxyCommand=x\"", 1), "user: want the name"},
+		"inline_ca":            {strings.Replace(host, "ca: {sealed: ssh-ca}", "ca: hunter2-hunter2", 1), "sallyport secret put"},
 		"certificate_not_name": {strings.Replace(db, "secret: {sealed: db}", "certificate: {sealed: \"../x\"}", 1), "admin.certificate.sealed: want the name"},
 	} {
 		t.Run(name, func(t *testing.T) {

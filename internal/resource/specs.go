@@ -164,6 +164,8 @@ type CredentialSourceSpec struct {
 	Secret    *SecretRef `json:"secret,omitempty"`
 	// Of postgresql.
 	PostgreSQL *PostgreSQL `json:"postgresql,omitempty"`
+	// Of ssh.
+	SSH *SSH `json:"ssh,omitempty"`
 }
 
 // SourceType is a kind of credential source.
@@ -174,11 +176,12 @@ const (
 	SourceForm       SourceType = "static-form"  // signs in by the connector's form with a sealed password
 	SourceField      SourceType = "static-field" // a sealed secret that door 2 puts into the fields for which the connector names the source
 	SourcePostgreSQL SourceType = "postgresql"   // makes a role for each task
+	SourceSSH        SourceType = "ssh"          // certifies a key for each task
 )
 
 // Values lists what may be written.
 func (SourceType) Values() []string {
-	return []string{string(SourceForm), string(SourceField), string(SourcePostgreSQL)}
+	return []string{string(SourceForm), string(SourceField), string(SourcePostgreSQL), string(SourceSSH)}
 }
 
 // SecretRef names a sealed secret. The secret itself is never in a resource.
@@ -374,6 +377,7 @@ func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem stri
 		"account":    {s.Account != "", form, "static-form"},
 		"secret":     {s.Secret != nil, form || field, "static-form or static-field"},
 		"postgresql": {s.PostgreSQL != nil, s.Type == SourcePostgreSQL, "postgresql"},
+		"ssh":        {s.SSH != nil, s.Type == SourceSSH, "ssh"},
 	} {
 		switch {
 		case f.wanted && !f.given:
@@ -387,6 +391,9 @@ func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem stri
 	}
 	if s.PostgreSQL != nil {
 		s.PostgreSQL.validate(func(path, problem string) { report("postgresql."+path, problem) })
+	}
+	if s.SSH != nil {
+		s.SSH.validate(func(path, problem string) { report("ssh."+path, problem) })
 	}
 }
 

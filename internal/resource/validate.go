@@ -152,6 +152,9 @@ func (v *validator) one(r *Resource) {
 // maxDatabases of one task: each has an address in the harness's namespace.
 const maxDatabases = 8
 
+// maxHosts of one task, for the same reason.
+const maxHosts = 3
+
 func (v *validator) capability(r *Resource, s *capability.Spec) {
 	tenant := r.Metadata.Tenant
 	apps := map[string]bool{}
@@ -171,7 +174,7 @@ func (v *validator) capability(r *Resource, s *capability.Spec) {
 		apps[app] = true
 		v.refer(r, fmt.Sprintf("spec.reads[%d]", i), KindConnector, app)
 	}
-	databases := 0
+	databases, hosts := 0, 0
 	for i, n := range s.Credentials {
 		at := fmt.Sprintf("spec.credentials[%d]", i)
 		if !v.refer(r, at, KindCredentialSource, n) {
@@ -182,6 +185,10 @@ func (v *validator) capability(r *Resource, s *capability.Spec) {
 		} else if c.PostgreSQL != nil {
 			if databases++; databases > maxDatabases {
 				v.bad(r, at, "one task opens at most %d databases", maxDatabases)
+			}
+		} else if c.SSH != nil {
+			if hosts++; hosts > maxHosts {
+				v.bad(r, at, "one task signs in to at most %d hosts", maxHosts)
 			}
 		}
 	}

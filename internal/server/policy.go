@@ -29,6 +29,5 @@ func (d decider) Decide(f gate.Facts) action.Decision {
 
 // compile turns a filled-in capability into the task's own grant.
 func compile(tenant, agent, task string, in *capability.Instance, w *world) (*policy.Set, error) {
-	databases := resource.Databases(in, func(name string) (*resource.CredentialSourceSpec, bool) { s, ok := w.sources[name]; return s, ok })
-	return policy.CompileGrant(resource.Grant(in, tenant, agent, task, databases...))
+	return policy.CompileGrant(resource.Grant(in, tenant, agent, task, func(name string) (*resource.CredentialSourceSpec, bool) { s, ok := w.sources[name]; return s, ok }))
 }

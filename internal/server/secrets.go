@@ -135,6 +135,9 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 	if src.PostgreSQL != nil {
 		return t.roleSource(w, l.Source, l.Audience)
 	}
+	if src.SSH != nil {
+		return t.hostSource(w, l.Source, l.Audience)
+	}
 	spec := w.connectors.Spec(src.Connector)
 	if spec == nil || spec.SignIn == nil {
 		return nil, fmt.Errorf("connector %s does not say how to sign in", src.Connector)

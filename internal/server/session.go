@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -85,6 +84,7 @@ type session struct {
 	program  contain.Mount // the copy that runs; empty if it runs from its own place
 
 	databases []*roleLease
+	hosts     []hostLease
 	jar       *jar
 	journal   *computer.Journal
 	browser   *browser.Browser
@@ -365,8 +365,8 @@ func (s *session) unexchanged(h Harness) error {
 }
 
 // lease obtains what the capability names: sessions of applications and secrets
-// that go into fields, which the jar keeps, and roles of databases. The end of the
-// task cuts it short.
+// that go into fields, which the jar keeps, roles of databases and keys for hosts.
+// The end of the task cuts it short.
 func (s *session) lease(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -384,6 +384,12 @@ func (s *session) lease(ctx context.Context) error {
 		}
 		if src.PostgreSQL != nil {
 			if err := s.leaseRole(ctx, name, src); err != nil {
+				return err
+			}
+			continue
+		}
+		if src.SSH != nil {
+			if err := s.leaseHost(ctx, name, src); err != nil {
 				return err
 			}
 			continue
@@ -473,6 +479,10 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	for i := range s.databases {
 		listen = append(listen, databaseAddr(i))
 	}
+	firstHost := len(listen)
+	for i := range s.hosts {
+		listen = append(listen, hostAddr(i))
+	}
 	if s.exchanges() {
 		listen = append(listen, issuerAddr)
 	}
@@ -491,7 +501,11 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	if err := os.Chmod(sock, 0o666); err != nil {
 		return err
 	}
-	mounts := contain.SystemMounts()
+	socket, hostMounts, err := s.hostFiles()
+	if err != nil {
+		return err
+	}
+	mounts := append(contain.SystemMounts(), hostMounts...)
 	mounts = append(mounts, contain.Mount{Source: sock, Target: insideSocket}, contain.Mount{Source: ca, Target: insideCA})
 	for _, b := range h.Bind {
 		mounts = append(mounts, contain.Mount{Source: b, Target: b})
@@ -539,6 +553,9 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 		if err := s.serveDatabase(d, ls[first+i]); err != nil {
 			return err
 		}
+	}
+	if err := s.serveHosts(socket, ls[firstHost:]); err != nil {
+		return err
 	}
 	if s.exchanges() {
 		s.serveTokens(ls[len(ls)-1])
@@ -602,6 +619,7 @@ func (s *session) environment(h Harness) []string {
 		ours = append(ours, "SALLYPORT_CDP_URL=http://"+cdpAddr)
 	}
 	ours = append(ours, s.databaseEnvironment()...)
+	ours = append(ours, s.hostEnvironment()...)
 	if s.exchanges() {
 		ours = append(ours, "SALLYPORT_ISSUER_URL=http://"+issuerAddr)
 	}
@@ -630,57 +648,6 @@ func (s *session) environment(h Harness) []string {
 		out = append(out, "SALLYPORT_PARAM_"+strings.ToUpper(k)+"="+s.task.Params[k])
 	}
 	return out
-}
-
-// treeDigest is over the name, mode and content of every file below paths.
-// Symbolic links count by their target's name and are not followed.
-func treeDigest(paths []string) (action.Digest, error) {
-	lines := []string{}
-	for _, root := range slices.Sorted(slices.Values(paths)) {
-		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			info, err := d.Info()
-			if err != nil {
-				return err
-			}
-			line := path + " " + info.Mode().String()
-			switch {
-			case info.Mode().IsRegular():
-				sum, err := fileDigest(path)
-				if err != nil {
-					return err
-				}
-				line += " " + string(sum)
-			case info.Mode()&fs.ModeSymlink != 0:
-				to, err := os.Readlink(path)
-				if err != nil {
-					return err
-				}
-				line += " -> " + to
-			}
-			lines = append(lines, line)
-			return nil
-		})
-		if err != nil {
-			return "", err
-		}
-	}
-	return canon.DigestOf(lines)
-}
-
-func fileDigest(path string) (action.Digest, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return action.Digest("sha256:" + hex.EncodeToString(h.Sum(nil))), nil
 }
 
 // dialLocal reaches names under .localhost on the loopback, as RFC 6761

@@ -15,6 +15,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/identity"
 	"github.com/sallyport-dev/sallyport/internal/lease"
+	leasessh "github.com/sallyport-dev/sallyport/internal/lease/ssh"
 	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/task"
@@ -43,6 +44,7 @@ type tenant struct {
 	swept time.Time // when expirePayloads last looked; used by expire only
 
 	roles roleSources
+	keys  *leasessh.Keys // for hosts
 }
 
 func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
@@ -54,7 +56,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tenant{srv: s, name: name, log: log, seal: sealer, attestor: s.attestor, sessions: map[string]*session{}}
+	t := &tenant{srv: s, name: name, log: log, seal: sealer, attestor: s.attestor, sessions: map[string]*session{}, keys: leasessh.NewKeys()}
 	if t.world, err = loadWorld(ctx, log); err != nil {
 		return nil, err
 	}

@@ -198,7 +198,7 @@ func (w *world) agent(name string, spec *resource.AgentSpec, sets map[string]*po
 
 // tier follows from what the agent can reach, not from a label: the operation of
 // the greatest effect over all its capabilities and their applications, and the
-// effect of the databases that they open.
+// effect of the databases and hosts that they open.
 func (w *world) tier(a *agent) (tier, why string) {
 	tier, why = "light", "no operation that changes anything is reachable"
 	raise := func(effect action.Effect, path string) {
@@ -213,6 +213,8 @@ func (w *world) tier(a *agent) (tier, why string) {
 		for _, source := range w.capabilities[name].Credentials {
 			if src := w.sources[source]; src != nil && src.PostgreSQL != nil {
 				raise(src.PostgreSQL.Effect, fmt.Sprintf("capability %s reaches database %s (%s)", name, source, src.PostgreSQL.Effect))
+			} else if src != nil && src.SSH != nil {
+				raise(src.SSH.Effect, fmt.Sprintf("capability %s reaches host %s (%s)", name, source, src.SSH.Effect))
 			}
 		}
 		for _, op := range w.capabilities[name].Operations {
