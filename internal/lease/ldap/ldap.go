@@ -107,6 +107,9 @@ func (s *Source) Issue(ctx context.Context, o lease.Order) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %w", lease.ErrNotIssued, err)
 	}
 	defer c.Close()
+	if err := s.ready(c); err != nil {
+		return nil, fmt.Errorf("%w: %w", lease.ErrNotIssued, err)
+	}
 	out := credential{UID: o.Label, DN: dn, Password: rand.Text() + rand.Text()} // 256 bits
 	add := ldap.NewAddRequest(dn, nil)
 	add.Attribute("objectClass", []string{"inetOrgPerson"})
@@ -137,6 +140,23 @@ func (s *Source) Issue(ctx context.Context, o lease.Order) ([]byte, error) {
 		}
 	}
 	return json.Marshal(out)
+}
+
+// ready refuses to make what could not be ended, or would lack a group.
+func (s *Source) ready(c *conn) error {
+	if _, err := s.contexts(c); err != nil {
+		return err
+	}
+	for _, g := range s.c.Groups {
+		there, err := read(c, g)
+		if err != nil {
+			return err
+		}
+		if there == nil {
+			return fmt.Errorf("there is no group %s", g)
+		}
+	}
+	return nil
 }
 
 // Reset gives the account of a label a new password, for who must sign in as it to
@@ -197,7 +217,10 @@ func (s *Source) List(ctx context.Context, prefix string) ([]string, error) {
 }
 
 // Account is the name and the password that an issued credential signs in with.
-func (s *Source) Account(secret []byte) (name, password string, err error) {
+func (s *Source) Account(secret []byte) (name, password string, err error) { return Account(secret) }
+
+// Account is Source.Account, which needs no source.
+func Account(secret []byte) (name, password string, err error) {
 	c, err := parse(secret)
 	return c.UID, c.Password, err
 }

@@ -108,6 +108,8 @@ func end(t *testing.T, s *ldap.Source, c lease.Credential) {
 
 // TestConfirmSeesWhatIsLeft: an end that left something, or that was undone before
 // it was confirmed, is not confirmed, and the next one ends it.
+//
+// Threats: K11 (lease)
 func TestConfirmSeesWhatIsLeft(t *testing.T) {
 	d := leasetest.StartLDAP(t)
 	s := source(d)
@@ -301,11 +303,30 @@ func TestAccountIsTight(t *testing.T) {
 		}
 		return err
 	})
-	// A declared group that is not there is refused, and what was made goes.
-	bad := source(d, func(c *ldap.Config) { c.Groups = []string{"cn=none,ou=groups,dc=test"} })
+	// A declared group that takes no members, and what was made goes.
+	bad := source(d, func(c *ldap.Config) { c.Groups = []string{leasetest.Operators, "cn=alice,dc=test"} })
 	if _, err := bad.Issue(t.Context(), order("l-none")); err == nil || errors.Is(err, lease.ErrNotIssued) {
 		t.Errorf("got %v, want an error that leaves open what exists", err)
 	}
 	end(t, bad, lease.Credential{Label: leasetest.Prefix + "l-none"})
+	// What could not be ended is not made.
+	for _, edit := range []func(*ldap.Config){
+		func(c *ldap.Config) { c.Base = "ou=tasks,dc=elsewhere" }, func(c *ldap.Config) { c.Base = "no DN" }, func(c *ldap.Config) { c.Base = "" },
+		func(c *ldap.Config) { c.Base = "ou=none,dc=test" }, func(c *ldap.Config) { c.Groups = []string{"cn=none,ou=groups,dc=test"} },
+		func(c *ldap.Config) { c.Groups = []string{"cn=g,dc=elsewhere"} }, func(c *ldap.Config) { c.Groups = []string{"cn=\\"} },
+		func(c *ldap.Config) { c.Password = func(context.Context) ([]byte, error) { return nil, nil } },
+		func(c *ldap.Config) { c.Admin = "cn=alice,dc=test" },
+	} {
+		if _, err := source(d, edit).Issue(t.Context(), order("l-none")); !errors.Is(err, lease.ErrNotIssued) {
+			t.Errorf("got %v", err)
+		}
+	}
+	blind := source(d, func(c *ldap.Config) { c.Base = "ou=none,dc=test" })
+	if blind.Revoke(t.Context(), lease.Credential{Label: cred.Label}) == nil || blind.Confirm(t.Context(), lease.Credential{Label: cred.Label}) == nil {
+		t.Error("an end was confirmed by who cannot look")
+	}
+	if got := left(d); !slices.Equal(got, []string{cred.Label}) {
+		t.Errorf("left: %q", got)
+	}
 	end(t, s, cred)
 }

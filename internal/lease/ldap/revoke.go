@@ -81,13 +81,23 @@ func (s *Source) find(c *conn, cred lease.Credential) (found, error) {
 }
 
 // contexts are the naming contexts (RFC 4512 section 5.1) that hold the base and
-// the groups.
+// the groups. A base that Admin cannot read would look empty, whatever is in it.
 func (s *Source) contexts(c *conn) ([]string, error) {
+	base, err := read(c, s.c.Base)
+	if err != nil {
+		return nil, err
+	}
+	if base == nil {
+		return nil, fmt.Errorf("there is no entry %q, or %s may not read it", s.c.Base, s.c.Admin)
+	}
 	root := search("", ldap.ScopeBaseObject, "(objectClass=*)")
 	root.Attributes = []string{"namingContexts"}
 	r, err := c.Search(root)
-	if err != nil || len(r.Entries) != 1 {
-		return nil, fmt.Errorf("the directory does not say which naming contexts it has: %w", err)
+	if err != nil {
+		return nil, fmt.Errorf("read which naming contexts the directory has: %w", err)
+	}
+	if len(r.Entries) != 1 {
+		return nil, errors.New("the directory does not say which naming contexts it has")
 	}
 	all := r.Entries[0].GetAttributeValues("namingContexts")
 	var out []string
@@ -127,6 +137,13 @@ func (s *Source) Revoke(ctx context.Context, cred lease.Credential) error {
 		if err := out(c, g[0], g[1], cred.Label); err != nil {
 			errs = append(errs, fmt.Errorf("take the account out of %s: %w", g[0], err))
 		}
+	}
+	own, err := s.dn(cred.Label)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(f.accounts, own) { // unread is not gone
+		f.accounts = append(f.accounts, own)
 	}
 	for _, dn := range f.accounts {
 		err := c.Del(ldap.NewDelRequest(dn, nil))
