@@ -72,6 +72,14 @@ func (a *AccountForm) Issue(ctx context.Context, o Order) ([]byte, error) {
 		return nil, err
 	}
 	session, err := f.Issue(ctx, o)
+	if errors.Is(err, ErrNotIssued) {
+		// There is no session, so the account goes at once: to look for sessions as
+		// an account that the application refuses would be refused as well.
+		made := Credential{o.Label, account}
+		if errors.Join(a.Accounts.Revoke(ctx, made), a.Accounts.Confirm(ctx, made)) == nil {
+			return nil, err
+		}
+	}
 	if err != nil { // the account exists: not ErrNotIssued, whatever the form says
 		return nil, fmt.Errorf("%v", err)
 	}

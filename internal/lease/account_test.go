@@ -12,10 +12,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	goldap "github.com/go-ldap/ldap/v3"
 
 	"github.com/sallyport-dev/sallyport/internal/estate"
+	"github.com/sallyport-dev/sallyport/internal/gate/gatetest"
 	"github.com/sallyport-dev/sallyport/internal/lease"
 	"github.com/sallyport-dev/sallyport/internal/lease/ldap"
 	"github.com/sallyport-dev/sallyport/internal/lease/leasetest"
@@ -26,6 +28,8 @@ type accountRig struct {
 	d      *leasetest.Directory
 	e      *estate.Estate
 	source *lease.AccountForm
+	// refuse, if any, is asked in the place of the directory, and takes nobody.
+	refuse func()
 }
 
 // newAccountRig: the directory is reached by a socket, the application by dial.
@@ -33,6 +37,10 @@ func newAccountRig(t *testing.T, socket func(d *leasetest.Directory) string, dia
 	r := &accountRig{d: leasetest.StartLDAP(t)}
 	var err error
 	r.e, err = estate.Serve(t.Context(), estate.Config{Directory: func(_ estate.Stage, _ estate.App, name, password string) bool {
+		if r.refuse != nil {
+			r.refuse()
+			return false
+		}
 		dn := "uid=" + goldap.EscapeDN(name) + "," + leasetest.Tasks
 		c, err := r.d.Bind(dn, password)
 		if err != nil {
@@ -181,6 +189,45 @@ func TestAccountEndsWithoutItsApplication(t *testing.T) {
 	for _, bad := range []string{"", "{}", "[]", `{"account":{},"session":[]}`, `{"session":[]}`} {
 		if json.Valid([]byte(bad)) && r.source.Revoke(t.Context(), lease.Credential{Label: label, Secret: []byte(bad)}) == nil {
 			t.Errorf("credential %q was revoked", bad)
+		}
+	}
+}
+
+// TestApplicationRefusesTheAccount: an account that nobody can sign in with is not
+// left, also when the directory goes away just then.
+func TestApplicationRefusesTheAccount(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts an LDAP server")
+	}
+	var w *leasetest.Wire
+	r := newAccountRig(t, func(d *leasetest.Directory) string {
+		socket := filepath.Join(filepath.Dir(d.Socket), "wire")
+		l, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w = leasetest.NewWire(t, l, "unix", d.Socket)
+		return socket
+	}, func(e *estate.Estate) string { return e.Addr(estate.Production) })
+	log, n := gatetest.NewLog("acme"), 0
+	k := lease.New(lease.Config{Log: log, Seal: leasetest.Plain{}, Prefix: leasetest.Prefix, IDs: func() string { n++; return fmt.Sprintf("l-%d", n) },
+		Find: func(context.Context, lease.Lease) (lease.Source, error) { return r.source, nil }})
+	for name, refuse := range map[string]func(){"refuses": func() {}, "refuses_and_directory_is_gone": func() { w.Down() }} {
+		r.refuse = refuse
+		_, _, err := k.Issue(t.Context(), lease.Request{Task: "t-1", Agent: "helper", Source: "s", Audience: "a", Until: time.Now().Add(time.Hour)})
+		if err == nil || !strings.Contains(err.Error(), "refused with 401") {
+			t.Errorf("%s: got %v", name, err)
+		}
+		down := w.Restore()
+		if got := len(r.left()); got != 0 != down {
+			t.Errorf("%s: left: %q", name, r.left())
+		}
+		r.refuse = nil
+		if err := k.End(t.Context(), "t-1"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := r.left(); len(got) > 0 {
+			t.Errorf("%s: left: %q", name, got)
 		}
 	}
 }
