@@ -13,10 +13,11 @@ import (
 
 // A Copy is the estate of one stage.
 type Copy struct {
-	stage    Stage
-	port     int
-	accounts map[App]map[string]account // fixed at start
-	preKey   []byte                     // signs the token of sign-in forms, fixed at start
+	stage     Stage
+	port      int
+	accounts  map[App]map[string]account                                 // fixed at start
+	directory func(stage Stage, app App, username, password string) bool // may be nil
+	preKey    []byte                                                     // signs the token of sign-in forms, fixed at start
 
 	// mu guards everything below. Handlers hold it for one read or one write
 	// together with its audit entry, so no state is seen without its entry.
@@ -26,8 +27,8 @@ type Copy struct {
 	hostile  map[string]bool
 }
 
-func newCopy(stage Stage, port int, choose func(Stage, App, string) string) (*Copy, error) {
-	c := &Copy{stage: stage, port: port, accounts: newAccounts(stage, choose), preKey: make([]byte, 32)}
+func newCopy(stage Stage, port int, cfg Config) (*Copy, error) {
+	c := &Copy{stage: stage, port: port, accounts: newAccounts(stage, cfg.Password), directory: cfg.Directory, preKey: make([]byte, 32)}
 	if _, err := rand.Read(c.preKey); err != nil {
 		return nil, fmt.Errorf("make sign-in key: %w", err)
 	}

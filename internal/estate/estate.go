@@ -56,6 +56,9 @@ type Config struct {
 	// Password may choose the password of an account, for example one that is
 	// sealed elsewhere. Where it is nil or returns "", the password is random.
 	Password func(stage Stage, app App, username string) string
+	// Directory may take who is no account of an application itself, as one does
+	// that signs people in by LDAP.
+	Directory func(stage Stage, app App, username, password string) bool
 }
 
 // An Estate is a running sample estate.
@@ -96,7 +99,7 @@ func (e *Estate) listen(c Config) error {
 			return fmt.Errorf("listen for %s: %w", stage, err)
 		}
 		e.addrs[stage] = l.Addr().String()
-		e.copies[stage], err = newCopy(stage, l.Addr().(*net.TCPAddr).Port, c.Password)
+		e.copies[stage], err = newCopy(stage, l.Addr().(*net.TCPAddr).Port, c)
 		if err != nil {
 			return errors.Join(err, l.Close())
 		}

@@ -144,13 +144,10 @@ func (p *PostgreSQL) validate(report func(path, problem string)) {
 	}
 }
 
-// Resolve reads the roots of the stages.
-func (s *CredentialSourceSpec) Resolve(read func(path string) ([]byte, error)) error {
-	if s.PostgreSQL == nil {
-		return nil
-	}
-	for _, stage := range slices.Sorted(maps.Keys(s.PostgreSQL.Stages)) {
-		st := s.PostgreSQL.Stages[stage]
+// resolve reads the roots of the stages.
+func (p *PostgreSQL) resolve(read func(path string) ([]byte, error)) error {
+	for _, stage := range slices.Sorted(maps.Keys(p.Stages)) {
+		st := p.Stages[stage]
 		if st.CAFile == "" {
 			continue
 		}
@@ -159,7 +156,7 @@ func (s *CredentialSourceSpec) Resolve(read func(path string) ([]byte, error)) e
 			return fmt.Errorf("postgresql.stages.%s.caFile: %w", stage, err)
 		}
 		st.CA, st.CAFile = string(b), ""
-		s.PostgreSQL.Stages[stage] = st
+		p.Stages[stage] = st
 	}
 	return nil
 }

@@ -376,22 +376,13 @@ func TestCredentialSourceTypes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	const dir = "  type: ldap\n  connector: iam\n  ldap:\n    admin: {dn: \"cn=boundary,dc=x\", secret: {sealed: dir}}\n    stages:\n      sandbox: {url: \"ldaps://dir:636\", base: \"ou=tasks,dc=x\", groups: [\"cn=g,dc=x\"]}\n"
+	for _, url := range []string{"ldaps://dir:636", "ldap://dir", "ldaps://[::1]:1636", "ldapi://%2Frun%2Fslapd%2Fldapi"} {
+		if _, err := decode(head + strings.Replace(dir, "ldaps://dir:636", url, 1)); err != nil {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
 	for name, c := range map[string]struct{ text, want string }{
-		"form_with_database":   {strings.Replace(db, "postgresql\n", "static-form\n", 1), "spec.connector: is missing"},
-		"database_with_form":   {db + "  account: svc\n", "spec.account: is of type static-form"},
-		"no_block":             {"  type: postgresql\n", "spec.postgresql: is missing"},
-		"unknown_type":         {"  type: oracle\n", "spec.type"},
-		"no_roles":             {strings.Replace(db, "[reader]", "[]", 1), "roles: want at least one"},
-		"long_role":            {strings.Replace(db, "[reader]", "["+strings.Repeat("x", 64)+"]", 1), "roles[0]: want a name"},
-		"observes":             {strings.Replace(db, "effect: read", "effect: observe", 1), "effect: want read"},
-		"inline_password":      {strings.Replace(db, "{sealed: db}", "hunter2-hunter2", 1), "sallyport secret put"},
-		"password_in_address":  {strings.Replace(db, "db:5432", "u:p@db:5432", 1), "address: want HOST:PORT"},
-		"url_as_address":       {strings.Replace(db, "db:5432", "postgres://db:5432/x", 1), "address: want HOST:PORT"},
-		"relative_socket":      {strings.Replace(db, "db:5432", "/run/../etc", 1), "address: want an absolute folder"},
-		"socket_and_tls":       {strings.Replace(db, "address: \"db:5432\"", "address: /run/postgresql, ca: x", 1), "a Unix socket has no TLS"},
-		"unknown_stage":        {strings.Replace(db, "sandbox:", "staging:", 1), "staging"},
-		"expires_at_once":      {strings.Replace(db, "    roles", "    ttlSeconds: 5\n    roles", 1), "ttlSeconds: want 60"},
-		"a_thousand_sessions":  {strings.Replace(db, "    roles", "    connections: 1000\n    roles", 1), "connections: want 1 to 64"},
 		"host_without_block":   {"  type: ssh\n", "spec.ssh: is missing"},
 		"host_and_account":     {host + "  account: svc\n", "spec.account: is of type static-form"},
 		"no_principals":        {strings.Replace(host, "principals: [deploy]", "principals: []", 1), "principals: want at least one"},
@@ -405,7 +396,37 @@ func TestCredentialSourceTypes(t *testing.T) {
 		"unknown_extension":    {strings.Replace(host, "    user", "    extensions: [permit-all]\n    user", 1), "extensions[0]"},
 		"option_as_user":       {strings.Replace(host, "user: deploy", "user: \"-oProxyCommand=x\"", 1), "user: want the name"},
 		"inline_ca":            {strings.Replace(host, "ca: {sealed: ssh-ca}", "ca: hunter2-hunter2", 1), "sallyport secret put"},
-		"certificate_not_name": {strings.Replace(db, "secret: {sealed: db}", "certificate: {sealed: \"../x\"}", 1), "admin.certificate.sealed: want the name"},
+		"directory_without_app":  {strings.Replace(dir, "  connector: iam\n", "", 1), "spec.connector: is missing"},
+		"directory_with_account": {dir + "  account: svc\n", "spec.account: is of type static-form"},
+		"directory_with_secret":  {dir + "  secret: {sealed: x}\n", "spec.secret: is of type"},
+		"no_directory":           {"  type: ldap\n  connector: iam\n", "spec.ldap: is missing"},
+		"anonymous_admin":        {strings.Replace(dir, ", secret: {sealed: dir}", "", 1), "admin.secret: is missing"},
+		"admin_password_inline":  {strings.Replace(dir, "{sealed: dir}", "hunter2-hunter2", 1), "sallyport secret put"},
+		"admin_is_no_dn":         {strings.Replace(dir, "cn=boundary,dc=x", "boundary", 1), "admin.dn: want a DN"},
+		"base_with_nul":          {strings.Replace(dir, "ou=tasks", "ou=a\\0b", 1), "base: has a control"},
+		"group_is_no_dn":         {strings.Replace(dir, "cn=g,dc=x", "g", 1), "groups[0]: want a DN"},
+		"not_a_directory":        {strings.Replace(dir, "ldaps://", "https://", 1), "url: want ldaps://"},
+		"password_in_url":        {strings.Replace(dir, "ldaps://dir", "ldaps://u:hunter2@dir", 1), "url: want ldaps://"},
+		"socket_with_slashes":    {strings.Replace(dir, "ldaps://dir:636", "ldapi:///run/ldapi", 1), "url: want ldaps://"},
+		"socket_leaves_folder":   {strings.Replace(dir, "ldaps://dir:636", "ldapi://%2Frun%2F..%2Fldapi", 1), "url: want ldaps://"},
+		"directory_socket_tls":   {strings.Replace(dir, "ldaps://dir:636\"", "ldapi://%2Frun%2Fldapi\", ca: x", 1), "a Unix socket has no TLS"},
+		"no_directory_stage":     {dir[:strings.Index(dir, "      sandbox")] + "      {}\n", "stages: want at least one"},
+		"form_with_database":     {strings.Replace(db, "postgresql\n", "static-form\n", 1), "spec.connector: is missing"},
+		"database_with_form":     {db + "  account: svc\n", "spec.account: is of type static-form"},
+		"no_block":               {"  type: postgresql\n", "spec.postgresql: is missing"},
+		"unknown_type":           {"  type: oracle\n", "spec.type"},
+		"no_roles":               {strings.Replace(db, "[reader]", "[]", 1), "roles: want at least one"},
+		"long_role":              {strings.Replace(db, "[reader]", "["+strings.Repeat("x", 64)+"]", 1), "roles[0]: want a name"},
+		"observes":               {strings.Replace(db, "effect: read", "effect: observe", 1), "effect: want read"},
+		"inline_password":        {strings.Replace(db, "{sealed: db}", "hunter2-hunter2", 1), "sallyport secret put"},
+		"password_in_address":    {strings.Replace(db, "db:5432", "u:p@db:5432", 1), "address: want HOST:PORT"},
+		"url_as_address":         {strings.Replace(db, "db:5432", "postgres://db:5432/x", 1), "address: want HOST:PORT"},
+		"relative_socket":        {strings.Replace(db, "db:5432", "/run/../etc", 1), "address: want an absolute folder"},
+		"socket_and_tls":         {strings.Replace(db, "address: \"db:5432\"", "address: /run/postgresql, ca: x", 1), "a Unix socket has no TLS"},
+		"unknown_stage":          {strings.Replace(db, "sandbox:", "staging:", 1), "staging"},
+		"expires_at_once":        {strings.Replace(db, "    roles", "    ttlSeconds: 5\n    roles", 1), "ttlSeconds: want 60"},
+		"a_thousand_sessions":    {strings.Replace(db, "    roles", "    connections: 1000\n    roles", 1), "connections: want 1 to 64"},
+		"certificate_not_name":   {strings.Replace(db, "secret: {sealed: db}", "certificate: {sealed: \"../x\"}", 1), "admin.certificate.sealed: want the name"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := decode(head + c.text); err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "hunter2") {

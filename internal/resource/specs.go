@@ -157,8 +157,9 @@ type CredentialSourceSpec struct {
 	Description string `json:"description,omitempty"`
 	// Type selects what of the rest is given.
 	Type SourceType `json:"type"`
-	// Of static-form and static-field: whose form or fields, which account signs
-	// in (static-form alone), and the sealed password or secret.
+	// Of static-form, static-field and ldap: whose form or fields. Of static-form:
+	// which account signs in. Of static-form and static-field: the sealed password
+	// or secret.
 	Connector string     `json:"connector,omitempty"`
 	Account   string     `json:"account,omitempty"`
 	Secret    *SecretRef `json:"secret,omitempty"`
@@ -166,7 +167,12 @@ type CredentialSourceSpec struct {
 	PostgreSQL *PostgreSQL `json:"postgresql,omitempty"`
 	// Of ssh.
 	SSH *SSH `json:"ssh,omitempty"`
+	// Of ldap.
+	LDAP *LDAP `json:"ldap,omitempty"`
 }
+
+// SignsIn says that the credential is a session, got by the connector's form.
+func (s *CredentialSourceSpec) SignsIn() bool { return s.Type == SourceForm || s.Type == SourceLDAP }
 
 // SourceType is a kind of credential source.
 type SourceType string
@@ -177,11 +183,12 @@ const (
 	SourceField      SourceType = "static-field" // a sealed secret that door 2 puts into the fields for which the connector names the source
 	SourcePostgreSQL SourceType = "postgresql"   // makes a role for each task
 	SourceSSH        SourceType = "ssh"          // certifies a key for each task
+	SourceLDAP       SourceType = "ldap"         // makes an account for each task, and signs in with it by the connector's form
 )
 
 // Values lists what may be written.
 func (SourceType) Values() []string {
-	return []string{string(SourceForm), string(SourceField), string(SourcePostgreSQL), string(SourceSSH)}
+	return []string{string(SourceForm), string(SourceField), string(SourcePostgreSQL), string(SourceSSH), string(SourceLDAP)}
 }
 
 // SecretRef names a sealed secret. The secret itself is never in a resource.
@@ -368,16 +375,17 @@ func (s *AgentSpec) Resolve(read func(path string) ([]byte, error)) error {
 // Validate reports what is wrong, by field path: exactly the fields of the type
 // are given.
 func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem string)) {
-	form, field := s.Type == SourceForm, s.Type == SourceField
+	form, field, ldap := s.Type == SourceForm, s.Type == SourceField, s.Type == SourceLDAP
 	for name, f := range map[string]struct {
 		given, wanted bool
 		types         string
 	}{
-		"connector":  {s.Connector != "", form || field, "static-form or static-field"},
+		"connector":  {s.Connector != "", form || field || ldap, "static-form, static-field or ldap"},
 		"account":    {s.Account != "", form, "static-form"},
 		"secret":     {s.Secret != nil, form || field, "static-form or static-field"},
 		"postgresql": {s.PostgreSQL != nil, s.Type == SourcePostgreSQL, "postgresql"},
 		"ssh":        {s.SSH != nil, s.Type == SourceSSH, "ssh"},
+		"ldap":       {s.LDAP != nil, ldap, "ldap"},
 	} {
 		switch {
 		case f.wanted && !f.given:
@@ -395,6 +403,20 @@ func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem stri
 	if s.SSH != nil {
 		s.SSH.validate(func(path, problem string) { report("ssh."+path, problem) })
 	}
+	if s.LDAP != nil {
+		s.LDAP.validate(func(path, problem string) { report("ldap."+path, problem) })
+	}
+}
+
+// Resolve reads the roots of the stages.
+func (s *CredentialSourceSpec) Resolve(read func(path string) ([]byte, error)) error {
+	switch {
+	case s.PostgreSQL != nil:
+		return s.PostgreSQL.resolve(read)
+	case s.LDAP != nil:
+		return s.LDAP.resolve(read)
+	}
+	return nil
 }
 
 // Validate reports what is wrong, by field path.

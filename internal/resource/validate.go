@@ -133,8 +133,11 @@ func (v *validator) one(r *Resource) {
 	case *CredentialSourceSpec:
 		if s.Connector != "" && v.refer(r, "spec.connector", KindConnector, s.Connector) {
 			c, _ := Of[connector.Spec](v.all, r.Metadata.Tenant, s.Connector)
-			if s.Type == SourceForm && c.SignIn == nil {
+			if s.SignsIn() && c.SignIn == nil {
 				v.bad(r, "spec.connector", "connector %s says nothing about signing in", s.Connector)
+			}
+			if s.LDAP != nil && c.SignIn != nil && c.SignIn.Sessions == nil {
+				v.bad(r, "spec.connector", "connector %s does not say how to find an account's sessions: signIn.sessions", s.Connector)
 			}
 			if n := len(c.SecretUse(r.Metadata.Name).Origins); s.Type == SourceField && n != 1 {
 				v.bad(r, "spec.connector", "operations of connector %s take secret %s at %d origins, want one", s.Connector, r.Metadata.Name, n)

@@ -77,10 +77,18 @@ func (r *roleSources) close() {
 // upstreams are those that can be asked what they hold.
 func (t *tenant) upstreams() []lease.Upstream {
 	var out []lease.Upstream
-	for name, src := range t.current().sources {
+	w := t.current()
+	for name, src := range w.sources {
 		if src.PostgreSQL != nil {
 			for _, st := range src.PostgreSQL.Stages {
 				out = append(out, lease.Upstream{Source: name, Audience: st.Audience()})
+			}
+		}
+		if src.LDAP != nil {
+			for stage := range src.LDAP.Stages {
+				if audience, err := w.audience(name, src, stage); err == nil {
+					out = append(out, lease.Upstream{Source: name, Audience: audience})
+				}
 			}
 		}
 	}

@@ -2,11 +2,14 @@ package server
 
 import (
 	"context"
+	"net/http"
+	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/boundary"
 	"github.com/sallyport-dev/sallyport/internal/surface/cdp"
 	"github.com/sallyport-dev/sallyport/internal/surface/computer"
+	"github.com/sallyport-dev/sallyport/internal/task"
 )
 
 // RunScreenless is Run for a sandbox task whose harness does not look at its
@@ -47,4 +50,40 @@ func (s *Server) RunScreenless(ctx context.Context, id string, h Harness) (*Runn
 		return nil, err
 	}
 	return &Running{r}, r.startHarness(ctx, h)
+}
+
+// StartLeases starts a task as far as its credentials, in the order of a start but
+// without a browser and a harness, and returns what door 2 does to a request and
+// what it replaces in an answer. The task is ended as any other.
+func (s *Server) StartLeases(ctx context.Context, id string) (inject func(*http.Request) error, replaced func(text string) bool, err error) {
+	t, err := s.tenant("")
+	if err != nil {
+		return nil, nil, err
+	}
+	x, err := t.tasks.Start(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	w := t.current()
+	ss := &session{t: t, task: x, world: w, agent: w.agents[x.Agent], seen: newMeasured(), jar: newJar(), done: make(chan struct{})}
+	if ss.instance, err = w.capabilities[x.Capability].Instantiate(x.Capability, x.Params); err == nil {
+		t.mu.Lock()
+		t.sessions[id] = ss
+		t.mu.Unlock()
+		if err = ss.admit(); err == nil {
+			err = ss.lease(ctx)
+		}
+	}
+	if err != nil {
+		t.endTask(id, task.Failed, "not_started", err.Error())
+		return nil, nil, err
+	}
+	return func(r *http.Request) error { return ss.jar.Inject(ctx, r) }, func(text string) bool {
+		for _, v := range ss.jar.Secrets() {
+			if strings.Contains(text, string(v)) {
+				return true
+			}
+		}
+		return false
+	}, nil
 }

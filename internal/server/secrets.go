@@ -156,6 +156,13 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 	if si.Sessions != nil {
 		r.SessionsPath, r.RevokePath = si.Sessions.List, si.Sessions.Revoke
 	}
+	if src.LDAP != nil {
+		dir, err := t.directory(src.LDAP, stage)
+		if err != nil {
+			return nil, fmt.Errorf("credential source %s: %w", l.Source, err)
+		}
+		return &lease.AccountForm{Accounts: dir, Form: lease.Form{Recipe: r, Client: boundaryClient(pools(l.Audience))}}, nil
+	}
 	return &lease.Form{Recipe: r, Account: src.Account, Client: boundaryClient(pools(l.Audience)),
 		Password: func(ctx context.Context) ([]byte, error) { return t.password(ctx, src, stage) }}, nil
 }

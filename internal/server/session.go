@@ -399,23 +399,21 @@ func (s *session) lease(ctx context.Context) error {
 			return err
 		}
 		l, secret, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Source: name,
-			Audience: origin, Account: src.Account, Purpose: s.instance.Capability, Static: src.Type == resource.SourceField,
+			Audience: origin, Account: accountOf(src), Purpose: s.instance.Capability, Static: src.Type == resource.SourceField,
 			Until: s.until(), Live: func(tx record.Tx) error { return task.Live(tx, s.task.ID) }})
 		if err != nil {
 			return err
 		}
-		if l.Static {
-			if err = s.world.carries(name, src, secret); err == nil {
-				s.jar.addField(l, string(secret))
-			}
-		} else {
-			err = s.jar.add(l, secret)
+		if !l.Static {
+			err = s.keep(src, l, secret)
+		} else if err = s.world.carries(name, src, secret); err == nil {
+			s.jar.addField(l, string(secret))
 		}
 		clear(secret)
 		if err != nil {
 			return err
 		}
-		if l.Static {
+		if src.Secret == nil || l.Static {
 			continue
 		}
 		// An application may show its own account's password to its pages.

@@ -313,9 +313,9 @@ func (w *world) audience(name string, src *resource.CredentialSourceSpec, stage 
 	switch {
 	case spec == nil:
 		return "", fmt.Errorf("there is no connector %s", src.Connector)
-	case src.Type == resource.SourceForm && spec.SignIn == nil:
+	case src.SignsIn() && spec.SignIn == nil:
 		return "", fmt.Errorf("connector %s does not say how to sign in", src.Connector)
-	case src.Type == resource.SourceForm:
+	case src.SignsIn():
 		origin = spec.SignIn.Origin
 	default:
 		use := spec.SecretUse(name)

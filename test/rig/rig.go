@@ -55,6 +55,8 @@ type Options struct {
 	NoServer bool
 	// Password chooses the passwords of the estate's accounts; see estate.Config.
 	Password func(stage estate.Stage, app estate.App, username string) string
+	// Directory signs in who is no account of the estate itself; see estate.Config.
+	Directory func(stage estate.Stage, app estate.App, username, password string) bool
 	// Before runs when the world is up and nothing is applied. It may change
 	// Ports and EstateCA, to stand between the server and the estate.
 	Before func(*Rig) error
@@ -123,7 +125,7 @@ func (r *Rig) start() error {
 	if r.Store, err = pgtest.Chosen(ctx); err != nil {
 		return err
 	}
-	if r.Estate, err = estate.Serve(ctx, estate.Config{AdminAddr: "127.0.0.1:0", Password: r.options.Password}); err != nil {
+	if r.Estate, err = estate.Serve(ctx, estate.Config{AdminAddr: "127.0.0.1:0", Password: r.options.Password, Directory: r.options.Directory}); err != nil {
 		return err
 	}
 	r.closers = append(r.closers, r.Estate.Close)
