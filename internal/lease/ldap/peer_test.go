@@ -109,7 +109,7 @@ func end(t *testing.T, s *ldap.Source, c lease.Credential) {
 // TestConfirmSeesWhatIsLeft: an end that left something, or that was undone before
 // it was confirmed, is not confirmed, and the next one ends it.
 //
-// Threats: K11 (lease)
+// Threats: K13 (lease)
 func TestConfirmSeesWhatIsLeft(t *testing.T) {
 	d := leasetest.StartLDAP(t)
 	s := source(d)
