@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/capability"
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/contain"
 	"github.com/sallyport-dev/sallyport/internal/gate"
@@ -83,7 +84,7 @@ func (v view) World(ctx context.Context, name string) (readiness.World, error) {
 	}
 	out := readiness.World{Tenant: v.tenant, Demo: w.demo, Agent: name, Purpose: a.spec.Purpose, Owner: a.owner, Deputy: a.deputy,
 		ReviewBy: a.spec.ReviewBy, Scripted: a.spec.Model.Scripted, Tier: a.tier, TierWhy: a.tierWhy, Declared: a.declared,
-		Containment: v.grade, Environment: (&session{agent: a}).environment(Harness{})}
+		Containment: v.grade, Environment: (&session{agent: a, world: w, instance: &capability.Instance{}}).environment(Harness{})}
 	if c, err := v.certs.Live(name, action.Production); err == nil {
 		out.Live = &c
 	}
