@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -135,7 +136,7 @@ func (f *Faces) bundle(ctx context.Context, a *api, tenant, addr string) error {
 }
 
 func (f *Faces) http(ctx context.Context, a *api, l net.Listener, h http.Handler, conn func(context.Context, net.Conn) context.Context) {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+	srv := &http.Server{Handler: a.loud(h), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug), ConnContext: conn,
 		BaseContext: func(net.Listener) context.Context { return ctx }}
 	f.servers = append(f.servers, srv)
@@ -143,6 +144,24 @@ func (f *Faces) http(ctx context.Context, a *api, l net.Listener, h http.Handler
 		if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			a.log.Error("listener ended", "address", l.Addr().String(), "err", err)
 		}
+	})
+}
+
+// loud logs a panic, which net/http would only tell those who look at what it
+// logs of its own. The caller's connection ends.
+func (a *api) loud(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			switch v := recover(); v {
+			case nil:
+			case http.ErrAbortHandler:
+				panic(v)
+			default:
+				a.log.Error("sallyport: internal error: a request panicked", "path", r.URL.Path, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+				panic(http.ErrAbortHandler)
+			}
+		}()
+		h.ServeHTTP(w, r)
 	})
 }
 
