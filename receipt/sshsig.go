@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -130,15 +129,18 @@ func verifySSHSIG(message, armored []byte, namespace string, allowed []string, p
 	return who, nil
 }
 
-// unarmor reads the one PEM-like block that armored must be, to the byte.
+// unarmor reads the one armored block that armored must be (PROTOCOL.sshsig,
+// section 1), to the last bit: a signature has one spelling, but for its lines.
 func unarmor(armored []byte) (sshsig, error) {
 	var s sshsig
-	b, rest := pem.Decode(armored)
-	if b == nil || b.Type != "SSH SIGNATURE" || len(b.Headers) > 0 || len(bytes.TrimSpace(rest)) > 0 ||
-		!bytes.HasPrefix(armored, []byte("-----BEGIN ")) {
+	text := strings.TrimSuffix(strings.ReplaceAll(string(armored), "\r\n", "\n"), "\n")
+	text, begun := strings.CutPrefix(text, "-----BEGIN SSH SIGNATURE-----\n")
+	text, ended := strings.CutSuffix(text, "\n-----END SSH SIGNATURE-----")
+	blob, err := base64.StdEncoding.Strict().DecodeString(text)
+	if !begun || !ended || err != nil {
 		return s, errors.New("not one armored SSH signature")
 	}
-	body, ok := bytes.CutPrefix(b.Bytes, []byte(sshsigMagic))
+	body, ok := bytes.CutPrefix(blob, []byte(sshsigMagic))
 	if !ok {
 		return s, errors.New("not an SSH signature")
 	}

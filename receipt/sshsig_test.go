@@ -57,6 +57,18 @@ func TestOpenSSHMakesWhatWeVerify(t *testing.T) {
 			refused("software key where verification is asked", msg, sig, receipt.ApprovalNamespace, keys, receipt.SSHPolicy{RequireVerification: true})
 			refused("data after", msg, append(bytes.Clone(sig), "x"...), receipt.ApprovalNamespace, keys, receipt.SSHPolicy{})
 			refused("twice", msg, append(bytes.Clone(sig), sig...), receipt.ApprovalNamespace, keys, receipt.SSHPolicy{})
+			refused("blank in a line", msg, bytes.Replace(sig, []byte("\n"), []byte("\n "), 2), receipt.ApprovalNamespace, keys, receipt.SSHPolicy{})
+			refused("another end", msg, append(bytes.TrimSpace(bytes.Clone(sig)), '\v'), receipt.ApprovalNamespace, keys, receipt.SSHPolicy{})
+			if pad := bytes.IndexByte(sig, '='); pad > 0 {
+				spare := bytes.Clone(sig)
+				spare[pad-1]++ // bits of the base64 that stand for nothing
+				refused("spare bits", msg, spare, receipt.ApprovalNamespace, keys, receipt.SSHPolicy{})
+			} else if kind == "ed25519" {
+				t.Error("the signature has no padding, so no bits to change")
+			}
+			if _, err := receipt.VerifySSHSIG(msg, bytes.ReplaceAll(sig, []byte("\n"), []byte("\r\n")), receipt.ApprovalNamespace, keys, receipt.SSHPolicy{}); err != nil {
+				t.Errorf("lines that end as on Windows: %v", err)
+			}
 			refused("data before", msg, append([]byte("x\n"), sig...), receipt.ApprovalNamespace, keys, receipt.SSHPolicy{})
 			block, _ := pem.Decode(sig)
 			for i := range block.Bytes {
