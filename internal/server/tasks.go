@@ -241,9 +241,9 @@ func (s *Server) Revoke(ctx context.Context, tenantName string, c Caller, scope,
 		return a.Tenant == t.name && match(task.Task{ID: a.Task, Agent: a.Agent})
 	}, "killed", "killed by "+person+": "+reason)
 	_, rec := t.log.Append(ctx, record.Draft{Type: "epoch.bumped", Actor: "person:" + person, Body: map[string]any{"scope": scope, "reason": reason}})
-	all, err := t.tasks.List(ctx)
+	all, err := t.tasks.Unfinished(ctx)
 	errs := []error{fence, rec, err}
-	all = slices.DeleteFunc(all, func(x task.Task) bool { return x.State.Over() || !match(x) })
+	all = slices.DeleteFunc(all, func(x task.Task) bool { return !match(x) })
 	// Together, so that what they hold at one upstream is ended in few steps.
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, killWidth)

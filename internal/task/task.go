@@ -18,6 +18,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -85,7 +87,12 @@ type Ender struct {
 	End  func(ctx context.Context, t Task) error
 }
 
-const kind = "task"
+// Kinds of state: tasks that are not over, and those that are. What has to look
+// for running ones does not read every task that ever was.
+const (
+	kind     = "task"
+	kindOver = "task.over"
+)
 
 // Engine keeps the tasks of one tenant.
 type Engine struct {
@@ -109,9 +116,17 @@ func New(log record.Log, ids func() string, enders ...Ender) *Engine {
 // Get returns one task.
 func (e *Engine) Get(ctx context.Context, id string) (Task, error) {
 	var t Task
-	err := e.log.View(ctx, func(tx record.Tx) error { return tx.Get(kind, id, &t) })
+	err := e.log.View(ctx, func(tx record.Tx) (err error) { t, err = get(tx, id); return err })
 	if errors.Is(err, record.ErrNotFound) {
 		err = fmt.Errorf("task %q: %w", id, ErrUnknown)
+	}
+	return t, err
+}
+
+func get(tx record.Tx, id string) (t Task, err error) {
+	err = tx.Get(kind, id, &t)
+	if errors.Is(err, record.ErrNotFound) {
+		err = tx.Get(kindOver, id, &t)
 	}
 	return t, err
 }
@@ -128,10 +143,10 @@ func (t Task) Parent() string {
 // the gate, which has shut all of them at once. None is added meanwhile: Open
 // with Live of the parent in its check comes before the record of closing, or fails.
 func (e *Engine) EndParts(ctx context.Context, t Task) error {
-	all, err := e.List(ctx)
+	all, err := e.Unfinished(ctx)
 	errs := []error{err}
 	for _, x := range all {
-		if x.Parent() == t.ID && !x.State.Over() {
+		if x.Parent() == t.ID {
 			_, err := e.Close(ctx, x.ID, Revoked, "parent_ended", "the task above it ended: "+t.Why, "sallyport")
 			errs = append(errs, err)
 		}
@@ -142,8 +157,8 @@ func (e *Engine) EndParts(ctx context.Context, t Task) error {
 // Live returns nil if the task is active in tx. What is recorded in the same
 // transaction is so before the record of its end, or not at all.
 func Live(tx record.Tx, id string) error {
-	var t Task
-	if err := tx.Get(kind, id, &t); err != nil {
+	t, err := get(tx, id)
+	if err != nil {
 		return err
 	}
 	if t.State != Active {
@@ -152,18 +167,29 @@ func Live(tx record.Tx, id string) error {
 	return nil
 }
 
+// Unfinished returns the tasks that are not over, by rising id.
+func (e *Engine) Unfinished(ctx context.Context) ([]Task, error) { return e.list(ctx, kind) }
+
 // List returns all tasks by rising id.
-func (e *Engine) List(ctx context.Context) ([]Task, error) {
+func (e *Engine) List(ctx context.Context) ([]Task, error) { return e.list(ctx, kind, kindOver) }
+
+func (e *Engine) list(ctx context.Context, kinds ...string) ([]Task, error) {
 	var out []Task
 	err := e.log.View(ctx, func(tx record.Tx) error {
 		out = nil
-		return tx.List(kind, func(_ string, raw []byte) error {
-			var t Task
-			err := json.Unmarshal(raw, &t)
-			out = append(out, t)
-			return err
-		})
+		for _, k := range kinds {
+			if err := tx.List(k, func(_ string, raw []byte) error {
+				var t Task
+				err := json.Unmarshal(raw, &t)
+				out = append(out, t)
+				return err
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
+	slices.SortFunc(out, func(a, b Task) int { return strings.Compare(a.ID, b.ID) })
 	return out, err
 }
 
@@ -303,12 +329,15 @@ func (e *Engine) step(ctx context.Context, id, typ, actor string, f func(*Task) 
 	_, err = e.log.Append(ctx, record.Draft{Type: typ, Task: t.ID, Agent: t.Agent, Actor: actor, Body: t,
 		Change: func(tx record.Tx) error {
 			// Another node may have moved it since it was read.
-			var now Task
-			if err := tx.Get(kind, id, &now); err != nil {
+			now, err := get(tx, id)
+			if err != nil {
 				return err
 			}
 			if now.State != before.State {
 				return fmt.Errorf("task %s became %s: %w", id, now.State, ErrState)
+			}
+			if t.State.Over() {
+				return errors.Join(tx.Delete(kind, id), tx.Put(kindOver, id, t))
 			}
 			return tx.Put(kind, id, t)
 		}})
@@ -321,7 +350,7 @@ func (e *Engine) step(ctx context.Context, id, typ, actor string, f func(*Task) 
 // Recover moves what an earlier process left behind towards its end. It returns
 // when each was tried once.
 func (e *Engine) Recover(ctx context.Context) error {
-	all, err := e.List(ctx)
+	all, err := e.Unfinished(ctx)
 	if err != nil {
 		return err
 	}
@@ -365,7 +394,7 @@ func (e *Engine) Run(ctx context.Context) {
 		case <-time.After(wait):
 		}
 		wait = min(2*wait, last)
-		all, err := e.List(ctx)
+		all, err := e.Unfinished(ctx)
 		if err != nil {
 			continue
 		}

@@ -509,3 +509,45 @@ func TestPartsEndWithTheTask(t *testing.T) {
 		}
 	}
 }
+
+// reads counts the objects that are listed.
+type reads struct {
+	record.Log
+	n int
+}
+
+func (l *reads) View(ctx context.Context, f func(record.Tx) error) error {
+	return l.Log.View(ctx, func(tx record.Tx) error { return f(countTx{tx, &l.n}) })
+}
+
+type countTx struct {
+	record.Tx
+	n *int
+}
+
+func (tx countTx) List(kind string, f func(string, []byte) error) error {
+	return tx.Tx.List(kind, func(id string, raw []byte) error { *tx.n++; return f(id, raw) })
+}
+
+// TestEndingReadsNoTaskThatIsOver: what ending costs does not grow with the past.
+func TestEndingReadsNoTaskThatIsOver(t *testing.T) {
+	log := &reads{Log: gatetest.NewLog("acme")}
+	var eng *task.Engine
+	eng = task.New(log, counter(), task.Ender{Name: "parts", End: func(ctx context.Context, x task.Task) error { return eng.EndParts(ctx, x) }})
+	const past = 20
+	for range past {
+		x, err := eng.Open(t.Context(), intent, nil)
+		if err == nil {
+			_, err = eng.Close(t.Context(), x.ID, task.Closed, "done", "done", "agent:x")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if log.n > past { // each sees itself
+		t.Errorf("%d tasks read while %d ended one after another", log.n, past)
+	}
+	if all, err := eng.List(t.Context()); err != nil || len(all) != past {
+		t.Errorf("%d tasks listed, %v; want %d", len(all), err, past)
+	}
+}
