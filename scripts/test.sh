@@ -6,10 +6,10 @@ set -eu
 go=${GO:-go}
 module=$($go list -m)
 
-# A package is heavy if its test binary can start a browser.
+# A package is heavy if its test binary can start a browser, or is known to.
 heavy=$($go list -test -f '{{if .ForTest}}{{else}}{{.ImportPath}} {{join .Deps " "}}{{end}}' ./... | awk -v m="$module" '
 	$1 !~ /\.test$/ { next }
-	{ p = $1; sub(/\.test$/, "", p); h = p == m "/internal/estate" || p == m "/internal/contain"
+	{ p = $1; sub(/\.test$/, "", p); h = p == m "/internal/estate" || p == m "/internal/contain" || p == m "/test/demo"
 	  for (i = 2; i <= NF; i++) { d = $i; sub(/ .*/, "", d); if (d == m "/internal/browser") h = 1 }
 	  if (h) print p }')
 light=$($go list ./... | grep -vxF "$heavy")
