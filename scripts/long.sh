@@ -42,5 +42,5 @@ SALLYPORT_RACE_ROUNDS=25 $go test ./internal/browser -run TestPageThatSwapsWinsN
 echo "== test/urls, 10000 addresses"
 SALLYPORT_LONG=1 $go test ./test/urls -count 1 -v -timeout 30m || status=1
 echo "== test/crash, $crashes kills"
-SALLYPORT_CRASH_ROUNDS=$crashes $go test ./test/crash -count 1 -v -timeout 120m || status=1
+SALLYPORT_LONG=1 SALLYPORT_CRASH_ROUNDS=$crashes $go test ./test/crash -count 1 -v -timeout 120m || status=1
 exit $status

@@ -45,7 +45,8 @@ type world struct {
 	c      *client.Client
 
 	server   *exec.Cmd
-	database []int // processes of the store, if it has any
+	database []int // processes of what is upstream, and of the store, if it has any
+	edit     func(files map[string][]byte)
 	out      *rig.Output
 
 	mu   sync.Mutex
@@ -65,7 +66,9 @@ func rounds(t *testing.T) int {
 	return 8
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldWith(t, rig.Options{}) }
+
+func newWorldWith(t *testing.T, o rig.Options) *world {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("builds and kills servers")
@@ -75,7 +78,8 @@ func newWorld(t *testing.T) *world {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{T: t, Rig: rig.New(t, rig.Options{NoServer: true}), seen: map[int64]string{}}
+	o.NoServer = true
+	w := &world{T: t, edit: o.Edit, Rig: rig.New(t, o), seen: map[int64]string{}}
 	w.database = children(t)
 	dir := t.TempDir()
 	// Harnesses run as another user, who must be able to execute it.
@@ -147,8 +151,8 @@ func (w *world) kill() {
 	}
 }
 
-// orphans reaps the dead among our children and names the living, but for the
-// database, which the killed server did not start.
+// orphans reaps the dead among our children and names the living, but for
+// databases and directories, which the killed server did not start.
 func (w *world) orphans() (alive []string) {
 	w.Helper()
 	for _, pid := range children(w.T) {
@@ -232,7 +236,7 @@ func (w *world) approve(ctx context.Context) {
 // declare applies the sample tenant and its secrets, and waits for approvals.
 func (w *world) declare() {
 	w.Helper()
-	all, err := w.Resources(nil)
+	all, err := w.Resources(w.edit)
 	if err != nil {
 		w.Fatal(err)
 	}

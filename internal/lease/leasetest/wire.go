@@ -18,6 +18,7 @@ type Wire struct {
 	steps int64 // messages towards the upstream so far, since CutAt
 	cutAt int64 // 0 is never
 	after bool  // the message still arrives; its answer does not
+	do    func()
 }
 
 // NewWire relays what l accepts. It ends with the test.
@@ -57,10 +58,13 @@ func (w *Wire) cut() {
 
 // CutAt goes down at the n-th message towards the upstream from now on: before it
 // arrives, or after.
-func (w *Wire) CutAt(n int64, after bool) {
+func (w *Wire) CutAt(n int64, after bool) { w.At(n, after, func() {}) }
+
+// At is CutAt that also calls do, which must not wait for the wire.
+func (w *Wire) At(n int64, after bool, do func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.steps, w.cutAt, w.after = 0, n, after
+	w.steps, w.cutAt, w.after, w.do = 0, n, after, do
 	for c := range w.conns { // what was said before would shift the count
 		c.Close()
 	}
@@ -73,6 +77,13 @@ func (w *Wire) Restore() bool {
 	was := w.down
 	w.down, w.cutAt = false, 0
 	return was
+}
+
+// Steps are the messages towards the upstream since CutAt or At.
+func (w *Wire) Steps() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.steps
 }
 
 // add keeps a connection to be cut; false means that it is cut already.
@@ -128,12 +139,16 @@ func (w *Wire) pass(up net.Conn, b []byte) bool {
 	defer w.mu.Unlock()
 	w.steps++
 	hit := w.cutAt > 0 && w.steps == w.cutAt
+	if hit && !w.after {
+		w.do()
+	}
 	if hit && !w.after || w.down {
 		w.cut()
 		return false
 	}
 	_, err := up.Write(b)
 	if hit {
+		w.do()
 		// The upstream's half stays open for as long as it takes to be read.
 		if cw, ok := up.(interface{ CloseWrite() error }); ok {
 			cw.CloseWrite()
