@@ -152,7 +152,7 @@ func (w *world) operations(t *testing.T) (out []string) {
 
 // TestSSH: one sshd, several tasks.
 //
-// Threats: K2, K6, K12 (lease, door)
+// Threats: E8, K2, K6, K12 (lease, door)
 func TestSSH(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts an sshd")
