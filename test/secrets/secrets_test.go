@@ -31,7 +31,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	rig.Main(m, map[string]rig.Program{"loot": loot, "sender": sender, "hands": rig.Hands})
+	rig.Main(m, map[string]rig.Program{"loot": loot, "sender": sender, "hands": rig.Hands, "user": user})
 }
 
 // loot is a hijacked harness that prints everything it can get hold of: its
