@@ -85,11 +85,7 @@ func TestTokenIsTypedByItsPlaceholder(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts browsers")
 	}
-	tmp := t.TempDir()
-	if err := os.Chmod(tmp, 0o711); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("TMPDIR", tmp)
+	tmp := temporary(t)
 	r := rig.New(t, rig.Options{Edit: withToken})
 	if err := r.Server.PutSecret(t.Context(), "", rig.As("sven"), "payroll-token", []byte(payroll)); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -27,11 +28,33 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/estate"
 	"github.com/sallyport-dev/sallyport/internal/estate/provider"
 	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/store/pgtest"
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
 
 func TestMain(m *testing.M) {
-	rig.Main(m, map[string]rig.Program{"loot": loot, "sender": sender, "hands": rig.Hands, "user": user})
+	rig.Main(m, map[string]rig.Program{"loot": loot, "sender": sender, "hands": rig.Hands, "user": user}, func() error {
+		pgtest.Stop()
+		return os.RemoveAll(scratch)
+	})
+}
+
+var scratch string
+
+// temporary is the folder in which everything of these tests puts its files from
+// here on, the shared database included: it is searched.
+func temporary(t *testing.T) string {
+	t.Helper()
+	if scratch == "" {
+		dir, err := os.MkdirTemp("", "secrets")
+		if err == nil {
+			scratch, err = dir, errors.Join(os.Chmod(dir, 0o711), os.Setenv("TMPDIR", dir)) // harnesses and databases run as others
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return scratch
 }
 
 // loot is a hijacked harness that prints everything it can get hold of: its
@@ -133,13 +156,7 @@ func TestNoSecretIsLeftAnywhere(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts browsers")
 	}
-	tmp := t.TempDir()
-	for _, dir := range []string{filepath.Dir(tmp), tmp} { // harnesses and databases run as others
-		if err := os.Chmod(dir, 0o711); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Setenv("TMPDIR", tmp)
+	tmp := temporary(t)
 	var captured logs
 	handler := slog.NewTextHandler(&captured, &slog.HandlerOptions{Level: slog.LevelDebug})
 	old := slog.Default()
