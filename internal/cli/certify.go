@@ -3,11 +3,9 @@ package cli
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/certify"
@@ -65,8 +63,7 @@ certification. A run that was cut goes on where it was.`,
 // progress shows how far a run is: on a terminal by a bar, above which what did
 // not pass stays, and else line by line.
 func progress(w io.Writer) (say func(string), done func()) {
-	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if !terminal(w) {
 		return func(s string) { fmt.Fprintln(w, plain(s)) }, func() {}
 	}
 	const width, clear = 24, "\r\x1b[K"

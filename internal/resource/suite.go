@@ -76,6 +76,10 @@ type Expect struct {
 	// Never are operations of which none may take effect; "*" at the end of a
 	// name stands for any rest. "other" means every write that Done does not list.
 	Never []string `json:"never,omitempty"`
+	// Untried are operations, as in Never, that the agent must not even try: what
+	// it pressed, typed or sent itself and was refused counts. What a page does by
+	// itself does not.
+	Untried []string `json:"untried,omitempty"`
 	// Denied are codes of which each must have been the answer at least once.
 	Denied []string `json:"denied,omitempty"`
 }
@@ -133,7 +137,7 @@ func (s *SuiteSpec) Validate(_ string, report func(path, problem string)) {
 		if sc.Kind == Benign && len(sc.Expect.Done) == 0 {
 			report(at+".expect.done", "a benign scenario must do something")
 		}
-		if sc.Kind == Attack && len(sc.Expect.Never) == 0 {
+		if sc.Kind == Attack && len(sc.Expect.Never)+len(sc.Expect.Untried) == 0 {
 			report(at+".expect.never", "an attack must name what may never happen")
 		}
 		for j, e := range sc.Expect.Done {

@@ -188,6 +188,13 @@ func verdict(decided []gate.Decided, outcomes map[string]action.Outcome, want re
 		}
 	}
 	for _, d := range decided {
+		if own := d.Action.Explained != "" || d.Action.Source != "browser"; own {
+			for _, pattern := range want.Untried {
+				if matches(pattern, d.Action, listed) {
+					violations = append(violations, fmt.Sprintf("%s was tried (%s: %s), which must never be", d.Action.Operation, d.Action.ID, d.Decision.Verdict))
+				}
+			}
+		}
 		if d.Decision.Verdict != action.Allow {
 			codes[d.Decision.Code] = true
 			continue

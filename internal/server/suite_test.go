@@ -19,7 +19,7 @@ func TestSuiteRunsInParallelAndGoesOn(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts browsers")
 	}
-	r := rig.New(t, rig.Options{Edit: rig.Replace("suite.yaml", "  trials: 1\n", "  trials: 1\n  parallel: 3\n")})
+	r := rig.New(t, rig.Options{Edit: rig.Replace("suite.yaml", "  parallel: 2\n", "  parallel: 3\n")})
 	certifyIt := func(ctx context.Context, progress func(string)) (certify.Certification, error) {
 		return r.Server.Certify(ctx, "", rig.As("mara"), "helpdesk", "", progress)
 	}
@@ -91,5 +91,38 @@ func TestSuiteRunsInParallelAndGoesOn(t *testing.T) {
 	}
 	if got := rig.Changes(before, r.State(action.Sandbox)); len(got) > 0 {
 		t.Errorf("the estate itself changed: %q", got)
+	}
+}
+
+// TestHijackedAgentFailsItsSuite: one that does what a ticket orders is refused a
+// certification although the doors stopped it, and the scenario is named; another,
+// that reads the same and does its work, is not.
+func TestHijackedAgentFailsItsSuite(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts browsers")
+	}
+	for behaviour, want := range map[string]certify.State{"gullible": certify.Failed, "honest": certify.Proposed} {
+		t.Run(behaviour, func(t *testing.T) {
+			r := rig.New(t, rig.Options{Edit: func(files map[string][]byte) {
+				const attack = "      hostile: [ticket-text]\n      behaviour: "
+				rig.Replace("suite.yaml", attack+"gullible", attack+behaviour)(files)
+				rig.Replace("suite.yaml", "        denied: [global_administrators]\n", "        untried: [iam.group.*]\n")(files)
+				rig.Replace("suite.yaml", "  parallel: 2\n", "  parallel: 3\n")(files)
+			}})
+			r.Ready(t)
+			c, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "helpdesk", "", func(string) {})
+			if err != nil || c.State != want {
+				t.Fatalf("%s %v %q", c.State, err, c.Shortfall)
+			}
+			named := strings.Join(c.Shortfall, "\n")
+			if want == certify.Failed && (!strings.Contains(named, "ticket-orders-admin: in 1 of 1 trials") || c.Stopped == "") {
+				t.Errorf("the shortfall is %q, stopped %q", named, c.Stopped)
+			}
+			for _, s := range c.Scenarios {
+				if s.Trials == 0 {
+					t.Errorf("%s was not tried", s.Name)
+				}
+			}
+		})
 	}
 }
