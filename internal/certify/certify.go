@@ -23,9 +23,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -54,15 +52,21 @@ const (
 // Scenario is the result of one scenario of a suite.
 type Scenario struct {
 	Name   string `json:"name"`
+	Kind   string `json:"kind"` // Benign or Attack
 	Trials int    `json:"trials"`
 	Passed int    `json:"passed"`
+	// Violated are the trials in which something took effect that must never
+	// happen.
+	Violated int  `json:"violated,omitempty"`
+	Flaky    bool `json:"flaky,omitempty"` // some trials passed, and some did not
 	// Lower and Upper bound the pass rate at 95 % (Wilson score interval),
 	// as decimals with three digits.
 	Lower string `json:"lower"`
 	Upper string `json:"upper"`
 	// Failures says per failed trial what was not as expected.
 	Failures []string `json:"failures,omitempty"`
-	Tasks    []string `json:"tasks"` // the tasks that were run, for their records
+	Tasks    []string `json:"tasks"`            // the tasks that were run, for their records
+	Millis   int64    `json:"millis,omitempty"` // how long its trials took together
 }
 
 // Lapse says why a certification ended.
@@ -84,7 +88,14 @@ type Certification struct {
 	SuiteDigest action.Digest     `json:"suiteDigest"`
 	Scripted    bool              `json:"scripted"` // the model was a script: for demo tenants only
 	Scenarios   []Scenario        `json:"scenarios"`
-	// Shortfall says which required bound of the suite was not reached.
+	// Rates are what the scenarios of each kind show together, and Compared how
+	// that differs from the certification before; see Judge.
+	Rates    []Rate      `json:"rates,omitempty"`
+	Compared *Comparison `json:"compared,omitempty"`
+	// Stopped says why trials were left out: their results could not change what
+	// the run comes to.
+	Stopped string `json:"stopped,omitempty"`
+	// Shortfall says what keeps it from being certified.
 	Shortfall []string  `json:"shortfall,omitempty"`
 	Author    string    `json:"author"` // who ran it
 	State     State     `json:"state"`
@@ -97,11 +108,24 @@ type Certification struct {
 	Envelope Envelope `json:"envelope"`
 }
 
-// Passed reports whether every trial of every scenario passed, often enough for
-// the suite's bounds.
+// Passed reports whether every scenario was tried, nothing happened that must
+// never happen, and nothing falls short of what the suite requires. Trials that
+// did not pass count only where a rate says what was required of them.
 func (c Certification) Passed() bool {
+	failed := map[string]bool{}
 	for _, s := range c.Scenarios {
-		if s.Trials == 0 || s.Passed != s.Trials {
+		if s.Trials == 0 || s.Violated > 0 || s.Passed > s.Trials {
+			return false
+		}
+		if s.Passed < s.Trials {
+			failed[s.Kind] = true
+		}
+	}
+	for kind := range failed {
+		passed, trials := c.count(kind)
+		if !slices.ContainsFunc(c.Rates, func(r Rate) bool {
+			return r.Kind == kind && r.Passed == passed && r.Trials == trials && r.Required <= r.Lower && r.Required != ""
+		}) {
 			return false
 		}
 	}
@@ -208,8 +232,8 @@ func (e *Engine) Get(ctx context.Context, id string) (Certification, error) {
 }
 
 // Record keeps the result of a run: proposed if everything passed, else failed.
-// It signs the statement either way.
-func (e *Engine) Record(ctx context.Context, c Certification, validity time.Duration) (Certification, error) {
+// It signs the statement either way. with, if not nil, goes into the transaction.
+func (e *Engine) Record(ctx context.Context, c Certification, validity time.Duration, with func(record.Tx) error) (Certification, error) {
 	c.ID, c.Ran, c.State = e.ids(), time.Now().UTC(), Failed
 	c.Boundary = c.Manifest.Digest()
 	if c.Passed() {
@@ -221,8 +245,27 @@ func (e *Engine) Record(ctx context.Context, c Certification, validity time.Dura
 		return c, err
 	}
 	_, err = e.log.Append(ctx, record.Draft{Type: "certification.run", Agent: c.Agent, Actor: "person:" + c.Author, Body: c,
-		Change: func(tx record.Tx) error { return tx.Put(kind, c.ID, c) }})
+		Change: func(tx record.Tx) error {
+			if with != nil {
+				if err := with(tx); err != nil {
+					return err
+				}
+			}
+			return tx.Put(kind, c.ID, c)
+		}})
 	return c, err
+}
+
+// Latest is the newest certification of an agent by a suite that was ever in
+// force, or nil.
+func (e *Engine) Latest(ctx context.Context, agent string, stage action.Stage, suite string) (*Certification, error) {
+	all, err := e.History(ctx, agent)
+	for _, c := range slices.Backward(all) {
+		if c.Stage == stage && c.Suite == suite && !c.Issued.IsZero() {
+			return &c, err
+		}
+	}
+	return nil, err
 }
 
 // Statement is the digest that approvers sign: of the statement's bytes.
@@ -347,7 +390,7 @@ func (e *Engine) sign(c Certification) (Envelope, error) {
 			"failedTests": failed,
 			"configuration": []resource{{Name: "suite/" + c.Suite, Digest: sha(c.SuiteDigest), Annotations: map[string]any{
 				"certification": c.ID, "stage": c.Stage, "expires": c.Expires.Format(time.RFC3339), "ran": c.Ran.Format(time.RFC3339),
-				"model": model, "author": c.Author, "scenarios": c.Scenarios}}},
+				"model": model, "author": c.Author, "scenarios": c.Scenarios, "rates": c.Rates, "compared": c.Compared, "stopped": c.Stopped}}},
 		},
 	}
 	payload, err := canon.Marshal(st)
@@ -366,18 +409,4 @@ func pae(payload []byte) []byte {
 
 func sha(d action.Digest) map[string]string {
 	return map[string]string{"sha256": strings.TrimPrefix(string(d), "sha256:")}
-}
-
-// Wilson returns the 95 % Wilson score interval of a rate, with three digits.
-func Wilson(passed, trials int) (lower, upper string) {
-	if trials == 0 {
-		return "0.000", "1.000"
-	}
-	const z = 1.959963984540054
-	n, p := float64(trials), float64(passed)/float64(trials)
-	mid := p + z*z/(2*n)
-	half := z * math.Sqrt(p*(1-p)/n+z*z/(4*n*n))
-	den := 1 + z*z/n
-	digits := func(v float64) string { return strconv.FormatFloat(min(1, max(0, v)), 'f', 3, 64) }
-	return digits((mid - half) / den), digits((mid + half) / den)
 }

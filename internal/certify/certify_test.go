@@ -73,7 +73,7 @@ func (b *bench) passed(model string) certify.Certification {
 
 func (b *bench) record(e *certify.Engine, c certify.Certification) certify.Certification {
 	b.Helper()
-	c, err := e.Record(b.Context(), c, time.Hour)
+	c, err := e.Record(b.Context(), c, time.Hour, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -129,10 +129,10 @@ func TestIssueOnlyOnceAndOnlyFromProposed(t *testing.T) {
 		t.Error("a lapsed one was issued again")
 	}
 	bad := b.passed("m1")
-	bad.Scenarios[1].Passed = 1
+	bad.Scenarios[1].Passed, bad.Scenarios[1].Violated = 1, 1
 	f := b.record(e, bad)
 	if f.State != certify.Failed || !f.Expires.IsZero() {
-		t.Errorf("a run with a failed trial is %s until %s", f.State, f.Expires)
+		t.Errorf("a run with a violation is %s until %s", f.State, f.Expires)
 	}
 	if _, err := e.Issue(t.Context(), f.ID, "x", nil); err == nil {
 		t.Error("a failed one was issued")
@@ -153,6 +153,7 @@ func TestPassed(t *testing.T) {
 		"none":          {nil, nil, false},
 		"no trials":     {[]certify.Scenario{{Trials: 2, Passed: 2}, {}}, nil, false},
 		"one failed":    {[]certify.Scenario{{Trials: 2, Passed: 2}, {Trials: 9, Passed: 8}}, nil, false},
+		"one violated":  {[]certify.Scenario{{Trials: 200, Passed: 200}, {Trials: 900, Passed: 899, Violated: 1}}, nil, false},
 		"more than all": {[]certify.Scenario{{Trials: 2, Passed: 3}}, nil, false},
 		"too few":       {[]certify.Scenario{{Trials: 2, Passed: 2}}, []string{"lower bound"}, false},
 	} {
@@ -281,7 +282,7 @@ func TestIssueOnABrokenLedger(t *testing.T) {
 		t.Error("issued without a record")
 	}
 	b.live(e, first.ID)
-	if _, err := e.Record(t.Context(), b.passed("m3"), time.Hour); err == nil {
+	if _, err := e.Record(t.Context(), b.passed("m3"), time.Hour, nil); err == nil {
 		t.Error("recorded without a record")
 	}
 	b.log.Fail = nil

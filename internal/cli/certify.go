@@ -18,8 +18,9 @@ func certifyCommand(e *env) *cobra.Command {
 		Use:   "certify AGENT [--suite S]",
 		Short: "Run a suite against an agent, or show its certifications",
 		Long: `Runs the agent's real harness inside the real boundary in the sandbox, scenario by
-scenario, and reads from the ledger what happened. If everything passed, people
-are asked to approve the certification.`,
+scenario, and reads from the ledger what happened. If nothing happened that must
+never happen, and the suite's rates are reached, people are asked to approve the
+certification. A run that was cut goes on where it was.`,
 		Example: "  sallyport certify helpdesk --suite helpdesk-core --as mara\n  sallyport certify helpdesk --history",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -37,9 +38,9 @@ are asked to approve the certification.`,
 				}
 				return e.print(all, func(w io.Writer) { certifications(w, all) })
 			}
-			cert, err := c.Certify(cmd.Context(), args[0], suite, func(s string) {
-				fmt.Fprintln(e.err, plain(s))
-			})
+			say, done := progress(e.err)
+			cert, err := c.Certify(cmd.Context(), args[0], suite, say)
+			done()
 			if err != nil {
 				return err
 			}
@@ -57,6 +58,28 @@ are asked to approve the certification.`,
 	f.StringVar(&stage, "stage", string(action.Production), "the stage that it is for")
 	f.BoolVar(&history, "history", false, "show what was certified, and what became of it")
 	return cmd
+}
+
+// progress shows how far a run is: on a terminal by a bar, above which what did
+// not pass stays, and else line by line.
+func progress(w io.Writer) (say func(string), done func()) {
+	if !terminal(w) {
+		return func(s string) { fmt.Fprintln(w, plain(s)) }, func() {}
+	}
+	const width, clear = 24, "\r\x1b[K"
+	bar := ""
+	return func(s string) {
+		s = plain(s)
+		var n, all int
+		if _, err := fmt.Sscanf(s, "%d of %d", &n, &all); err == nil && n <= all {
+			bar = "[" + strings.Repeat("=", width*n/all) + strings.Repeat(" ", width-width*n/all) + "] " + s
+			if strings.HasSuffix(s, " passed") {
+				fmt.Fprint(w, clear, bar)
+				return
+			}
+		}
+		fmt.Fprint(w, clear, s, "\n", bar)
+	}, func() { fmt.Fprint(w, clear) }
 }
 
 func certifications(w io.Writer, all []certify.Certification) {
@@ -78,16 +101,33 @@ func certifications(w io.Writer, all []certify.Certification) {
 func certification(w io.Writer, c certify.Certification) {
 	var rows [][]string
 	for _, s := range c.Scenarios {
-		rows = append(rows, []string{s.Name, fmt.Sprintf("%d/%d", s.Passed, s.Trials), s.Lower + " to " + s.Upper, strings.Join(s.Failures, " | ")})
+		failures := s.Failures
+		if s.Flaky {
+			failures = append([]string{"flaky"}, failures...)
+		}
+		rows = append(rows, []string{s.Name, fmt.Sprintf("%d/%d", s.Passed, s.Trials), s.Lower + " to " + s.Upper, fmt.Sprintf("%.1f", float64(s.Millis)/1000),
+			strings.Join(failures, " | ")})
 	}
-	table(w, []string{"SCENARIO", "PASSED", "95 % INTERVAL", "FAILURES"}, rows)
+	table(w, []string{"SCENARIO", "PASSED", "95 % INTERVAL", "SECONDS", "FAILURES"}, rows)
 	fmt.Fprintln(w)
+	rows = nil
+	for _, r := range c.Rates {
+		rows = append(rows, []string{r.Kind, fmt.Sprintf("%d/%d", r.Passed, r.Trials), r.Lower + " to " + r.Upper, r.Required})
+	}
+	if len(rows) > 0 {
+		table(w, []string{"TOGETHER", "PASSED", "95 % INTERVAL", "REQUIRED"}, rows)
+		fmt.Fprintln(w)
+	}
+	compared := ""
+	if x := c.Compared; x != nil {
+		compared = fmt.Sprintf("success differs by %s (%s to %s) from %s", x.Difference, x.Lower, x.Upper, x.With)
+	}
 	model := ""
 	if c.Scripted {
 		model = "scripted: this says nothing about a real model"
 	}
 	pairs(w, "certification", c.ID, "agent", c.Agent, "suite", c.Suite, "state", string(c.State), "boundary", string(c.Boundary), "expires", at(c.Expires),
-		"model", model, "shortfall", strings.Join(c.Shortfall, " | "))
+		"model", model, "compared", compared, "stopped", c.Stopped, "shortfall", strings.Join(c.Shortfall, " | "))
 	if c.State == certify.Proposed {
 		fmt.Fprintln(w, "\nnext: it waits for approval: sallyport approvals")
 	}

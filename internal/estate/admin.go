@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -22,8 +23,14 @@ func (e *Estate) adminHandler() http.Handler {
 				stage = string(Production)
 			}
 			c := e.copies[Stage(stage)]
+			if n := r.URL.Query().Get("world"); n != "" && c != nil {
+				i, _ := strconv.Atoi(n) // no number is no world
+				if c = e.World(i); stage != string(Sandbox) {
+					c = nil
+				}
+			}
 			if c == nil {
-				adminJSON(w, http.StatusNotFound, map[string]string{"error": "no such stage"})
+				adminJSON(w, http.StatusNotFound, map[string]string{"error": "no such stage or world"})
 				return
 			}
 			v, err := fn(c, r)
@@ -34,6 +41,15 @@ func (e *Estate) adminHandler() http.Handler {
 			adminJSON(w, http.StatusOK, v)
 		})
 	}
+	mux.HandleFunc("POST /worlds", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.Atoi(r.URL.Query().Get("n")) // 0 is refused
+		all, err := e.Worlds(n)
+		if err != nil {
+			adminJSON(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
+			return
+		}
+		adminJSON(w, http.StatusOK, all)
+	})
 	handle("GET /state", func(c *Copy, _ *http.Request) (any, error) { return c.State(), nil })
 	handle("POST /reset", func(c *Copy, _ *http.Request) (any, error) {
 		c.Reset()

@@ -36,6 +36,16 @@ func newCopy(stage Stage, port int, cfg Config) (*Copy, error) {
 	return c, nil
 }
 
+// another is a copy with the same names and accounts, and data of its own.
+func (c *Copy) another() (*Copy, error) {
+	x := &Copy{stage: c.stage, port: c.port, accounts: c.accounts, directory: c.directory, preKey: make([]byte, 32)}
+	if _, err := rand.Read(x.preKey); err != nil {
+		return nil, fmt.Errorf("make sign-in key: %w", err)
+	}
+	x.Reset()
+	return x, nil
+}
+
 // Reset brings the copy back to its start: data, audit logs, sent mail, the
 // attacker's hits and the hostile items; all sessions end. Passwords stay.
 func (c *Copy) Reset() {

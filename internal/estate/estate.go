@@ -67,10 +67,60 @@ type Estate struct {
 	copies  map[Stage]*Copy
 	addrs   map[Stage]string
 	admin   string
-	servers []*http.Server
+	leaves  leafSet // of the sandbox
 	serving sync.WaitGroup
 	stop    func() bool
-	close   sync.Once
+
+	mu      sync.Mutex
+	servers []*http.Server
+	worlds  []World
+	closed  bool
+}
+
+// World is a further copy of the sandbox, under the same names and with the same
+// accounts, for who reaches it by its own address. Trials that run at once have
+// one each.
+type World struct {
+	For     string `json:"for"`     // address of the sandbox whose names it serves
+	Address string `json:"address"` // where it is served itself
+	copy    *Copy
+}
+
+// maxWorlds bounds how many there are.
+const maxWorlds = 16
+
+// Worlds makes worlds until there are n, and returns the first n.
+func (e *Estate) Worlds(n int) ([]World, error) {
+	if n < 1 || n > maxWorlds {
+		return nil, fmt.Errorf("n: want 1 to %d worlds", maxWorlds)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for len(e.worlds) < n {
+		l, err := listenLoopback("")
+		if err != nil {
+			return nil, err
+		}
+		c, err := e.copies[Sandbox].another()
+		if err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+		if err := e.serve(l, c.handler(), &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: e.leaves.get}); err != nil {
+			return nil, err
+		}
+		e.worlds = append(e.worlds, World{e.addrs[Sandbox], l.Addr().String(), c})
+	}
+	return e.worlds[:n:n], nil
+}
+
+// World is the copy of a world, counted from 1; nil if there is none.
+func (e *Estate) World(n int) *Copy {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n < 1 || n > len(e.worlds) {
+		return nil
+	}
+	return e.worlds[n-1].copy
 }
 
 // Serve starts the estate and returns when all its listeners accept. It is
@@ -107,6 +157,9 @@ func (e *Estate) listen(c Config) error {
 		if err != nil {
 			return errors.Join(fmt.Errorf("issue certificates of %s: %w", stage, err), l.Close())
 		}
+		if stage == Sandbox {
+			e.leaves = leaves
+		}
 		e.start(l, e.copies[stage].handler(), &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: leaves.get})
 	}
 	if c.AdminAddr != "" {
@@ -121,6 +174,16 @@ func (e *Estate) listen(c Config) error {
 }
 
 func (e *Estate) start(l net.Listener, h http.Handler, t *tls.Config) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_ = e.serve(l, h, t) // not closed yet
+}
+
+// serve is called with mu held.
+func (e *Estate) serve(l net.Listener, h http.Handler, t *tls.Config) error {
+	if e.closed {
+		return errors.Join(errors.New("the estate is closed"), l.Close())
+	}
 	s := &http.Server{
 		Handler:           h,
 		TLSConfig:         t,
@@ -138,6 +201,7 @@ func (e *Estate) start(l net.Listener, h http.Handler, t *tls.Config) {
 		}
 		_ = s.Serve(l)
 	})
+	return nil
 }
 
 func listenLoopback(addr string) (net.Listener, error) {
@@ -157,14 +221,17 @@ func listenLoopback(addr string) (net.Listener, error) {
 // Close cuts all connections and returns when the listeners are closed.
 func (e *Estate) Close() error {
 	var errs []error
-	e.close.Do(func() {
+	e.mu.Lock()
+	if !e.closed {
+		e.closed = true
 		if e.stop != nil {
 			e.stop()
 		}
 		for _, s := range e.servers {
 			errs = append(errs, s.Close())
 		}
-	})
+	}
+	e.mu.Unlock()
 	e.serving.Wait()
 	return errors.Join(errs...)
 }

@@ -15,6 +15,11 @@ type SuiteSpec struct {
 	Trials    int        `json:"trials"`
 	Scenarios []Scenario `json:"scenarios"`
 	Required  Required   `json:"required"`
+	// Parallel is how many trials run at once, each in a copy of the fixture of
+	// its own; 0 is 1.
+	Parallel int `json:"parallel,omitempty"`
+	// Exhaustive runs every trial, also when the rest cannot change the result.
+	Exhaustive bool `json:"exhaustive,omitempty"`
 	// Fixture is the sample estate whose content the scenarios set. Without one
 	// no scenario may name hostile content or a behaviour.
 	Fixture *Fixture `json:"fixture,omitempty"`
@@ -31,7 +36,10 @@ type Fixture struct {
 // that the results must reach.
 type Required struct {
 	Success int `json:"success"` // benign scenarios that did what they should
-	Safety  int `json:"safety"`  // trials in which nothing happened that must not
+	Safety  int `json:"safety"`  // attack scenarios in which all was as it should be
+	// Margin is by how many points the success may be worse than that of the
+	// certification before, with 95 % confidence; 0 asks for no proof of it.
+	Margin int `json:"margin,omitempty"`
 }
 
 // ScenarioKind tells work from attack.
@@ -68,6 +76,10 @@ type Expect struct {
 	// Never are operations of which none may take effect; "*" at the end of a
 	// name stands for any rest. "other" means every write that Done does not list.
 	Never []string `json:"never,omitempty"`
+	// Untried are operations, as in Never, that the agent must not even try: what
+	// it pressed, typed or sent itself and was refused counts. What a page does by
+	// itself does not.
+	Untried []string `json:"untried,omitempty"`
 	// Denied are codes of which each must have been the answer at least once.
 	Denied []string `json:"denied,omitempty"`
 }
@@ -96,6 +108,15 @@ func (s *SuiteSpec) Validate(_ string, report func(path, problem string)) {
 			report("required."+field, "want 1 to 100 percent")
 		}
 	}
+	if s.Required.Margin < 0 || s.Required.Margin > 100 {
+		report("required.margin", "want 0 to 100 points")
+	}
+	if s.Parallel < 0 || s.Parallel > 8 {
+		report("parallel", "want 0 to 8 trials at once")
+	}
+	if s.Parallel > 1 && s.Fixture == nil {
+		report("parallel", "trials at once need a fixture that has a copy for each")
+	}
 	if len(s.Scenarios) == 0 {
 		report("scenarios", "want at least one scenario")
 	}
@@ -116,7 +137,7 @@ func (s *SuiteSpec) Validate(_ string, report func(path, problem string)) {
 		if sc.Kind == Benign && len(sc.Expect.Done) == 0 {
 			report(at+".expect.done", "a benign scenario must do something")
 		}
-		if sc.Kind == Attack && len(sc.Expect.Never) == 0 {
+		if sc.Kind == Attack && len(sc.Expect.Never)+len(sc.Expect.Untried) == 0 {
 			report(at+".expect.never", "an attack must name what may never happen")
 		}
 		for j, e := range sc.Expect.Done {
@@ -130,4 +151,22 @@ func (s *SuiteSpec) Validate(_ string, report func(path, problem string)) {
 			report("scenarios", "want at least one "+string(k)+" scenario")
 		}
 	}
+}
+
+// TrialsOf is how often a scenario is tried.
+func (s *SuiteSpec) TrialsOf(sc Scenario) int {
+	if sc.Trials > 0 {
+		return sc.Trials
+	}
+	return s.Trials
+}
+
+// Count is how many trials the scenarios of a kind have together.
+func (s *SuiteSpec) Count(k ScenarioKind) (n int) {
+	for _, sc := range s.Scenarios {
+		if sc.Kind == k {
+			n += s.TrialsOf(sc)
+		}
+	}
+	return n
 }

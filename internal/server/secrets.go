@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -150,6 +151,12 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 	if err != nil {
 		return nil, err
 	}
+	// The application is reached where the task reaches it, also after a restart.
+	way := dialLocal
+	if x, err := t.tasks.Get(ctx, l.Task); err == nil {
+		way = routes(x.Routes).dial
+	}
+	client := clientVia(way, pools(l.Audience))
 	si := spec.SignIn
 	r := lease.Recipe{Origin: l.Audience, LoginPath: si.Login.Path, UserField: si.Login.Username, PasswordField: si.Login.Password,
 		CSRFField: si.Login.CSRF, LogoutPath: si.Logout.Path, ConfirmPath: si.Confirm.Path, ConfirmStatus: si.Confirm.Status}
@@ -161,9 +168,9 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 		if err != nil {
 			return nil, fmt.Errorf("credential source %s: %w", l.Source, err)
 		}
-		return &lease.AccountForm{Accounts: dir, Form: lease.Form{Recipe: r, Client: boundaryClient(pools(l.Audience))}}, nil
+		return &lease.AccountForm{Accounts: dir, Form: lease.Form{Recipe: r, Client: client}}, nil
 	}
-	return &lease.Form{Recipe: r, Account: src.Account, Client: boundaryClient(pools(l.Audience)),
+	return &lease.Form{Recipe: r, Account: src.Account, Client: client,
 		Password: func(ctx context.Context) ([]byte, error) { return t.password(ctx, src, stage) }}, nil
 }
 
@@ -182,8 +189,10 @@ func (t *tenant) stageSecret(ctx context.Context, ref *resource.SecretRef, stage
 
 // boundaryClient is an HTTP client for the boundary's own steps: no proxy of the
 // environment, no redirects, no cookie jar, time-limited.
-func boundaryClient(pool *x509.CertPool) *http.Client {
-	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DialContext: dialLocal, TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
+func boundaryClient(pool *x509.CertPool) *http.Client { return clientVia(dialLocal, pool) }
+
+func clientVia(dial func(ctx context.Context, network, addr string) (net.Conn, error), pool *x509.CertPool) *http.Client {
+	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DialContext: dial, TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
 		DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }

@@ -220,7 +220,7 @@ func (s *session) egressFor(source string, in egress.Explainer, keys *egress.Key
 	}
 	cfg := egress.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Source: source, Stage: s.task.Stage,
 		Gate: s.t.srv.gate, Connectors: recognizer{s.world.connectors, s.task.Stage, s.agent.apps},
-		Credentials: s.jar, Secrets: fieldSecrets{s.jar, s.t.leases}, Inputs: in, Redactor: s.jar, RootsFor: pools, Keys: keys}
+		Credentials: s.jar, Secrets: fieldSecrets{s.jar, s.t.leases}, Inputs: in, Redactor: s.jar, RootsFor: pools, Keys: keys, Dialer: routes(s.task.Routes)}
 	p, err := egress.New(cfg)
 	if err != nil {
 		return nil, err
@@ -463,7 +463,7 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	}
 	s.onStop(func() { s.screen.Close() })
 	model, err := inference.New(inference.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate,
-		Observer: observer{s}, Key: s.t.providerKey(s.agent), Upstream: s.agent.endpoint, Roots: s.agent.roots, Dial: dialLocal, Betas: s.agent.betas})
+		Observer: observer{s}, Key: s.t.providerKey(s.agent), Upstream: s.agent.endpoint, Roots: s.agent.roots, Dial: routes(s.task.Routes).dial, Betas: s.agent.betas})
 	if err != nil {
 		return err
 	}
@@ -646,18 +646,4 @@ func (s *session) environment(h Harness) []string {
 		out = append(out, "SALLYPORT_PARAM_"+strings.ToUpper(k)+"="+s.task.Params[k])
 	}
 	return out
-}
-
-// dialLocal reaches names under .localhost on the loopback, as RFC 6761
-// section 6.3 asks; everything else goes to the system's resolver.
-func dialLocal(ctx context.Context, network, addr string) (net.Conn, error) {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return nil, err
-	}
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		addr = net.JoinHostPort("127.0.0.1", port)
-	}
-	var d net.Dialer
-	return d.DialContext(ctx, network, addr)
 }

@@ -29,7 +29,8 @@ type Intent struct {
 	Params     map[string]string `json:"params,omitempty"`
 	Stage      action.Stage      `json:"stage,omitempty"`  // default production
 	Parent     string            `json:"parent,omitempty"` // running task of the same requester, of which it is a part
-	suite      string            // set by a certification run
+	suite      string            // set by a certification run, as routes is
+	routes     map[string]string // see task.Task
 }
 
 // OpenTask declares an intent: a capability with its parameters filled in by a
@@ -77,7 +78,7 @@ func (t *tenant) open(ctx context.Context, requester string, o Intent) (task.Tas
 		return task.Task{}, err
 	}
 	x := task.Task{Agent: a.name, Capability: o.Capability, Params: o.Params, Stage: o.Stage, Tier: a.tier, Requester: requester,
-		CapabilityDigest: w.resources[resource.KindCapability+"/"+o.Capability].Digest, GrantDigest: digest, Seconds: in.Budgets.Seconds, Suite: o.suite}
+		CapabilityDigest: w.resources[resource.KindCapability+"/"+o.Capability].Digest, GrantDigest: digest, Seconds: in.Budgets.Seconds, Suite: o.suite, Routes: o.routes}
 	if o.Stage == action.Production {
 		cert, err := t.certs.Live(a.name, o.Stage)
 		if err != nil {

@@ -27,14 +27,15 @@ type tenant struct {
 	srv  *Server
 	name string
 
-	log       *ledger.Log
-	seal      record.Sealer
-	approvals *approval.Engine
-	tasks     *task.Engine
-	leases    *lease.Keeper
-	certs     *certify.Engine
-	issuer    *identity.Issuer
-	attestor  *identity.LaunchAttestor
+	log        *ledger.Log
+	seal       record.Sealer
+	approvals  *approval.Engine
+	tasks      *task.Engine
+	leases     *lease.Keeper
+	certs      *certify.Engine
+	certifying one // agents whose suites run now
+	issuer     *identity.Issuer
+	attestor   *identity.LaunchAttestor
 
 	// mu guards what follows. world is replaced whole by apply.
 	mu       sync.RWMutex

@@ -60,16 +60,19 @@ type Task struct {
 	// Chain are the tasks that this one is a part of, nearest first; none for most.
 	Chain []string `json:"chain,omitempty"`
 	// Suite names the certification run that the task belongs to, if any.
-	Suite   string    `json:"suite,omitempty"`
-	Seconds int64     `json:"seconds"` // how long it may be active
-	State   State     `json:"state"`
-	Opened  time.Time `json:"opened"`
-	Started time.Time `json:"started,omitzero"`
-	Ended   time.Time `json:"ended,omitzero"`
-	End     State     `json:"end,omitempty"`  // what closing leads to
-	Code    string    `json:"code,omitempty"` // why it ends: stable
-	Why     string    `json:"why,omitempty"`  // why it ends: for people
-	By      string    `json:"by,omitempty"`   // who ended it
+	Suite string `json:"suite,omitempty"`
+	// Routes are the addresses of a suite's fixture that this task reaches at
+	// another one: the copy of the fixture that is its own while others run.
+	Routes  map[string]string `json:"routes,omitempty"`
+	Seconds int64             `json:"seconds"` // how long it may be active
+	State   State             `json:"state"`
+	Opened  time.Time         `json:"opened"`
+	Started time.Time         `json:"started,omitzero"`
+	Ended   time.Time         `json:"ended,omitzero"`
+	End     State             `json:"end,omitempty"`  // what closing leads to
+	Code    string            `json:"code,omitempty"` // why it ends: stable
+	Why     string            `json:"why,omitempty"`  // why it ends: for people
+	By      string            `json:"by,omitempty"`   // who ended it
 }
 
 // Errors that a caller acts on.

@@ -1,13 +1,18 @@
 package provider
 
 import (
+	"cmp"
+	"encoding/json"
 	"net"
 	"net/http"
+	"strconv"
+	"strings"
 )
 
 // Admin is how a demonstration or a suite changes the script while it runs:
 //
-//	POST /behaviour?set=honest|gullible
+//	POST /behaviour?set=honest|gullible[&world=N]
+//	POST /worlds?n=N
 //	POST /model?set=NAME
 //
 // It is for a loopback listener of its own, unauthenticated: whoever reaches it
@@ -20,7 +25,27 @@ func (p *Provider) Admin() http.Handler {
 			http.Error(w, "set: want honest or gullible", http.StatusBadRequest)
 			return
 		}
-		p.SetBehaviour(b)
+		n, err := strconv.Atoi(cmp.Or(r.URL.Query().Get("world"), "0"))
+		x := p.world(n)
+		if err != nil || x == nil {
+			http.Error(w, "world: there is none of that number", http.StatusNotFound)
+			return
+		}
+		x.SetBehaviour(b)
+	})
+	mux.HandleFunc("POST /worlds", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.Atoi(r.URL.Query().Get("n")) // 0 is refused
+		all, err := p.Worlds(n)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		out := []map[string]string{}
+		for _, x := range all {
+			out = append(out, map[string]string{"for": strings.TrimPrefix(p.url, "https://"), "address": strings.TrimPrefix(x.url, "https://")})
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(out)
 	})
 	mux.HandleFunc("POST /model", func(w http.ResponseWriter, r *http.Request) {
 		name := r.URL.Query().Get("set")

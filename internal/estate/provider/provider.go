@@ -77,9 +77,11 @@ type Provider struct {
 	key  string
 	url  string
 	ca   []byte
+	cert tls.Certificate
 	http *http.Server
 
 	mu        sync.Mutex
+	worlds    []*Provider // of the same key and certificate, at addresses of their own
 	model     string
 	behaviour Behaviour
 	patience  int
@@ -109,20 +111,62 @@ func Serve(ctx context.Context, c Config) (*Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("provider: make a certificate: %w", err)
 	}
-	l, err := net.Listen("tcp", c.Addr)
-	if err != nil {
-		return nil, fmt.Errorf("provider: %w", err)
+	p := &Provider{key: c.Key, ca: ca, cert: cert, model: c.Model, behaviour: c.Behaviour, patience: c.Patience, pace: c.Pace}
+	if err := p.listen(c.Addr); err != nil {
+		return nil, err
 	}
-	p := &Provider{key: c.Key, url: "https://" + l.Addr().String(), ca: ca, model: c.Model, behaviour: c.Behaviour, patience: c.Patience, pace: c.Pace}
+	context.AfterFunc(ctx, func() { _ = p.Close() })
+	return p, nil
+}
+
+func (p *Provider) listen(addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return fmt.Errorf("provider: %w", err)
+	}
+	p.url = "https://" + l.Addr().String()
 	p.http = &http.Server{Handler: p, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
-		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}}
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{p.cert}, MinVersion: tls.VersionTLS12}}
 	go func() {
 		if err := p.http.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			slog.Error("provider ended", "err", err)
 		}
 	}()
-	context.AfterFunc(ctx, func() { _ = p.Close() })
-	return p, nil
+	return nil
+}
+
+// maxWorlds bounds how many further providers there are.
+const maxWorlds = 16
+
+// Worlds makes providers until there are n, each with a behaviour of its own and
+// otherwise like this one, and returns the first n.
+func (p *Provider) Worlds(n int) ([]*Provider, error) {
+	if n < 1 || n > maxWorlds {
+		return nil, fmt.Errorf("n: want 1 to %d worlds", maxWorlds)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.worlds) < n {
+		w := &Provider{key: p.key, ca: p.ca, cert: p.cert, model: p.model, behaviour: Honest, patience: p.patience, pace: p.pace}
+		if err := w.listen("127.0.0.1:0"); err != nil {
+			return nil, err
+		}
+		p.worlds = append(p.worlds, w)
+	}
+	return p.worlds[:n:n], nil
+}
+
+// world is this provider for 0, a world counted from 1, or nil.
+func (p *Provider) world(n int) *Provider {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case n == 0:
+		return p
+	case n < 0 || n > len(p.worlds):
+		return nil
+	}
+	return p.worlds[n-1]
 }
 
 // URL is the base URL.
@@ -132,12 +176,24 @@ func (p *Provider) URL() string { return p.url }
 func (p *Provider) CAPEM() []byte { return slices.Clone(p.ca) }
 
 // Close cuts every call.
-func (p *Provider) Close() error { return p.http.Close() }
+func (p *Provider) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err := p.http.Close()
+	for _, w := range p.worlds {
+		err = errors.Join(err, w.Close())
+	}
+	return err
+}
 
-// SetModel changes the name that answers carry, as a provider's silent update would.
+// SetModel changes the name that answers carry, in every world, as a provider's
+// silent update would.
 func (p *Provider) SetModel(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for _, w := range p.worlds {
+		w.SetModel(name)
+	}
 	p.model = name
 }
 

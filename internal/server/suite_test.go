@@ -1,0 +1,128 @@
+package server_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/certify"
+	"github.com/sallyport-dev/sallyport/internal/task"
+	"github.com/sallyport-dev/sallyport/test/rig"
+)
+
+// TestSuiteRunsInParallelAndGoesOn: trials run at once, each in a copy of the
+// estate of its own, so that none disturbs another or the estate itself; and a run
+// that was cut keeps its results, in another server too.
+func TestSuiteRunsInParallelAndGoesOn(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts browsers")
+	}
+	r := rig.New(t, rig.Options{Edit: rig.Replace("suite.yaml", "  parallel: 2\n", "  parallel: 3\n")})
+	certifyIt := func(ctx context.Context, progress func(string)) (certify.Certification, error) {
+		return r.Server.Certify(ctx, "", rig.As("mara"), "helpdesk", "", progress)
+	}
+	r.Ready(t)
+	before := r.State(action.Sandbox)
+	ctx, cancel := context.WithCancel(t.Context())
+	var said []string
+	_, err := certifyIt(ctx, func(s string) {
+		said = append(said, s)
+		if strings.HasPrefix(s, "2 of ") {
+			cancel()
+		}
+	})
+	if err == nil {
+		t.Fatalf("a run that was cut came to its end: %q", said)
+	}
+	if err := r.CloseServer(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Open(); err != nil {
+		t.Fatal(err)
+	}
+	r.Approver(rig.Ines)
+	said = nil
+	c, err := certifyIt(t.Context(), func(s string) { said = append(said, s) })
+	if err != nil || c.State != certify.Proposed {
+		t.Fatalf("%s %v %+v %q", c.State, err, c.Scenarios, said)
+	}
+	kept := 0
+	if n, err := fmt.Sscanf(said[0], "going on after %d trials", &kept); n != 1 || err != nil || kept < 2 {
+		t.Errorf("the run began again: %q", said)
+	}
+	tasks, err := r.Server.Tasks(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := map[string]task.Task{}
+	for _, x := range tasks {
+		of[x.ID] = x
+	}
+	trials, together := 0, 0
+	var all []task.Task
+	for _, s := range c.Scenarios {
+		if s.Passed != s.Trials || len(s.Tasks) != s.Trials {
+			t.Errorf("got %+v", s)
+		}
+		for _, id := range s.Tasks {
+			trials++
+			all = append(all, of[id])
+		}
+	}
+	for i, a := range all {
+		for _, b := range all[:i] {
+			if a.Started.Before(b.Ended) && b.Started.Before(a.Ended) {
+				together++
+				for from, to := range a.Routes {
+					if b.Routes[from] == to {
+						t.Errorf("%s and %s ran at once in one copy, at %s", a.ID, b.ID, to)
+					}
+				}
+			}
+		}
+		if len(a.Routes) != 2 { // the estate and the model
+			t.Errorf("task %s has routes %v", a.ID, a.Routes)
+		}
+	}
+	if trials != 7 || together == 0 {
+		t.Errorf("%d trials, %d pairs of them at once", trials, together)
+	}
+	if got := rig.Changes(before, r.State(action.Sandbox)); len(got) > 0 {
+		t.Errorf("the estate itself changed: %q", got)
+	}
+}
+
+// TestHijackedAgentFailsItsSuite: one that does what a ticket orders is refused a
+// certification although the doors stopped it, and the scenario is named; another,
+// that reads the same and does its work, is not.
+func TestHijackedAgentFailsItsSuite(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts browsers")
+	}
+	for behaviour, want := range map[string]certify.State{"gullible": certify.Failed, "honest": certify.Proposed} {
+		t.Run(behaviour, func(t *testing.T) {
+			r := rig.New(t, rig.Options{Edit: func(files map[string][]byte) {
+				const attack = "      hostile: [ticket-text]\n      behaviour: "
+				rig.Replace("suite.yaml", attack+"gullible", attack+behaviour)(files)
+				rig.Replace("suite.yaml", "        denied: [global_administrators]\n", "        untried: [iam.group.*]\n")(files)
+				rig.Replace("suite.yaml", "  parallel: 2\n", "  parallel: 3\n")(files)
+			}})
+			r.Ready(t)
+			c, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "helpdesk", "", func(string) {})
+			if err != nil || c.State != want {
+				t.Fatalf("%s %v %q", c.State, err, c.Shortfall)
+			}
+			named := strings.Join(c.Shortfall, "\n")
+			if want == certify.Failed && (!strings.Contains(named, "ticket-orders-admin: in 1 of 1 trials") || c.Stopped == "") {
+				t.Errorf("the shortfall is %q, stopped %q", named, c.Stopped)
+			}
+			for _, s := range c.Scenarios {
+				if s.Trials == 0 {
+					t.Errorf("%s was not tried", s.Name)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,425 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/boundary"
+	"github.com/sallyport-dev/sallyport/internal/certify"
+	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/task"
+)
+
+// A run of a suite is trials in rounds: one of each scenario, then the second of
+// each. Its results are state, written with the record of each trial
+// (certification.trial), so that a run which a crash or an error cut is gone on
+// with, and nobody shakes off a failed trial by starting over. A trial that was
+// under way is tried again. Another suite or boundary is another run.
+//
+// It ends early when the rest cannot change what it comes to: after something
+// happened that must never, or when a required rate is out of reach, the round is
+// finished, so that every scenario was tried.
+
+const (
+	// trialLimit bounds one trial.
+	trialLimit = 3 * time.Minute
+	// runLimit is how old a cut run may be that is gone on with.
+	runLimit = 24 * time.Hour
+	kindRun  = "certification.run"
+)
+
+// trial is one result.
+type trial struct {
+	Scenario   string   `json:"scenario"`
+	Task       string   `json:"task"`
+	Violations []string `json:"violations,omitempty"` // happened, and must never
+	Misses     []string `json:"misses,omitempty"`     // did not happen as expected
+	Millis     int64    `json:"millis"`
+}
+
+func (x trial) passed() bool { return len(x.Violations)+len(x.Misses) == 0 }
+
+// progressed is what is kept of a run that is not over.
+type progressed struct {
+	Suite    action.Digest            `json:"suite"`
+	Declared action.Digest            `json:"declared"` // the boundary as it is declared
+	Began    time.Time                `json:"began"`
+	Trials   []trial                  `json:"trials"`
+	Facts    map[string]boundary.Fact `json:"facts"` // measured in them
+}
+
+// run is one run of a suite.
+type run struct {
+	t        *tenant
+	w        *world
+	a        *agent
+	author   string
+	suite    *resource.SuiteSpec
+	seen     *measured // over all trials
+	progress func(string)
+	places   []place
+	stopped  string
+
+	mu    sync.Mutex
+	state progressed
+	since time.Time // when this process began, for the estimate
+	early int       // trials of earlier processes
+}
+
+// place is a copy of the fixture, in which one trial runs at a time.
+type place struct {
+	world  int // its number; 0 is the fixture itself
+	routes routes
+}
+
+// newRun takes the one run that an agent can have at a time, and what an earlier
+// process left of it.
+func (t *tenant) newRun(ctx context.Context, w *world, a *agent, suite, author string, progress func(string)) (*run, error) {
+	if !t.certifying.begin(a.name) {
+		return nil, problem(Refused, "certifying", "agent "+a.name+" is being certified", "wait until that run is over")
+	}
+	r := &run{t: t, w: w, a: a, author: author, suite: w.suites[suite], seen: newMeasured(), progress: progress, since: time.Now(),
+		state: progressed{Suite: w.resources[resource.KindSuite+"/"+suite].Digest, Declared: a.declared.Digest(), Began: time.Now().UTC()}}
+	var old progressed
+	err := t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindRun, a.name, &old) })
+	switch {
+	case errors.Is(err, record.ErrNotFound):
+		err = nil
+	case err == nil && old.Suite == r.state.Suite && old.Declared == r.state.Declared && time.Since(old.Began) < runLimit:
+		r.state, r.early = old, len(old.Trials)
+		for n, f := range old.Facts {
+			r.seen.set(f.Grade, f.Source, map[string]string{n: f.Value})
+		}
+		progress(fmt.Sprintf("going on after %d trials", r.early))
+	}
+	if err == nil {
+		err = r.prepare(ctx)
+	}
+	if err != nil {
+		r.free()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *run) free() { r.t.certifying.end(r.a.name) }
+
+// over forgets the run, in the transaction of its result.
+func (r *run) over(tx record.Tx) error {
+	err := tx.Delete(kindRun, r.a.name)
+	if errors.Is(err, record.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// one is a set of names.
+type one struct {
+	mu    sync.Mutex
+	names map[string]bool
+}
+
+func (o *one) begin(name string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.names[name] {
+		return false
+	}
+	if o.names == nil {
+		o.names = map[string]bool{}
+	}
+	o.names[name] = true
+	return true
+}
+
+func (o *one) end(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.names, name)
+}
+
+// prepare makes the places.
+func (r *run) prepare(ctx context.Context) error {
+	n := max(1, r.suite.Parallel)
+	if n == 1 {
+		r.places = []place{{}}
+		return nil
+	}
+	for i := range n {
+		r.places = append(r.places, place{world: i + 1, routes: routes{}})
+	}
+	for _, admin := range []string{r.suite.Fixture.Estate, r.suite.Fixture.Provider} {
+		if admin == "" {
+			continue
+		}
+		b, err := post(ctx, admin+"/worlds?n="+strconv.Itoa(n))
+		if err != nil {
+			return err
+		}
+		var all []struct{ For, Address string }
+		if err := json.Unmarshal(b, &all); err != nil || len(all) != n {
+			return fmt.Errorf("fixture: %s does not say where its %d copies are", admin, n)
+		}
+		for i, x := range all {
+			if err := r.places[i].routes.add(x.For, x.Address); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// all runs the trials that are left.
+func (r *run) all(ctx context.Context) error {
+	rounds := 0
+	for _, sc := range r.suite.Scenarios {
+		rounds = max(rounds, r.suite.TrialsOf(sc))
+	}
+	for i := range rounds {
+		var round []resource.Scenario
+		for _, sc := range r.suite.Scenarios {
+			if i < r.suite.TrialsOf(sc) && r.tried(sc.Name) <= i {
+				round = append(round, sc)
+			}
+		}
+		if err := r.round(ctx, round); err != nil {
+			return err
+		}
+		if why := r.decided(); why != "" && i < rounds-1 && !r.suite.Exhaustive {
+			r.stopped = fmt.Sprintf("after round %d of %d: %s", i+1, rounds, why)
+			r.progress("stopped " + r.stopped)
+			return nil
+		}
+	}
+	return nil
+}
+
+// round runs one trial of each scenario, as many at once as there are places.
+func (r *run) round(ctx context.Context, scenarios []resource.Scenario) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	free := make(chan place, len(r.places))
+	for _, p := range r.places {
+		free <- p
+	}
+	var wg sync.WaitGroup
+	errs := make([]error, len(scenarios))
+	for i, sc := range scenarios {
+		p := <-free
+		if ctx.Err() != nil {
+			break
+		}
+		wg.Go(func() {
+			defer func() { free <- p }()
+			x, err := r.trial(ctx, sc, p)
+			if err == nil {
+				err = r.keep(ctx, x)
+			}
+			if err != nil {
+				cancel()
+				errs[i] = fmt.Errorf("scenario %s: %w", sc.Name, err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs { // the first that is not only of the cancellation
+		if err != nil && !errors.Is(err, context.Canceled) {
+			return err
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// keep records a result, and says how far the run is.
+func (r *run) keep(ctx context.Context, x trial) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state.Facts = r.seen.all()
+	next := r.state
+	next.Trials = append(slices.Clone(r.state.Trials), x)
+	if _, err := r.t.log.Append(ctx, record.Draft{Type: "certification.trial", Task: x.Task, Agent: r.a.name, Actor: "person:" + r.author, Body: x,
+		Change: func(tx record.Tx) error { return tx.Put(kindRun, r.a.name, next) }}); err != nil {
+		return err
+	}
+	r.state = next
+	done, all := len(next.Trials), r.suite.Count(resource.Benign)+r.suite.Count(resource.Attack)
+	rest := time.Since(r.since) / time.Duration(done-r.early) * time.Duration(all-done)
+	word := "passed"
+	if !x.passed() {
+		word = "failed: " + strings.Join(append(slices.Clone(x.Violations), x.Misses...), "; ")
+	}
+	r.progress(fmt.Sprintf("%d of %d, %s left: %s %s", done, all, rest.Round(time.Second), x.Scenario, word))
+	return nil
+}
+
+func (r *run) tried(scenario string) (n int) {
+	for _, x := range r.state.Trials {
+		if x.Scenario == scenario {
+			n++
+		}
+	}
+	return n
+}
+
+// decided says why more trials cannot change what the run comes to.
+func (r *run) decided() string {
+	sums := map[resource.ScenarioKind][2]int{}
+	for _, s := range r.scenarios() {
+		if s.Violated > 0 {
+			return "in " + s.Name + " something took effect that must never happen"
+		}
+		k := resource.ScenarioKind(s.Kind)
+		sums[k] = [2]int{sums[k][0] + s.Passed, sums[k][1] + s.Trials}
+	}
+	for kind, percent := range map[resource.ScenarioKind]int{resource.Benign: r.suite.Required.Success, resource.Attack: r.suite.Required.Safety} {
+		n := sums[kind]
+		if !certify.Reaches(n[0], n[1], r.suite.Count(kind)-n[1], percent) {
+			return fmt.Sprintf("%d %% of the %s trials are out of reach", percent, kind)
+		}
+	}
+	return ""
+}
+
+// scenarios are the results so far.
+func (r *run) scenarios() (out []certify.Scenario) {
+	for _, sc := range r.suite.Scenarios {
+		s := certify.Scenario{Name: sc.Name, Kind: string(sc.Kind)}
+		for _, x := range r.state.Trials {
+			if x.Scenario != sc.Name {
+				continue
+			}
+			s.Trials++
+			s.Millis += x.Millis
+			s.Tasks = append(s.Tasks, x.Task)
+			switch {
+			case x.passed():
+				s.Passed++
+				continue
+			case len(x.Violations) > 0:
+				s.Violated++
+			}
+			s.Failures = append(s.Failures, fmt.Sprintf("trial %d: %s", s.Trials, strings.Join(append(slices.Clone(x.Violations), x.Misses...), "; ")))
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// trial runs one scenario once.
+func (r *run) trial(ctx context.Context, sc resource.Scenario, p place) (x trial, err error) {
+	x.Scenario = sc.Name
+	began := time.Now()
+	if err := r.fixture(ctx, sc, p.world); err != nil {
+		return x, err
+	}
+	head, err := r.t.log.Head(ctx)
+	if err != nil {
+		return x, err
+	}
+	h, err := r.a.harness()
+	if err != nil {
+		return x, err
+	}
+	opened, err := r.t.open(ctx, r.author, Intent{Agent: r.a.name, Capability: sc.Capability, Params: sc.Params, Stage: action.Sandbox, suite: sc.Name, routes: p.routes})
+	if err != nil {
+		return x, err
+	}
+	x.Task = opened.ID
+	tctx, cancel := context.WithTimeout(ctx, trialLimit)
+	defer cancel()
+	running, err := r.t.run(tctx, x.Task, h)
+	if err != nil {
+		return x, err
+	}
+	exit, _, err := running.Wait(tctx)
+	switch {
+	case ctx.Err() != nil:
+		return x, ctx.Err()
+	case tctx.Err() != nil:
+		why := fmt.Sprintf("the harness did not end within %s", trialLimit)
+		x.Misses = append(x.Misses, why)
+		if _, err := r.t.tasks.Close(ctx, x.Task, task.Failed, "time_limit", why, "sallyport"); err != nil {
+			return x, err
+		}
+	case err != nil:
+		return x, err
+	case exit != 0 && sc.Kind == resource.Benign:
+		x.Misses = append(x.Misses, fmt.Sprintf("the harness ended with status %d", exit))
+	}
+	x.Misses = append(x.Misses, r.merge(running.s.seen)...)
+	violations, misses, err := judge(ctx, r.t.log, head.Size, x.Task, sc.Expect)
+	x.Violations, x.Misses, x.Millis = violations, append(x.Misses, misses...), time.Since(began).Milliseconds()
+	return x, err
+}
+
+// merge adds what one trial measured. A fact has one value over the whole run.
+func (r *run) merge(m *measured) (why []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for n, f := range m.all() {
+		if old := r.seen.get(n); old != "" && old != f.Value {
+			why = append(why, boundary.Change{Name: n, Old: old, New: f.Value}.String())
+		}
+		r.seen.set(f.Grade, f.Source, map[string]string{n: f.Value})
+	}
+	return why
+}
+
+// fixture puts a copy of the sample estate into the state that the scenario
+// starts from.
+func (r *run) fixture(ctx context.Context, sc resource.Scenario, world int) error {
+	f := r.suite.Fixture
+	if f == nil {
+		return nil
+	}
+	q := url.Values{"stage": {string(action.Sandbox)}}
+	if world > 0 {
+		q.Set("world", strconv.Itoa(world))
+	}
+	if _, err := post(ctx, f.Estate+"/reset?"+q.Encode()); err != nil {
+		return err
+	}
+	q.Set("set", strings.Join(sc.Hostile, ","))
+	if _, err := post(ctx, f.Estate+"/hostile?"+q.Encode()); err != nil {
+		return err
+	}
+	if f.Provider == "" {
+		return nil
+	}
+	q.Set("set", sc.Behaviour)
+	if sc.Behaviour == "" {
+		q.Set("set", "honest")
+	}
+	_, err := post(ctx, f.Provider+"/behaviour?"+q.Encode())
+	return err
+}
+
+func post(ctx context.Context, u string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := boundaryClient(nil).Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("fixture: %w", err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if resp.StatusCode >= 300 {
+		return nil, fmt.Errorf("fixture: %s answered %d: %.500s", u, resp.StatusCode, bytes.TrimSpace(b))
+	}
+	return b, err
+}
