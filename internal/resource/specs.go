@@ -10,6 +10,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/mod/sumdb/note"
 
+	"github.com/sallyport-dev/sallyport/internal/connector"
 	"github.com/sallyport-dev/sallyport/receipt"
 )
 
@@ -157,9 +158,9 @@ type CredentialSourceSpec struct {
 	Description string `json:"description,omitempty"`
 	// Type selects what of the rest is given.
 	Type SourceType `json:"type"`
-	// Of static-form, static-field and ldap: whose form or fields. Of static-form:
-	// which account signs in. Of static-form and static-field: the sealed password
-	// or secret.
+	// Of static-form, static-field, static-request and ldap: whose form, fields or
+	// requests. Of static-form: which account signs in; of a static-request that is
+	// taken as basic: the user. Of all static ones: the sealed password or secret.
 	Connector string     `json:"connector,omitempty"`
 	Account   string     `json:"account,omitempty"`
 	Secret    *SecretRef `json:"secret,omitempty"`
@@ -174,21 +175,43 @@ type CredentialSourceSpec struct {
 // SignsIn says that the credential is a session, got by the connector's form.
 func (s *CredentialSourceSpec) SignsIn() bool { return s.Type == SourceForm || s.Type == SourceLDAP }
 
+// Static says that the credential is a sealed secret, which no task's end changes.
+func (s *CredentialSourceSpec) Static() bool {
+	return s.Type == SourceField || s.Type == SourceRequest
+}
+
+// PutIn says that the credential goes into requests as the connector's takes say.
+func (s *CredentialSourceSpec) PutIn() bool { return s.Type == SourceRequest }
+
+// takenAs says what is wrong with a way of taking the source's credential.
+func (s *CredentialSourceSpec) takenAs(as connector.TakeAs) string {
+	switch {
+	case !s.PutIn():
+		return fmt.Sprintf("is of type %s, whose credential goes into no request", s.Type)
+	case as == connector.AsBasic && s.Account == "":
+		return "has no account, which basic needs for its user"
+	case as != connector.AsBasic && s.Account != "":
+		return fmt.Sprintf("has an account, which %s has no place for", as)
+	}
+	return ""
+}
+
 // SourceType is a kind of credential source.
 type SourceType string
 
 // The types.
 const (
-	SourceForm       SourceType = "static-form"  // signs in by the connector's form with a sealed password
-	SourceField      SourceType = "static-field" // a sealed secret that door 2 puts into the fields for which the connector names the source
-	SourcePostgreSQL SourceType = "postgresql"   // makes a role for each task
-	SourceSSH        SourceType = "ssh"          // certifies a key for each task
-	SourceLDAP       SourceType = "ldap"         // makes an account for each task, and signs in with it by the connector's form
+	SourceForm       SourceType = "static-form"    // signs in by the connector's form with a sealed password
+	SourceField      SourceType = "static-field"   // a sealed secret that door 2 puts into the fields for which the connector names the source
+	SourceRequest    SourceType = "static-request" // a sealed token, password or client certificate that door 2 puts into the requests for which the connector takes it
+	SourcePostgreSQL SourceType = "postgresql"     // makes a role for each task
+	SourceSSH        SourceType = "ssh"            // certifies a key for each task
+	SourceLDAP       SourceType = "ldap"           // makes an account for each task, and signs in with it by the connector's form
 )
 
 // Values lists what may be written.
 func (SourceType) Values() []string {
-	return []string{string(SourceForm), string(SourceField), string(SourcePostgreSQL), string(SourceSSH), string(SourceLDAP)}
+	return []string{string(SourceForm), string(SourceField), string(SourceRequest), string(SourcePostgreSQL), string(SourceSSH), string(SourceLDAP)}
 }
 
 // SecretRef names a sealed secret. The secret itself is never in a resource.
@@ -375,14 +398,14 @@ func (s *AgentSpec) Resolve(read func(path string) ([]byte, error)) error {
 // Validate reports what is wrong, by field path: exactly the fields of the type
 // are given.
 func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem string)) {
-	form, field, ldap := s.Type == SourceForm, s.Type == SourceField, s.Type == SourceLDAP
+	form, ldap := s.Type == SourceForm, s.Type == SourceLDAP
 	for name, f := range map[string]struct {
 		given, wanted bool
 		types         string
 	}{
-		"connector":  {s.Connector != "", form || field || ldap, "static-form, static-field or ldap"},
-		"account":    {s.Account != "", form, "static-form"},
-		"secret":     {s.Secret != nil, form || field, "static-form or static-field"},
+		"connector":  {s.Connector != "", form || s.Static() || s.PutIn() || ldap, "static-form, static-field, static-request or ldap"},
+		"account":    {s.Account != "", form || s.Type == SourceRequest && s.Account != "", "static-form or static-request"},
+		"secret":     {s.Secret != nil, form || s.Static(), "static-form, static-field or static-request"},
 		"postgresql": {s.PostgreSQL != nil, s.Type == SourcePostgreSQL, "postgresql"},
 		"ssh":        {s.SSH != nil, s.Type == SourceSSH, "ssh"},
 		"ldap":       {s.LDAP != nil, ldap, "ldap"},
@@ -393,6 +416,9 @@ func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem stri
 		case f.given && !f.wanted:
 			report(name, "is of type "+f.types)
 		}
+	}
+	if s.Type == SourceRequest && (strings.ContainsRune(s.Account, ':') || strings.ContainsFunc(s.Account, func(r rune) bool { return r < ' ' || r > '~' })) {
+		report("account", "want a user name without colon, in ASCII (RFC 7617)")
 	}
 	if s.Secret != nil && !secretName.MatchString(s.Secret.Sealed) {
 		report("secret.sealed", wantSecret)

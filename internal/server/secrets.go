@@ -124,7 +124,7 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 		}
 		return nil, fmt.Errorf("credential source %s is not declared", l.Source)
 	}
-	if src.Type == resource.SourceField {
+	if src.Static() {
 		return lease.Static{Secret: func(ctx context.Context) ([]byte, error) {
 			x, err := t.tasks.Get(ctx, l.Task)
 			if err != nil {
