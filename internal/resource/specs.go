@@ -158,8 +158,8 @@ type CredentialSourceSpec struct {
 	Description string `json:"description,omitempty"`
 	// Type selects what of the rest is given.
 	Type SourceType `json:"type"`
-	// Of static-form, static-field, static-request and ldap: whose form, fields or
-	// requests. Of static-form: which account signs in; of a static-request that is
+	// Of static-form, static-field, static-request, ldap and oauth: whose form, fields
+	// or requests. Of static-form: which account signs in; of a static-request that is
 	// taken as basic: the user. Of all static ones: the sealed password or secret.
 	Connector string     `json:"connector,omitempty"`
 	Account   string     `json:"account,omitempty"`
@@ -170,6 +170,8 @@ type CredentialSourceSpec struct {
 	SSH *SSH `json:"ssh,omitempty"`
 	// Of ldap.
 	LDAP *LDAP `json:"ldap,omitempty"`
+	// Of oauth.
+	OAuth *OAuth `json:"oauth,omitempty"`
 }
 
 // SignsIn says that the credential is a session, got by the connector's form.
@@ -181,13 +183,17 @@ func (s *CredentialSourceSpec) Static() bool {
 }
 
 // PutIn says that the credential goes into requests as the connector's takes say.
-func (s *CredentialSourceSpec) PutIn() bool { return s.Type == SourceRequest }
+func (s *CredentialSourceSpec) PutIn() bool {
+	return s.Type == SourceRequest || s.Type == SourceOAuth
+}
 
 // takenAs says what is wrong with a way of taking the source's credential.
 func (s *CredentialSourceSpec) takenAs(as connector.TakeAs) string {
 	switch {
 	case !s.PutIn():
 		return fmt.Sprintf("is of type %s, whose credential goes into no request", s.Type)
+	case s.Type == SourceOAuth && as != connector.AsBearer:
+		return "gives a bearer token"
 	case as == connector.AsBasic && s.Account == "":
 		return "has no account, which basic needs for its user"
 	case as != connector.AsBasic && s.Account != "":
@@ -207,11 +213,12 @@ const (
 	SourcePostgreSQL SourceType = "postgresql"     // makes a role for each task
 	SourceSSH        SourceType = "ssh"            // certifies a key for each task
 	SourceLDAP       SourceType = "ldap"           // makes an account for each task, and signs in with it by the connector's form
+	SourceOAuth      SourceType = "oauth"          // asks an authorization server for a token for each task, which door 2 puts into the requests for which the connector takes it
 )
 
 // Values lists what may be written.
 func (SourceType) Values() []string {
-	return []string{string(SourceForm), string(SourceField), string(SourceRequest), string(SourcePostgreSQL), string(SourceSSH), string(SourceLDAP)}
+	return []string{string(SourceForm), string(SourceField), string(SourceRequest), string(SourcePostgreSQL), string(SourceSSH), string(SourceLDAP), string(SourceOAuth)}
 }
 
 // SecretRef names a sealed secret. The secret itself is never in a resource.
@@ -403,12 +410,13 @@ func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem stri
 		given, wanted bool
 		types         string
 	}{
-		"connector":  {s.Connector != "", form || s.Static() || s.PutIn() || ldap, "static-form, static-field, static-request or ldap"},
+		"connector":  {s.Connector != "", form || s.Static() || s.PutIn() || ldap, "static-form, static-field, static-request, ldap or oauth"},
 		"account":    {s.Account != "", form || s.Type == SourceRequest && s.Account != "", "static-form or static-request"},
 		"secret":     {s.Secret != nil, form || s.Static(), "static-form, static-field or static-request"},
 		"postgresql": {s.PostgreSQL != nil, s.Type == SourcePostgreSQL, "postgresql"},
 		"ssh":        {s.SSH != nil, s.Type == SourceSSH, "ssh"},
 		"ldap":       {s.LDAP != nil, ldap, "ldap"},
+		"oauth":      {s.OAuth != nil, s.Type == SourceOAuth, "oauth"},
 	} {
 		switch {
 		case f.wanted && !f.given:
@@ -432,6 +440,9 @@ func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem stri
 	if s.LDAP != nil {
 		s.LDAP.validate(func(path, problem string) { report("ldap."+path, problem) })
 	}
+	if s.OAuth != nil {
+		s.OAuth.validate(func(path, problem string) { report("oauth."+path, problem) })
+	}
 }
 
 // Resolve reads the roots of the stages.
@@ -441,6 +452,8 @@ func (s *CredentialSourceSpec) Resolve(read func(path string) ([]byte, error)) e
 		return s.PostgreSQL.resolve(read)
 	case s.LDAP != nil:
 		return s.LDAP.resolve(read)
+	case s.OAuth != nil:
+		return s.OAuth.resolve(read)
 	}
 	return nil
 }

@@ -61,6 +61,9 @@ func (j *jar) add(l lease.Lease, credential []byte) error {
 func (j *jar) addField(l lease.Lease, secret string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.closed {
+		return
+	}
 	if j.fields[l.Audience] == nil {
 		j.fields[l.Audience] = map[string]field{}
 	}

@@ -5,12 +5,17 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/lease"
+	"github.com/sallyport-dev/sallyport/internal/lease/leasetest"
 	"github.com/sallyport-dev/sallyport/internal/server"
+	"github.com/sallyport-dev/sallyport/internal/task"
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
 
@@ -123,5 +128,107 @@ c $E/four; c -H "Authorization: Bearer $SALLYPORT_SECRET_API_TOKEN" $E/five; c -
 	}
 	if types["lease.used"] != 2 || types["lease.issued"] != 1 || types["lease.revoked"] != 1 {
 		t.Errorf("on record: %v", types)
+	}
+}
+
+const authorizationServer = `  type: oauth
+  connector: api
+  oauth:
+    grant: %s
+    auth: %s
+    stages:
+      sandbox: {issuer: "%s"}
+`
+
+// A task's token, asked for with the tenant's own keys, is in the requests of a
+// contained agent and nowhere else; it is replaced before it expires, and refused by
+// server and application a second after the task's end.
+//
+// Threats: K1, K2, K6 (lease); K20, T44 (door)
+func TestTokenOfAnAuthorizationServer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts node")
+	}
+	var keys http.Handler
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { keys.ServeHTTP(w, r) }))
+	defer srv.Close()
+	as := leasetest.StartOIDC(t, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}),
+		"spiffe://brightwell.example/agent/helpdesk", srv.URL+"/t/brightwell/keys", srv.URL+"/t/brightwell", 3*time.Second)
+	a := newAPI(t, as.Active)
+	r := rig.New(t, rig.Options{Issuer: srv.URL, Edit: a.with(fmt.Sprintf(authorizationServer, "client_credentials", "private_key_jwt", as.Issuer))})
+	var err error
+	if keys, err = r.Server.Keys("brightwell"); err != nil {
+		t.Fatal(err)
+	}
+	r.Ready(t)
+	x := r.OpenTask(t, rig.Intent(action.Sandbox, "jo", "4711"))
+	out := &rig.Output{}
+	script := fmt.Sprintf(`env; while :; do curl -sS --noproxy "" -w '%%{http_code}\n' %s/; sleep .2; done`, a.URL)
+	running, err := r.Server.RunScreenless(t.Context(), x.ID, server.Harness{Path: "/bin/sh", Args: []string{"-c", script}, Dir: t.TempDir(), Stdout: out, Stderr: out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	distinct := func() []string {
+		all := a.all()
+		slices.Sort(all)
+		return slices.Compact(all)
+	}
+	rig.Await(t, "a third token", func() bool { return len(distinct()) >= 3 })
+	if _, err := r.Server.Revoke(t.Context(), "", rig.As("mara"), "task/"+x.ID, "the test is over"); err != nil {
+		t.Fatal(err)
+	}
+	ended := time.Now()
+	for _, token := range distinct() {
+		token = strings.TrimPrefix(token, "Bearer ")
+		if strings.Contains(out.String(), token) {
+			t.Error("the agent has a token")
+		}
+		if as.Active(token) {
+			t.Error("the server still says that a token is active")
+		}
+		q, _ := http.NewRequest("GET", a.URL, nil)
+		q.Header.Set("Authorization", "Bearer "+token)
+		if resp, err := a.Client().Do(q); err != nil || resp.StatusCode != http.StatusUnauthorized {
+			t.Errorf("a token of the ended task is answered: %v %v", resp, err)
+		}
+	}
+	t.Logf("refused %s after the end", time.Since(ended))
+	if _, x, _ := running.Wait(t.Context()); x.State != task.Revoked {
+		t.Errorf("the task is %s", x.State)
+	}
+	if left := as.Labels(); len(left) != 0 {
+		t.Errorf("the server holds %q", left)
+	}
+	if said := out.String(); strings.Contains(said, "401") || strings.Count(said, "200") < 3 {
+		t.Errorf("a call of the running task failed:\n%s", said)
+	}
+	all, err := r.Server.Leases(t.Context(), "")
+	if err != nil || len(all) < 3 {
+		t.Fatalf("got %+v %v", all, err)
+	}
+	for _, l := range all {
+		if l.State != lease.Revoked {
+			t.Errorf("lease %s is %s: %s", l.ID, l.State, l.Why)
+		}
+	}
+}
+
+// What could not be ended with its task is refused before anything is applied.
+//
+// Threats: K22, K23 (policy)
+func TestAuthorizationServerIsAskedFirst(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts the sample estate")
+	}
+	var as *httptest.Server
+	as = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"issuer": %q, "token_endpoint": "%[1]s/token"}`, as.URL)
+	}))
+	defer as.Close()
+	a := newAPI(t, func(string) bool { return false })
+	_, err := rig.Start(rig.Options{Edit: a.with(fmt.Sprintf(authorizationServer, "client_credentials", "private_key_jwt", as.URL))})
+	if err == nil || !strings.Contains(err.Error(), "spec.oauth.stages.sandbox.issuer") || !strings.Contains(err.Error(), "has no revocation endpoint (RFC 7009)") {
+		t.Errorf("got %v", err)
 	}
 }

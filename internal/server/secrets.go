@@ -139,6 +139,9 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 	if src.SSH != nil {
 		return t.hostSource(w, l.Source, l.Audience)
 	}
+	if src.OAuth != nil {
+		return t.tokenSource(w, src, l)
+	}
 	spec := w.connectors.Spec(src.Connector)
 	if spec == nil || spec.SignIn == nil {
 		return nil, fmt.Errorf("connector %s does not say how to sign in", src.Connector)

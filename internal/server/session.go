@@ -397,6 +397,12 @@ func (s *session) lease(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if src.OAuth != nil {
+			if err := s.leaseToken(ctx, name, src, origin); err != nil {
+				return err
+			}
+			continue
+		}
 		l, secret, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Source: name,
 			Audience: origin, Account: accountOf(src), Purpose: s.instance.Capability, Static: src.Static(),
 			Until: s.until(), Live: func(tx record.Tx) error { return task.Live(tx, s.task.ID) }})
