@@ -138,3 +138,29 @@ func TestSuiteOIDCProvider(t *testing.T) {
 		t.Run(name, func(t *testing.T) { leasetest.Run(t, p.peer(c)) })
 	}
 }
+
+// The suite with Glewlwyd, whose tokens are JWTs and whose other endpoints take a
+// secret alone.
+//
+// Threats: K2, K4, K7, K23 (lease)
+func TestSuiteGlewlwyd(t *testing.T) {
+	g := leasetest.StartGlewlwyd(t, life)
+	server, err := oauth.NewServer(g.Issuer, noRedirects())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Check(t.Context(), time.Hour, false); err != nil {
+		t.Error(err)
+	}
+	var passed atomic.Int64
+	by := func() time.Duration { return time.Duration(passed.Load()) }
+	c := oauth.Config{Server: server, Grant: oauth.ClientCredentials, ClientID: leasetest.GlewlwydClient, Scope: []string{"read"}, Life: life,
+		Secret: func(context.Context) ([]byte, error) { return []byte(leasetest.GlewlwydSecret), nil },
+		Now:    func() time.Time { return time.Now().Add(by()) }}
+	leasetest.Run(t, &leasetest.Peer{Source: &ahead{Source: oauth.New(c), passed: by, then: map[string]time.Duration{}}, Wire: g.Wire,
+		Works: func(secret []byte) error { return works(g.Active, secret) }, Labels: func() []string { return g.Labels(life) },
+		Pass: func() {
+			passed.Add(int64(life + 2*time.Minute))
+			g.Pass(life + 2*time.Minute)
+		}})
+}
