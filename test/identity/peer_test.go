@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/identity"
-	"github.com/sallyport-dev/sallyport/internal/ledger/ledgertest"
 	"github.com/sallyport-dev/sallyport/internal/lease/leasetest"
+	"github.com/sallyport-dev/sallyport/internal/ledger/ledgertest"
 )
 
 // always is an authority for which every task runs.
