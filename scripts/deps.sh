@@ -40,8 +40,7 @@ have_node() {
 have_ip() { PATH=$PATH:/usr/sbin:/sbin command -v ip >/dev/null; }
 have_softhsm() { command -v softhsm2-util >/dev/null; }
 have_slapd() { exists /usr/sbin/slapd /usr/libexec/slapd /usr/lib/slapd /usr/lib/openldap/slapd /usr/libexec/openldap/slapd; }
-# Only Debian and its kin package it.
-have_glewlwyd() { ! command -v apt-get >/dev/null || command -v glewlwyd >/dev/null; }
+have_glewlwyd() { command -v glewlwyd >/dev/null; }
 have_ssh() { command -v ssh-keygen >/dev/null && command -v ssh-agent >/dev/null && { command -v sshd >/dev/null || exists /usr/sbin/sshd; }; }
 
 missing() {
@@ -77,7 +76,7 @@ fail() {
 		node) echo "  missing: Node.js 18 or later in /usr/bin or /usr/local/bin, and npm (for tests)" ;;
 		softhsm) echo "  missing: SoftHSM 2 (for tests)" ;;
 		slapd) echo "  missing: the OpenLDAP server, slapd (for tests; no running server is needed)" ;;
-		glewlwyd) echo "  missing: Glewlwyd, an authorization server, as Debian packages it (for tests; no running server is needed)" ;;
+		glewlwyd) echo "  missing: Glewlwyd, an authorization server, packaged by Debian and its kin: https://github.com/babelouest/glewlwyd (for tests; no running server is needed)" ;;
 		fuse) echo "  missing: fusermount3, and read and write access to /dev/fuse (for tests by who is not root)" ;;
 		esac
 	done >&2
