@@ -240,9 +240,13 @@ func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 	}
 	k.unclaim(l.ID)
 	if err != nil {
-		clear(secret)
 		// It exists upstream and was never recorded as issued: end it now; if
-		// this process dies first, Recover does, since requested is durable.
+		// this process dies first, Recover does, since requested is durable. Its text
+		// is known here for the last time, and some upstreams know it by nothing else.
+		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), attemptLimit)
+		_ = src.Revoke(rctx, Credential{Label: l.Label, Secret: secret}) // settle tells
+		cancel()
+		clear(secret)
 		k.settle(l, false)
 		return l, nil, fmt.Errorf("record lease: %w", err)
 	}

@@ -178,6 +178,73 @@ func TestCredentialIsForItsOperations(t *testing.T) {
 	}
 }
 
+// A task without a lease of it sends the request without a credential, and not its
+// placeholder; two credentials for one field are sent neither.
+//
+// Threats: K20 (form)
+func TestCredentialIsTheTasksOwn(t *testing.T) {
+	o := newOrigin(t, false, nil)
+	r, _ := takeRig(t, o, bearer, connector.Take{As: connector.AsBearer}, func(c *Config) {
+		c.Secrets.(*leased).lease.Audience = "http://other.localhost"
+	})
+	send := func(r *rig, value string) *http.Response {
+		q, _ := http.NewRequest("GET", o.name()+"/thing", nil)
+		if value != "" {
+			q.Header.Set("Authorization", value)
+		}
+		resp, err := r.client(false).Do(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read(t, resp)
+		return resp
+	}
+	if resp := send(r, ""); resp.StatusCode != 200 || o.one(t).Header.Get("Authorization") != "" {
+		t.Errorf("got %d, origin got %v", resp.StatusCode, o.all())
+	}
+	resp := send(r, "Bearer "+placeholder)
+	wantDenied(t, resp.StatusCode, resp.Header, "secret_not_leased")
+	r, _ = takeRig(t, o, bearer, connector.Take{As: connector.AsBearer}, func(c *Config) {
+		inner := c.Connectors
+		c.Connectors = connectors(func(req action.Request, body []byte) (Recognized, error) {
+			rec, err := inner.Recognize(req, body)
+			rec.Takes = append(rec.Takes, rec.Takes...)
+			return rec, err
+		})
+	})
+	resp = send(r, "")
+	wantDenied(t, resp.StatusCode, resp.Header, "credentials_clash")
+	if n := len(o.all()); n != 1 {
+		t.Errorf("origin got %d requests", n)
+	}
+}
+
+// The read-back of an operation is part of it, and takes the same credentials.
+func TestReadBackTakesCredential(t *testing.T) {
+	o := newOrigin(t, true, nil)
+	r, _ := takeRig(t, o, bearer, connector.Take{As: connector.AsBearer}, func(c *Config) {
+		inner := c.Connectors
+		c.Connectors = connectors(func(req action.Request, body []byte) (Recognized, error) {
+			rec, err := inner.Recognize(req, body)
+			rec.ReadBack = &ReadBack{Path: "/thing", Before: func(int, []byte) {}, Verify: func(int, []byte) string { return "verified" }}
+			return rec, err
+		})
+	})
+	post(t, r.client(true), o.name()+"/write", formType, "a=b")
+	all := o.all()
+	if len(all) != 3 {
+		t.Fatalf("origin got %d requests", len(all))
+	}
+	for _, got := range all {
+		if got.Header.Get("Authorization") != "Bearer "+bearer {
+			t.Errorf("%s %s with %q", got.Method, got.URI, got.Header["Authorization"])
+		}
+	}
+	if lastOutcome(t, r).ReadBack != "verified" {
+		t.Errorf("got %+v", lastOutcome(t, r))
+	}
+}
+
 // A credential that signs does so over what is sent, and changes nothing but its
 // own fields.
 //
