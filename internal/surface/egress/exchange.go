@@ -175,7 +175,9 @@ func (x *exchange) answer(ctx context.Context, resp *http.Response, id string) a
 	}
 	body = &bounded{src: body, left: x.p.cfg.MaxAnswer, total: &x.p.answers}
 	live := resp.ContentLength < 0 // of unknown length: events, slow pages
-	if scrub.active() && isText(resp.Header.Get("Content-Type")) {
+	// Whoever sent a credential along chose the request: its answer is searched
+	// whatever it calls itself.
+	if scrub.active() && (len(x.values) > 0 || isText(resp.Header.Get("Content-Type"))) {
 		body, length = scrub.whole(body, length)
 	}
 	h := x.w.Header()

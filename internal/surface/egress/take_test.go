@@ -66,6 +66,7 @@ func TestCredentialIsPutIn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o := newOrigin(t, true, func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("X-Echo", r.Header.Get(tt.field))
+				w.Header().Set("Content-Type", "image/png") // which is searched all the same
 				fmt.Fprintf(w, "you sent %s", r.Header.Get(tt.field))
 			})
 			r, _ := takeRig(t, o, tt.value, tt.take)
