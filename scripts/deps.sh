@@ -3,7 +3,7 @@
 #
 #   scripts/deps.sh browser   Chromium's headless shell and a font: up, demo
 #   scripts/deps.sh           the same, Chromium itself, PostgreSQL, OpenSSH, OpenLDAP's
-#                             server, FUSE, SoftHSM, Node.js and npm: what the tests run for real
+#                             server, Glewlwyd, FUSE, SoftHSM, Node.js and npm: what the tests run for real
 #
 # Says nothing and changes nothing when everything is there. Exit status: 0 all
 # there, 2 something is missing and could not be installed (what to do is said).
@@ -40,6 +40,7 @@ have_node() {
 have_ip() { PATH=$PATH:/usr/sbin:/sbin command -v ip >/dev/null; }
 have_softhsm() { command -v softhsm2-util >/dev/null; }
 have_slapd() { exists /usr/sbin/slapd /usr/libexec/slapd /usr/lib/slapd /usr/lib/openldap/slapd /usr/libexec/openldap/slapd; }
+have_glewlwyd() { command -v glewlwyd >/dev/null; }
 have_ssh() { command -v ssh-keygen >/dev/null && command -v ssh-agent >/dev/null && { command -v sshd >/dev/null || exists /usr/sbin/sshd; }; }
 
 missing() {
@@ -54,6 +55,7 @@ missing() {
 	have_node || echo node
 	have_softhsm || echo softhsm
 	have_slapd || echo slapd
+	have_glewlwyd || echo glewlwyd
 }
 
 need=$(missing | tr '\n' ' ')
@@ -74,6 +76,7 @@ fail() {
 		node) echo "  missing: Node.js 18 or later in /usr/bin or /usr/local/bin, and npm (for tests)" ;;
 		softhsm) echo "  missing: SoftHSM 2 (for tests)" ;;
 		slapd) echo "  missing: the OpenLDAP server, slapd (for tests; no running server is needed)" ;;
+		glewlwyd) echo "  missing: Glewlwyd, an authorization server, packaged by Debian and its kin: https://github.com/babelouest/glewlwyd (for tests; no running server is needed)" ;;
 		fuse) echo "  missing: fusermount3, and read and write access to /dev/fuse (for tests by who is not root)" ;;
 		esac
 	done >&2
@@ -87,7 +90,7 @@ done
 packages() {
 	case $pm:$1 in
 	apt-get:shell) echo chromium-headless-shell ;; apt-get:full) echo chromium ;; apt-get:font) echo fonts-dejavu-core fonts-liberation ;; apt-get:postgres) echo postgresql ;; apt-get:fuse) echo fuse3 ;;
-	apt-get:ssh) echo openssh-client openssh-server ;; apt-get:slapd) echo slapd ;; apt-get:node) echo nodejs npm ;; apt-get:softhsm) echo softhsm2 ;; apt-get:ip) echo iproute2 ;;
+	apt-get:ssh) echo openssh-client openssh-server ;; apt-get:slapd) echo slapd ;; apt-get:glewlwyd) echo glewlwyd ;; apt-get:node) echo nodejs npm ;; apt-get:softhsm) echo softhsm2 ;; apt-get:ip) echo iproute2 ;;
 	dnf:shell) echo chromium-headless ;; dnf:full) echo chromium ;; dnf:font) echo dejavu-sans-fonts liberation-sans-fonts ;; dnf:postgres) echo postgresql-server ;; dnf:fuse) echo fuse3 ;;
 	dnf:ssh) echo openssh-clients openssh-server ;; dnf:slapd) echo openldap-servers ;; dnf:node) echo nodejs npm ;; dnf:softhsm) echo softhsm ;; dnf:ip) echo iproute ;;
 	apk:shell) echo chromium-headless-shell ;; apk:full) echo chromium ;; apk:font) echo font-dejavu font-liberation ;; apk:postgres) echo postgresql ;; apk:fuse) echo fuse3 ;;

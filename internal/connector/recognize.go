@@ -30,6 +30,7 @@ type Match struct {
 	Code, Why string
 	ReadBack  *Plan  // nil when the operation has none
 	Secrets   []Slot // where door 2 puts secrets in, in the order of the body
+	Takes     []Take // the credentials that door 2 may put into the header
 	Override  string // the method that a field declared for it asks for, as "_method" does
 	Local     bool   // the origin may resolve to a loopback or private address
 	CA        string // PEM of the only trusted roots, or ""
@@ -152,6 +153,9 @@ func (s *Set) Recognize(stage action.Stage, r action.Request, body []byte) (Matc
 	}
 	m := Match{Allowed: true, Connector: t.connector, Local: t.origin.Local, CA: t.origin.CA}
 	t.recognize(&m, r, body)
+	if m.Matched {
+		m.Takes = t.takes(m.Operation)
+	}
 	return m, nil
 }
 

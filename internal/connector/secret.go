@@ -121,13 +121,15 @@ func (s *Spec) SecretUse(source string) SecretUse {
 	return SecretUse{slices.Compact(u.Origins), slices.Compact(u.Types)}
 }
 
-func (s *Spec) originOf(op Operation) string {
-	if op.Origin == "" {
+func (s *Spec) originOf(op Operation) string { return s.originName(op.Origin) }
+
+func (s *Spec) originName(name string) string {
+	if name == "" {
 		for _, st := range s.Stages {
 			return st.Origins[0].Name // the only one, and named alike in every stage
 		}
 	}
-	return op.Origin
+	return name
 }
 
 // SecretFields are the names of the fields that take a secret at an origin,

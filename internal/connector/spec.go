@@ -42,7 +42,9 @@ type Spec struct {
 	// Numbers names the parameters that the application reads as whole numbers,
 	// as most do with ids. Only the plain spelling is recognised: "07", "+7",
 	// "7.json" and "7 " are 7 to somebody.
-	Numbers    []string    `json:"numbers,omitempty"`
+	Numbers []string `json:"numbers,omitempty"`
+	// Takes are the credentials that the boundary puts into requests.
+	Takes      []Take      `json:"takes,omitempty"`
 	Operations []Operation `json:"operations,omitempty"`
 }
 

@@ -41,7 +41,7 @@ type issuedBody struct {
 	NotBefore  time.Time     `json:"notBefore"`
 	Expires    time.Time     `json:"expires"`
 	Selectors  []string      `json:"selectors"`
-	AttestedBy string        `json:"attestedBy"` // workload-api, broker, exchange, bundle-endpoint
+	AttestedBy string        `json:"attestedBy"` // workload-api, broker, exchange, bundle-endpoint, boundary
 
 	// Of a token that was exchanged: what it may, who acts for whom, whether a
 	// key must be shown with it, and what it was exchanged from.
@@ -241,6 +241,14 @@ func (i *Issuer) admit(ctx context.Context, w Workload) (*authority, error) {
 // record makes the issue durable, then asks once more whether the task was
 // revoked while it was being written.
 func (i *Issuer) record(ctx context.Context, w Workload, b issuedBody) error {
+	if err := i.put(ctx, w, b); err != nil {
+		return err
+	}
+	return i.tasks.check(w.Task)
+}
+
+// put makes the issue durable.
+func (i *Issuer) put(ctx context.Context, w Workload, b issuedBody) error {
 	if b.Selectors == nil {
 		b.Selectors = []string{}
 	}
@@ -249,7 +257,7 @@ func (i *Issuer) record(ctx context.Context, w Workload, b issuedBody) error {
 	}); err != nil {
 		return fmt.Errorf("%w: record issue: %w", ErrUnavailable, err)
 	}
-	return i.tasks.check(w.Task)
+	return nil
 }
 
 // Limits of the audience list of a JWT-SVID.

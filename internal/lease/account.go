@@ -75,7 +75,7 @@ func (a *AccountForm) Issue(ctx context.Context, o Order) ([]byte, error) {
 	if errors.Is(err, ErrNotIssued) {
 		// There is no session, so the account goes at once: to look for sessions as
 		// an account that the application refuses would be refused as well.
-		made := Credential{o.Label, account}
+		made := Credential{Label: o.Label, Secret: account}
 		if errors.Join(a.Accounts.Revoke(ctx, made), a.Accounts.Confirm(ctx, made)) == nil {
 			return nil, err
 		}
@@ -94,7 +94,7 @@ func (a *AccountForm) Revoke(ctx context.Context, c Credential) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(a.Form.logout(ctx, c.Label, session), a.Accounts.Revoke(ctx, Credential{c.Label, account}))
+		return errors.Join(a.Form.logout(ctx, c.Label, session), a.Accounts.Revoke(ctx, Credential{Label: c.Label, Secret: account}))
 	}
 	account, err := a.Accounts.Reset(ctx, c.Label)
 	if err != nil {
@@ -122,7 +122,7 @@ func (a *AccountForm) Confirm(ctx context.Context, c Credential) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(a.Form.Confirm(ctx, Credential{c.Label, session}), a.Accounts.Confirm(ctx, Credential{c.Label, account}))
+	return errors.Join(a.Form.Confirm(ctx, Credential{Label: c.Label, Secret: session}), a.Accounts.Confirm(ctx, Credential{Label: c.Label, Secret: account}))
 }
 
 // List says which accounts carry the prefix.

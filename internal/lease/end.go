@@ -25,6 +25,15 @@ func (k *Keeper) End(ctx context.Context, task string) error {
 	return k.endAll(ctx, mine)
 }
 
+// EndOne ends one lease of a task that goes on: what replaces it is in use already.
+func (k *Keeper) EndOne(ctx context.Context, id string) error {
+	err := k.end(ctx, id)
+	if err != nil {
+		k.nudge()
+	}
+	return err
+}
+
 // endAll tries each once, those of one upstream together.
 func (k *Keeper) endAll(ctx context.Context, all []Lease) error {
 	errs := make([]error, len(all))
@@ -288,7 +297,7 @@ func (k *Keeper) renew(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
 	defer cancel()
 	l.Expires = l.next(now)
-	if err := r.Renew(ctx, Credential{l.Label, secret}, l.Expires); err != nil {
+	if err := r.Renew(ctx, Credential{Label: l.Label, Secret: secret}, l.Expires); err != nil {
 		return fmt.Errorf("renew: %w", err)
 	}
 	return k.put(ctx, "lease.renewed", l, nil)

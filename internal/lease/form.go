@@ -148,7 +148,7 @@ func (f *Form) sweep(ctx context.Context, label string) (err error) {
 	}
 	defer func() {
 		ctx := context.WithoutCancel(ctx)
-		err = errors.Join(err, f.logout(ctx, own, cred), f.Confirm(ctx, Credential{own, cred}))
+		err = errors.Join(err, f.logout(ctx, own, cred), f.Confirm(ctx, Credential{Label: own, Secret: cred}))
 	}()
 	jar, err := jarOf(cred)
 	if err != nil {

@@ -61,6 +61,7 @@ type Lease struct {
 	Label string    `json:"label"`
 	State State     `json:"state"`
 	Since time.Time `json:"since"`
+	Asked time.Time `json:"asked,omitzero"` // when it was requested
 	// Until is when it ends at the latest, whatever is renewed.
 	Until time.Time `json:"until,omitzero"`
 	// Expires is when it ends at the upstream by itself, if nobody renews it and
@@ -89,6 +90,9 @@ type Order struct {
 type Credential struct {
 	Label  string
 	Secret []byte
+	// Asked is when a credential was asked for of which only the label is known;
+	// zero if none is missing.
+	Asked time.Time
 }
 
 // Source is one kind of credential at one upstream. All methods may be called
@@ -197,7 +201,7 @@ func New(c Config) *Keeper {
 func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 	now := time.Now().UTC()
 	l := Lease{ID: k.IDs(), Task: r.Task, Agent: r.Agent, Source: r.Source, Audience: r.Audience, Account: r.Account, Purpose: r.Purpose, Static: r.Static,
-		State: Requested, Since: now, Until: r.Until.UTC(), TTL: r.TTL}
+		State: Requested, Since: now, Asked: now, Until: r.Until.UTC(), TTL: r.TTL}
 	l.Label = k.Prefix + l.ID
 	if !l.Until.After(now) {
 		return l, nil, errors.New("the task's time is spent")
@@ -236,9 +240,13 @@ func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 	}
 	k.unclaim(l.ID)
 	if err != nil {
-		clear(secret)
 		// It exists upstream and was never recorded as issued: end it now; if
-		// this process dies first, Recover does, since requested is durable.
+		// this process dies first, Recover does, since requested is durable. Its text
+		// is known here for the last time, and some upstreams know it by nothing else.
+		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), attemptLimit)
+		_ = src.Revoke(rctx, Credential{Label: l.Label, Secret: secret}) // settle tells
+		cancel()
+		clear(secret)
 		k.settle(l, false)
 		return l, nil, fmt.Errorf("record lease: %w", err)
 	}

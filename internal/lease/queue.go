@@ -48,6 +48,8 @@ func (k *Keeper) enqueue(ctx context.Context, l Lease) error {
 			return err
 		}
 		defer clear(j.cred.Secret)
+	} else if !l.Static {
+		j.cred.Asked = l.Asked
 	}
 	k.mu.Lock()
 	q := k.queues[l.upstream()]

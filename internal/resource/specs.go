@@ -10,6 +10,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/mod/sumdb/note"
 
+	"github.com/sallyport-dev/sallyport/internal/connector"
 	"github.com/sallyport-dev/sallyport/receipt"
 )
 
@@ -157,9 +158,9 @@ type CredentialSourceSpec struct {
 	Description string `json:"description,omitempty"`
 	// Type selects what of the rest is given.
 	Type SourceType `json:"type"`
-	// Of static-form, static-field and ldap: whose form or fields. Of static-form:
-	// which account signs in. Of static-form and static-field: the sealed password
-	// or secret.
+	// Of static-form, static-field, static-request, ldap and oauth: whose form, fields
+	// or requests. Of static-form: which account signs in; of a static-request that is
+	// taken as basic: the user. Of all static ones: the sealed password or secret.
 	Connector string     `json:"connector,omitempty"`
 	Account   string     `json:"account,omitempty"`
 	Secret    *SecretRef `json:"secret,omitempty"`
@@ -169,26 +170,55 @@ type CredentialSourceSpec struct {
 	SSH *SSH `json:"ssh,omitempty"`
 	// Of ldap.
 	LDAP *LDAP `json:"ldap,omitempty"`
+	// Of oauth.
+	OAuth *OAuth `json:"oauth,omitempty"`
 }
 
 // SignsIn says that the credential is a session, got by the connector's form.
 func (s *CredentialSourceSpec) SignsIn() bool { return s.Type == SourceForm || s.Type == SourceLDAP }
+
+// Static says that the credential is a sealed secret, which no task's end changes.
+func (s *CredentialSourceSpec) Static() bool {
+	return s.Type == SourceField || s.Type == SourceRequest
+}
+
+// PutIn says that the credential goes into requests as the connector's takes say.
+func (s *CredentialSourceSpec) PutIn() bool {
+	return s.Type == SourceRequest || s.Type == SourceOAuth
+}
+
+// takenAs says what is wrong with a way of taking the source's credential.
+func (s *CredentialSourceSpec) takenAs(as connector.TakeAs) string {
+	switch {
+	case !s.PutIn():
+		return fmt.Sprintf("is of type %s, whose credential goes into no request", s.Type)
+	case s.Type == SourceOAuth && as != connector.AsBearer:
+		return "gives a bearer token"
+	case as == connector.AsBasic && s.Account == "":
+		return "has no account, which basic needs for its user"
+	case as != connector.AsBasic && s.Account != "":
+		return fmt.Sprintf("has an account, which %s has no place for", as)
+	}
+	return ""
+}
 
 // SourceType is a kind of credential source.
 type SourceType string
 
 // The types.
 const (
-	SourceForm       SourceType = "static-form"  // signs in by the connector's form with a sealed password
-	SourceField      SourceType = "static-field" // a sealed secret that door 2 puts into the fields for which the connector names the source
-	SourcePostgreSQL SourceType = "postgresql"   // makes a role for each task
-	SourceSSH        SourceType = "ssh"          // certifies a key for each task
-	SourceLDAP       SourceType = "ldap"         // makes an account for each task, and signs in with it by the connector's form
+	SourceForm       SourceType = "static-form"    // signs in by the connector's form with a sealed password
+	SourceField      SourceType = "static-field"   // a sealed secret that door 2 puts into the fields for which the connector names the source
+	SourceRequest    SourceType = "static-request" // a sealed token, password or client certificate that door 2 puts into the requests for which the connector takes it
+	SourcePostgreSQL SourceType = "postgresql"     // makes a role for each task
+	SourceSSH        SourceType = "ssh"            // certifies a key for each task
+	SourceLDAP       SourceType = "ldap"           // makes an account for each task, and signs in with it by the connector's form
+	SourceOAuth      SourceType = "oauth"          // asks an authorization server for a token for each task, which door 2 puts into the requests for which the connector takes it
 )
 
 // Values lists what may be written.
 func (SourceType) Values() []string {
-	return []string{string(SourceForm), string(SourceField), string(SourcePostgreSQL), string(SourceSSH), string(SourceLDAP)}
+	return []string{string(SourceForm), string(SourceField), string(SourceRequest), string(SourcePostgreSQL), string(SourceSSH), string(SourceLDAP), string(SourceOAuth)}
 }
 
 // SecretRef names a sealed secret. The secret itself is never in a resource.
@@ -375,17 +405,18 @@ func (s *AgentSpec) Resolve(read func(path string) ([]byte, error)) error {
 // Validate reports what is wrong, by field path: exactly the fields of the type
 // are given.
 func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem string)) {
-	form, field, ldap := s.Type == SourceForm, s.Type == SourceField, s.Type == SourceLDAP
+	form, ldap := s.Type == SourceForm, s.Type == SourceLDAP
 	for name, f := range map[string]struct {
 		given, wanted bool
 		types         string
 	}{
-		"connector":  {s.Connector != "", form || field || ldap, "static-form, static-field or ldap"},
-		"account":    {s.Account != "", form, "static-form"},
-		"secret":     {s.Secret != nil, form || field, "static-form or static-field"},
+		"connector":  {s.Connector != "", form || s.Static() || s.PutIn() || ldap, "static-form, static-field, static-request, ldap or oauth"},
+		"account":    {s.Account != "", form || s.Type == SourceRequest && s.Account != "", "static-form or static-request"},
+		"secret":     {s.Secret != nil, form || s.Static(), "static-form, static-field or static-request"},
 		"postgresql": {s.PostgreSQL != nil, s.Type == SourcePostgreSQL, "postgresql"},
 		"ssh":        {s.SSH != nil, s.Type == SourceSSH, "ssh"},
 		"ldap":       {s.LDAP != nil, ldap, "ldap"},
+		"oauth":      {s.OAuth != nil, s.Type == SourceOAuth, "oauth"},
 	} {
 		switch {
 		case f.wanted && !f.given:
@@ -393,6 +424,9 @@ func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem stri
 		case f.given && !f.wanted:
 			report(name, "is of type "+f.types)
 		}
+	}
+	if s.Type == SourceRequest && (strings.ContainsRune(s.Account, ':') || strings.ContainsFunc(s.Account, func(r rune) bool { return r < ' ' || r > '~' })) {
+		report("account", "want a user name without colon, in ASCII (RFC 7617)")
 	}
 	if s.Secret != nil && !secretName.MatchString(s.Secret.Sealed) {
 		report("secret.sealed", wantSecret)
@@ -406,6 +440,9 @@ func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem stri
 	if s.LDAP != nil {
 		s.LDAP.validate(func(path, problem string) { report("ldap."+path, problem) })
 	}
+	if s.OAuth != nil {
+		s.OAuth.validate(func(path, problem string) { report("oauth."+path, problem) })
+	}
 }
 
 // Resolve reads the roots of the stages.
@@ -415,6 +452,8 @@ func (s *CredentialSourceSpec) Resolve(read func(path string) ([]byte, error)) e
 		return s.PostgreSQL.resolve(read)
 	case s.LDAP != nil:
 		return s.LDAP.resolve(read)
+	case s.OAuth != nil:
+		return s.OAuth.resolve(read)
 	}
 	return nil
 }

@@ -142,13 +142,72 @@ func (v *validator) one(r *Resource) {
 			if n := len(c.SecretUse(r.Metadata.Name).Origins); s.Type == SourceField && n != 1 {
 				v.bad(r, "spec.connector", "operations of connector %s take secret %s at %d origins, want one", s.Connector, r.Metadata.Name, n)
 			}
+			if n := len(takenAt(c, r.Metadata.Name)); s.PutIn() && n != 1 {
+				v.bad(r, "spec.connector", "requests to %d origins of connector %s take %s, want one: takes", n, s.Connector, r.Metadata.Name)
+			}
 		}
+	case *connector.Spec:
+		v.takes(r, s)
+		v.fields(r, s)
 	case *capability.Spec:
 		v.capability(r, s)
 	case *SuiteSpec:
 		v.suite(r, s)
 	case *AgentSpec:
 		v.agent(r, s)
+	}
+}
+
+// takenAt are the origins at which a connector takes the credential of a source.
+func takenAt(c *connector.Spec, source string) map[string]bool {
+	at := map[string]bool{}
+	for _, t := range c.TakesOf(source) {
+		at[t.Origin] = true
+	}
+	return at
+}
+
+// takes: each source is one of this connector, and gives what is taken.
+func (v *validator) takes(r *Resource, s *connector.Spec) {
+	for i, t := range s.Takes {
+		at := fmt.Sprintf("spec.takes[%d]", i)
+		if !v.refer(r, at+".source", KindCredentialSource, t.Source) {
+			continue
+		}
+		src, _ := Of[CredentialSourceSpec](v.all, r.Metadata.Tenant, t.Source)
+		if src.Connector != r.Metadata.Name {
+			v.bad(r, at+".source", "%s is not for this connector", t.Source)
+		} else if problem := src.takenAs(t.As); problem != "" {
+			v.bad(r, at+".as", "%s %s", t.Source, problem)
+		}
+	}
+}
+
+// fields: what goes into a body is a secret for fields, and nothing else.
+func (v *validator) fields(r *Resource, s *connector.Spec) {
+	for i, op := range s.Operations {
+		if op.Body == nil {
+			continue
+		}
+		for _, name := range slices.Sorted(maps.Keys(op.Body.Fields)) {
+			source := op.Body.Fields[name].Secret
+			if src, ok := Of[CredentialSourceSpec](v.all, r.Metadata.Tenant, source); ok && src.Type != SourceField {
+				v.bad(r, fmt.Sprintf("spec.operations[%d].body.fields.%s.secret", i, name), "%s is of type %s, and a field takes a static-field", source, src.Type)
+			}
+		}
+	}
+}
+
+// clash: no request takes two of the capability's credentials in one place.
+func (v *validator) clash(r *Resource, at string, c *connector.Spec, source string, before []string) {
+	for _, t := range c.TakesOf(source) {
+		for _, b := range before {
+			for _, o := range c.TakesOf(b) {
+				if b != source && t.Clash(o) {
+					v.bad(r, at, "requests of one operation would take both %s and %s in the same place: name one", b, source)
+				}
+			}
+		}
 	}
 }
 
@@ -185,6 +244,8 @@ func (v *validator) capability(r *Resource, s *capability.Spec) {
 		}
 		if c, _ := Of[CredentialSourceSpec](v.all, tenant, n); c.Connector != "" && !apps[c.Connector] {
 			v.bad(r, at, "%s is for connector %s, which the capability does not use", n, c.Connector)
+		} else if app, _ := Of[connector.Spec](v.all, tenant, c.Connector); c.PutIn() && app != nil {
+			v.clash(r, at, app, n, s.Credentials[:i])
 		} else if c.PostgreSQL != nil {
 			if databases++; databases > maxDatabases {
 				v.bad(r, at, "one task opens at most %d databases", maxDatabases)

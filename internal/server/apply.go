@@ -67,6 +67,9 @@ func (s *Server) Apply(ctx context.Context, c Caller, all []resource.Resource) (
 	if err != nil {
 		return nil, err
 	}
+	if err := checkServers(ctx, all, t.current().resources); err != nil {
+		return nil, err
+	}
 	return t.apply(ctx, person, all)
 }
 
@@ -91,6 +94,9 @@ func (s *Server) bootstrap(ctx context.Context, c Caller, name string, all []res
 	w, err := buildWorld(next)
 	if err != nil {
 		return nil, problem(Invalid, "invalid_resources", err.Error(), "correct the files and apply again; nothing was applied")
+	}
+	if err := checkServers(ctx, all, nil); err != nil {
+		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/sallyport-dev/sallyport/internal/lease"
+	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/surface/egress"
 )
 
@@ -21,14 +22,14 @@ type jar struct {
 	// origins maps scheme://host[:port] to cookie names and values. Only origins
 	// with a lease are in it.
 	origins map[string]map[string]string
-	// fields maps the same to the secrets that go into fields, by their source.
+	// fields maps the same to what goes into fields and headers, by its source.
 	fields map[string]map[string]field
 	// seen keeps every value that was ever in the jar, since an old session
 	// cookie is a secret too until the application forgets it.
 	seen []egress.Secret
 }
 
-// field is a secret for the fields of one origin, and the lease that it is of.
+// field is a secret for the requests of one origin, and the lease that it is of.
 type field struct {
 	lease lease.Lease
 	value egress.Secret
@@ -55,15 +56,33 @@ func (j *jar) add(l lease.Lease, credential []byte) error {
 	return nil
 }
 
-// addField puts the secret of a lease in for the fields of its one audience.
+// addField puts the secret of a lease in for the requests of its one audience, in
+// the place of the one before.
 func (j *jar) addField(l lease.Lease, secret string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.closed {
+		return
+	}
 	if j.fields[l.Audience] == nil {
 		j.fields[l.Audience] = map[string]field{}
 	}
 	j.fields[l.Audience][l.Source] = field{l, egress.Secret(secret)}
 	j.remember(secret)
+}
+
+// hold lends a secret to door 2, for fields or for requests of one origin.
+func (s *session) hold(name string, src *resource.CredentialSourceSpec, l lease.Lease, secret []byte) error {
+	value := string(secret)
+	if src.PutIn() && src.Account != "" {
+		s.jar.secret(secret) // and not only as a part of the pair
+		value = src.Account + ":" + value
+	}
+	if err := s.world.carries(name, src, []byte(value)); err != nil {
+		return err
+	}
+	s.jar.addField(l, value)
+	return nil
 }
 
 // field finds the secret of a source for an origin.

@@ -36,6 +36,9 @@ func (c recognizer) Recognize(r action.Request, body []byte) (egress.Recognized,
 		for _, s := range m.Secrets {
 			out.Secrets = append(out.Secrets, egress.Slot{Secret: s.Secret, Field: s.Field, Start: s.Start, End: s.End, Encode: s.Encode})
 		}
+		for _, t := range m.Takes {
+			out.Takes = append(out.Takes, egress.Take{Source: t.Source, Fields: t.Fields(), Names: t.Names, Put: t.Put, Certificate: t.As == connector.AsCertificate})
+		}
 	} else {
 		out.Params = map[string]string{"why": m.Code}
 	}

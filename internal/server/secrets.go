@@ -124,7 +124,7 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 		}
 		return nil, fmt.Errorf("credential source %s is not declared", l.Source)
 	}
-	if src.Type == resource.SourceField {
+	if src.Static() {
 		return lease.Static{Secret: func(ctx context.Context) ([]byte, error) {
 			x, err := t.tasks.Get(ctx, l.Task)
 			if err != nil {
@@ -138,6 +138,9 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 	}
 	if src.SSH != nil {
 		return t.hostSource(w, l.Source, l.Audience)
+	}
+	if src.OAuth != nil {
+		return t.tokenSource(w, src, l)
 	}
 	spec := w.connectors.Spec(src.Connector)
 	if spec == nil || spec.SignIn == nil {

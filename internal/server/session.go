@@ -30,7 +30,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/identity"
 	"github.com/sallyport-dev/sallyport/internal/lease"
 	"github.com/sallyport-dev/sallyport/internal/record"
-	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/surface/cdp"
 	"github.com/sallyport-dev/sallyport/internal/surface/computer"
 	"github.com/sallyport-dev/sallyport/internal/surface/egress"
@@ -398,16 +397,22 @@ func (s *session) lease(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if src.OAuth != nil {
+			if err := s.leaseToken(ctx, name, src, origin); err != nil {
+				return err
+			}
+			continue
+		}
 		l, secret, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Source: name,
-			Audience: origin, Account: accountOf(src), Purpose: s.instance.Capability, Static: src.Type == resource.SourceField,
+			Audience: origin, Account: accountOf(src), Purpose: s.instance.Capability, Static: src.Static(),
 			Until: s.until(), Live: func(tx record.Tx) error { return task.Live(tx, s.task.ID) }})
 		if err != nil {
 			return err
 		}
-		if !l.Static {
+		if l.Static {
+			err = s.hold(name, src, l, secret)
+		} else {
 			err = s.keep(src, l, secret)
-		} else if err = s.world.carries(name, src, secret); err == nil {
-			s.jar.addField(l, string(secret))
 		}
 		clear(secret)
 		if err != nil {
@@ -633,7 +638,7 @@ func (s *session) environment(h Harness) []string {
 		}
 	}
 	for _, name := range s.instance.Credentials {
-		if src := s.world.sources[name]; src != nil && src.Type == resource.SourceField {
+		if src := s.world.sources[name]; src != nil && (src.Static() || src.PutIn()) {
 			out = append(out, "SALLYPORT_SECRET_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_"))+"="+connector.Placeholder(name))
 		}
 	}

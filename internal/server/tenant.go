@@ -45,6 +45,7 @@ type tenant struct {
 	swept time.Time // when expirePayloads last looked; used by expire only
 
 	roles roleSources
+	auths authServers
 	keys  *leasessh.Keys // for hosts
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/policy"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/surface/egress"
 )
 
 const kindResource = "resource"
@@ -317,6 +318,10 @@ func (w *world) audience(name string, src *resource.CredentialSourceSpec, stage 
 		return "", fmt.Errorf("connector %s does not say how to sign in", src.Connector)
 	case src.SignsIn():
 		origin = spec.SignIn.Origin
+	case src.PutIn():
+		for _, t := range spec.TakesOf(name) {
+			origin = t.Origin // the same in all, as resource.Validate saw
+		}
 	default:
 		use := spec.SecretUse(name)
 		if len(use.Origins) != 1 {
@@ -332,8 +337,17 @@ func (w *world) audience(name string, src *resource.CredentialSourceSpec, stage 
 	return "", fmt.Errorf("connector %s has no origin %s in stage %s", src.Connector, origin, stage)
 }
 
-// carries says why a field of the connector could not carry a source's secret.
+// carries says why a request of the connector could not carry a source's secret.
 func (w *world) carries(name string, src *resource.CredentialSourceSpec, secret []byte) error {
+	for _, t := range w.connectors.Spec(src.Connector).TakesOf(name) {
+		err := t.Check(string(secret))
+		if err == nil && t.As == connector.AsCertificate {
+			err = egress.CheckCertificate(string(secret))
+		}
+		if err != nil {
+			return fmt.Errorf("credential source %s: %s does not take it: %w", name, t.As, err)
+		}
+	}
 	for _, t := range w.connectors.Spec(src.Connector).SecretUse(name).Types {
 		if err := connector.CheckSecret(t, string(secret)); err != nil {
 			return fmt.Errorf("credential source %s: a %s body cannot carry it: %w; store another with sallyport secret put %s", name, t, err, src.Secret.Sealed)

@@ -4,6 +4,8 @@ package identity
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,7 +29,8 @@ import (
 func TestMain(m *testing.M) { rig.Main(m, map[string]rig.Program{"svids": svids}) }
 
 // svids fetches both SVIDs with the environment it was given, as any go-spiffe
-// program would, and with an argument stays until it is ended.
+// program would, with one argument stays until it is ended, and
+// with another one calls that URL first.
 func svids(ctx context.Context, args []string) error {
 	fctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -52,9 +55,40 @@ func svids(ctx context.Context, args []string) error {
 			return err
 		}
 	}
+	if len(args) > 1 {
+		if err := call(fctx, args[1]); err != nil {
+			return err
+		}
+	}
 	if len(args) > 0 {
 		<-ctx.Done()
 	}
+	return nil
+}
+
+// call asks an application by the harness's own client, without a credential.
+func call(ctx context.Context, u string) error {
+	proxy, err := url.Parse(os.Getenv("HTTPS_PROXY"))
+	if err != nil {
+		return err
+	}
+	pem, err := os.ReadFile(os.Getenv("SSL_CERT_FILE"))
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	c := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy), TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.Do(r)
+	if err != nil {
+		return err
+	}
+	resp.Body.Close()
+	fmt.Println("called", resp.StatusCode)
 	return nil
 }
 

@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/lease/leasetest"
 	"github.com/sallyport-dev/sallyport/internal/server"
 	"github.com/sallyport-dev/sallyport/internal/task"
 	"github.com/sallyport-dev/sallyport/test/rig"
@@ -140,7 +142,7 @@ func signed(t *testing.T, key *ecdsa.PrivateKey, kid string, claims map[string]a
 // What docs/operate/identity.md says is what works: a CI system and a trust domain
 // of its own are declared with the lines of the page, a task runs, and a job and a
 // workload elsewhere get tokens for it with the page's command; when the task ends,
-// they do not. A part of the task is opened meanwhile, no wider than it, and ends with it.
+// they do not. The task has a token of an OAuth server, and it ends too. A part of the task is opened meanwhile, no wider than it, and ends with it.
 func TestIdentityPage(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a browser")
@@ -180,7 +182,18 @@ func TestIdentityPage(t *testing.T) {
 	}
 	listen := l.Addr().String()
 	l.Close()
-	blocks := page(t, strings.NewReplacer("https://ci.example", ci.URL, "https://spire.partner.example:8443/", endpoint.URL+"/", "https://sallyport.example", "https://"+listen))
+	web := newCA(t, spiffeid.TrustDomain{})
+	login := leasetest.StartOIDC(t, web.pem(), "spiffe://brightwell.example/agent/helpdesk", "https://"+listen+"/t/brightwell/keys", "https://"+listen+"/t/brightwell", time.Minute)
+	var shown atomic.Value // the token that the application was shown last
+	orders := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		shown.Store(token)
+		if !login.Active(token) {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	defer orders.Close()
+	blocks := page(t, strings.NewReplacer("https://ci.example", ci.URL, "https://spire.partner.example:8443/", endpoint.URL+"/", "https://sallyport.example", "https://"+listen, "https://login.example", login.Issuer))
 	after := func(file, line, name string) func(map[string][]byte) {
 		return rig.Replace(file, line, line+strings.TrimRight(blocks[name], "\n")+"\n")
 	}
@@ -191,8 +204,14 @@ func TestIdentityPage(t *testing.T) {
 		after("tenant.yaml", "  reviewers: [lin]\n", "tenant-federation")(f)
 		after("agent.yaml", "  reviewBy: \"2027-05-31\"\n", "agent-workloads")(f)
 		after("capability.yaml", "  credentials: [iam-helpdesk, tickets-helpdesk]\n", "capability-audiences")(f)
+		rig.Replace("capability.yaml", "credentials: [iam-helpdesk, tickets-helpdesk]", "credentials: [iam-helpdesk, orders-token, tickets-helpdesk]")(f)
+		rig.Replace("capability.yaml", "reads: [iam, tickets]", "reads: [iam, tickets, orders]")(f)
+		rig.Replace("agent.yaml", "connectors: [iam, tickets]", "connectors: [iam, tickets, orders]")(f)
+		f["orders-ca.pem"] = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: orders.Certificate().Raw})
+		f["orders.yaml"] = fmt.Appendf(nil, "%s---\napiVersion: sallyport/v1\nkind: Connector\nmetadata: {name: orders, tenant: brightwell}\nspec:\n  reads: allow\n"+
+			"  stages: {sandbox: {origins: [{name: main, url: %q, local: true, caFile: orders-ca.pem}]}}\n%s", blocks["oauth-source"], orders.URL, blocks["connector-takes"])
 	}})
-	web, dir := newCA(t, spiffeid.TrustDomain{}), t.TempDir()
+	dir := t.TempDir()
 	files := map[string][]byte{"ca.pem": web.pem()}
 	cert := web.leaf(spiffeid.ID{})
 	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
@@ -219,13 +238,17 @@ func TestIdentityPage(t *testing.T) {
 	r.Ready(t)
 	x := r.OpenTask(t, rig.Intent(action.Sandbox, "jo", "4711"))
 	var out rig.Output
-	running, err := r.Server.Run(t.Context(), "", x.ID, rig.Harness(t, &out, "program", "svids", "stay"))
+	running, err := r.Server.Run(t.Context(), "", x.ID, rig.Harness(t, &out, "program", "svids", "stay", orders.URL+"/mine"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	rig.Await(t, "the harness's own identity and token", func() bool {
 		return strings.Contains(out.String(), "exchanged Bearer iam.user.mfa.reset tickets.ticket.close tickets.ticket.comment")
 	})
+	rig.Await(t, "the call of an application with the task's token", func() bool { return strings.Contains(out.String(), "called ") })
+	if token, _ := shown.Load().(string); !strings.Contains(out.String(), "called 200") || strings.Contains(out.String(), token) || len(login.Labels()) != 1 {
+		t.Errorf("the application answers the token wrongly, or the harness has it: %s", out.String())
+	}
 
 	now, issuer := time.Now().Unix(), "https://"+listen+"/t/brightwell"
 	job := signed(t, ciKey, "ci", map[string]any{"iss": ci.URL, "sub": "repo:acme/desk:ref:refs/heads/main", "aud": issuer, "exp": now + 600, "iat": now})
@@ -281,6 +304,9 @@ func TestIdentityPage(t *testing.T) {
 	}
 	if _, err := r.Server.Revoke(t.Context(), "", rig.As("ada"), "task/"+x.ID, "the test is over"); err != nil {
 		t.Fatal(err)
+	}
+	if token, _ := shown.Load().(string); login.Active(token) || len(login.Labels()) != 0 {
+		t.Error("the token is active after its task")
 	}
 	rig.Wait(t, running)
 	if m := run(job); m["error"] != "invalid_grant" || m["access_token"] != nil {

@@ -1,23 +1,17 @@
 package identity
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"encoding/pem"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/identity"
+	"github.com/sallyport-dev/sallyport/internal/lease/leasetest"
 	"github.com/sallyport-dev/sallyport/internal/ledger/ledgertest"
 )
 
@@ -25,60 +19,6 @@ import (
 type always struct{}
 
 func (always) Live(context.Context, string, string) error { return nil }
-
-// install runs npm ci where the modules are not those of the lock file.
-func install() error {
-	lock, err := os.ReadFile("package-lock.json")
-	if err != nil {
-		return err
-	}
-	mark := filepath.Join("node_modules", ".sallyport-lock")
-	if have, err := os.ReadFile(mark); err == nil && string(have) == string(lock) {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	if out, err := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--omit=optional").CombinedOutput(); err != nil {
-		return fmt.Errorf("npm ci: %w\n%s", err, out)
-	}
-	return os.WriteFile(mark, lock, 0o644)
-}
-
-// peer starts oidc-provider and returns its address.
-func peer(t *testing.T, ca []byte, args ...string) string {
-	t.Helper()
-	if err := install(); err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(file, ca, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("node", append([]string{"peer.mjs"}, args...)...)
-	cmd.Env = append(os.Environ(), "NODE_EXTRA_CA_CERTS="+file)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	line := make(chan string, 1)
-	go func() { s, _ := bufio.NewReader(out).ReadString('\n'); line <- strings.TrimSpace(s) }()
-	select {
-	case s := <-line:
-		if !strings.HasPrefix(s, "http://127.0.0.1:") {
-			t.Fatalf("oidc-provider says %q", s)
-		}
-		return s
-	case <-time.After(30 * time.Second):
-		t.Fatal("oidc-provider did not start in 30 s")
-	}
-	return ""
-}
 
 func postForm(t *testing.T, c *http.Client, to string, f url.Values) (int, map[string]any) {
 	t.Helper()
@@ -105,7 +45,7 @@ func TestOIDCProviderTakesOurAssertion(t *testing.T) {
 	srv := httptest.NewTLSServer(mux)
 	defer srv.Close()
 	const client = "spiffe://acme.example/agent/helpdesk"
-	as := peer(t, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), client, srv.URL+"/t/acme/keys")
+	as := leasetest.StartNode(t, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), "peer.mjs", client, srv.URL+"/t/acme/keys")
 	seal, err := ledgertest.Root(t).Sealer("acme")
 	if err != nil {
 		t.Fatal(err)

@@ -139,7 +139,17 @@ func asDenied(res gate.Result, code string) gate.Result {
 	if res.Decision.Verdict == action.Allow || res.Decision.Code == "" {
 		res.Decision = action.Denied(action.LayerForm, code, "the request has no canonical form", "send a request that the surface documents")
 	}
+	if next, ok := advice[code]; ok {
+		res.Decision.Next = next
+	}
 	return res
+}
+
+// advice is for a client of an origin that takes credentials of the boundary.
+var advice = map[string]string{
+	"own_credential":    "leave the field out, or send the placeholder of the credential in it: the boundary puts the credential in",
+	"secret_not_leased": "have the capability name the credential source, in a new task",
+	"credentials_clash": "have the capability name one credential source for this field, in a new task",
 }
 
 // refuseWire records bytes that are not one HTTP/1.1 message and, where the

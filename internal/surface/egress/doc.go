@@ -12,8 +12,8 @@
 //     action's digest
 //  4. gate: decides, records, and gives a permit
 //  5. dispatch: the digest is computed again over the outgoing request, the
-//     permit is consumed, credentials are added, secrets are put in the place of
-//     their placeholders, the request is sent once
+//     permit is consumed, cookies are added, secrets are put in the place of their
+//     placeholders, credentials into their fields, the request is sent once
 //  6. response: the boundary keeps its cookies, known secrets are replaced
 //
 // Invariants:
@@ -21,8 +21,12 @@
 //     of the stage owns, whatever the gate says.
 //   - Method, origin, path, query, headers and body that the origin receives are
 //     those of the digest, plus what the Injector adds, and with a secret in each
-//     slot of the body that recognition found (Recognized.Secrets). A placeholder
-//     in any other place of any request is refused, in whatever encoding.
+//     slot of the body that recognition found (Recognized.Secrets) and a credential in
+//     each header field that it names (Recognized.Takes). A placeholder in any other
+//     place of any request is refused, in whatever encoding.
+//   - A credential is sent at the origin that it was recognised for and leased for, and
+//     nowhere else: a redirect is another request, decided anew, without it. A client
+//     certificate has connections of its own.
 //   - The page and the harness never see a credential that the Injector added:
 //     Set-Cookie of a brokered origin stays here and reflections are replaced.
 //   - Every address that is dialled was checked after it was resolved and is not
@@ -38,7 +42,8 @@
 // operation (recorded in the parameter "stripped", which no grant names), Expect, Trailer, and Accept-Encoding (replaced).
 // Of a harness's own Prefer the preference wait is removed (and obeyed: RFC 7240).
 // Removed on a brokered origin: Cookie, Authorization, and Range and If-Range,
-// by which a reflected secret could be read in pieces. Everything else is sent
+// by which a reflected secret could be read in pieces. Refused: what a client sends
+// in a field that takes a credential, unless it is the placeholder. Everything else is sent
 // and is part of the digest.
 //
 // What is not sent as it came: an empty query loses its "?", a host its trailing

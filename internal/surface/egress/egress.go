@@ -67,6 +67,8 @@ type Recognized struct {
 	Override string
 	// Secrets are the places of the body where secrets are put in, in its order.
 	Secrets []Slot
+	// Takes are the credentials that the request may be sent with.
+	Takes []Take
 	// ReadBack, if any, is asked after the request was answered.
 	ReadBack *ReadBack
 }
@@ -129,7 +131,7 @@ type Config struct {
 	Gate        Gate
 	Connectors  Recognizer
 	Credentials Injector  // nil: none are added
-	Secrets     Secrets   // nil: none are put into bodies
+	Secrets     Secrets   // nil: none are put into bodies and headers
 	Inputs      Explainer // nil: nothing is explained
 	Redactor    Redactor  // nil: nothing is known to be secret
 	Dialer      Dialer    // nil: the system's resolver and network

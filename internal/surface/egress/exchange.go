@@ -29,6 +29,7 @@ type exchange struct {
 	up     *upstream // nil if no connector owns the origin
 	out    *http.Request
 	accept string
+	values map[string]string // of secrets and credentials, once their use is on record
 
 	started bool   // the client has been sent a response
 	cut     bool   // and it is not whole
@@ -67,8 +68,19 @@ func (x *exchange) dispatch(ctx context.Context, permit gate.Permit) action.Outc
 	if err := x.inject(ctx); err != nil {
 		return x.failed("credentials_refused")
 	}
-	if err := x.substitute(ctx, permit.Action().ID); err != nil {
+	if err := x.use(ctx, permit.Action().ID); err != nil {
 		return x.failed("secret_refused")
+	}
+	body, err := x.substitute()
+	if err != nil {
+		return x.failed("secret_refused")
+	}
+	if err := x.put(x.out, body); err != nil {
+		return x.failed("credentials_refused")
+	}
+	tr, err := x.transport()
+	if err != nil {
+		return x.failed("credentials_refused")
 	}
 	if rb := x.rec.ReadBack; rb != nil && rb.Before != nil {
 		status, body, err := x.ask(ctx, rb)
@@ -81,10 +93,6 @@ func (x *exchange) dispatch(ctx context.Context, permit gate.Permit) action.Outc
 	out := x.out.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { touched.Store(true) },
 	}))
-	tr := x.up.tr
-	if x.in.websocket {
-		tr = x.up.trWS
-	}
 	resp, err := tr.RoundTrip(out)
 	if err != nil {
 		x.code = "upstream_failed"
@@ -167,7 +175,9 @@ func (x *exchange) answer(ctx context.Context, resp *http.Response, id string) a
 	}
 	body = &bounded{src: body, left: x.p.cfg.MaxAnswer, total: &x.p.answers}
 	live := resp.ContentLength < 0 // of unknown length: events, slow pages
-	if scrub.active() && isText(resp.Header.Get("Content-Type")) {
+	// Whoever sent a credential along chose the request: its answer is searched
+	// whatever it calls itself.
+	if scrub.active() && (len(x.values) > 0 || isText(resp.Header.Get("Content-Type"))) {
 		body, length = scrub.whole(body, length)
 	}
 	h := x.w.Header()
@@ -227,7 +237,14 @@ func (x *exchange) ask(ctx context.Context, rb *ReadBack) (int, []byte, error) {
 			return 0, nil, err
 		}
 	}
-	resp, err := x.up.tr.RoundTrip(r.WithContext(ctx))
+	if err := x.put(r, nil); err != nil {
+		return 0, nil, err
+	}
+	tr, err := x.transport()
+	if err != nil {
+		return 0, nil, err
+	}
+	resp, err := tr.RoundTrip(r.WithContext(ctx))
 	if err != nil {
 		return 0, nil, err
 	}

@@ -176,7 +176,13 @@ func (p *Proxy) decide(w http.ResponseWriter, r *http.Request, in incoming) {
 		p.malformedRequest(w, r, code, in)
 		return
 	}
-	if code := p.checkPlaceholders(req, r.Header, in.body, rec.Secrets); code != "" {
+	header := r.Header.Clone()
+	var code string
+	if rec.Takes, code = p.takes(req, header, rec.Takes); code != "" {
+		p.malformedRequest(w, r, code, in)
+		return
+	}
+	if code := p.checkPlaceholders(req, header, in.body, rec.Secrets); code != "" {
 		p.malformedRequest(w, r, code, in)
 		return
 	}
@@ -185,7 +191,7 @@ func (p *Proxy) decide(w http.ResponseWriter, r *http.Request, in incoming) {
 	if p.cfg.Inputs != nil {
 		a.Explained, a.Element, a.Evidence = p.cfg.Inputs.Explain(r.Context(), req, a.Effect.Changes(), time.Now())
 	}
-	header, stripped := clean(r.Header, rec)
+	header, stripped := clean(header, rec)
 	if len(stripped) > 0 {
 		a.Params["stripped"] = strings.Join(stripped, ",")
 	}

@@ -40,8 +40,8 @@ type Secrets interface {
 }
 
 // checkPlaceholders refuses a request with a placeholder in any place that is no
-// slot, and one with a slot whose secret the task does not hold. A placeholder in
-// another place would be sent as what it is, a name, and no secret would leave;
+// slot, and one with a slot whose secret the task does not hold. (What names a Take
+// is gone from the header by then.) A placeholder in another place would be sent as what it is, a name, and no secret would leave;
 // but whoever put it there expects the secret to go there.
 func (p *Proxy) checkPlaceholders(req action.Request, header http.Header, body []byte, slots []Slot) string {
 	rest, at := []byte(nil), 0
@@ -72,43 +72,27 @@ func (p *Proxy) checkPlaceholders(req action.Request, header http.Header, body [
 	return ""
 }
 
-// substitute puts the secrets into the body of the outgoing request. It comes
-// after the digest was compared and the permit used: the records hold the
-// placeholders, and the bytes that are sent differ from the decided ones in the
-// slots alone. The use of each secret is on record before this returns.
-func (x *exchange) substitute(ctx context.Context, id string) error {
-	slots := x.rec.Secrets
-	if len(slots) == 0 {
-		return nil
-	}
-	if x.p.cfg.Secrets == nil {
-		return errNoSecrets
-	}
-	var names []string
-	for _, s := range slots {
-		names = append(names, s.Secret)
-	}
-	values, err := x.p.cfg.Secrets.Use(ctx, x.in.to.origin(), id, names)
-	if err != nil {
-		return err
+// substitute puts the secrets into the body of the outgoing request, and returns
+// it. It comes after the digest was compared, the permit used and the use of each
+// secret recorded: the records hold the placeholders, and the bytes that are sent
+// differ from the decided ones in the slots alone.
+func (x *exchange) substitute() ([]byte, error) {
+	if len(x.rec.Secrets) == 0 {
+		return x.in.body, nil
 	}
 	var out []byte
 	at := 0
-	for _, s := range slots {
-		v, ok := values[s.Secret]
-		if !ok {
-			return errNoSecrets
-		}
-		spelled, err := s.Encode(v)
+	for _, s := range x.rec.Secrets {
+		spelled, err := s.Encode(x.values[s.Secret])
 		if err != nil {
-			return err
+			return nil, err
 		}
 		out = append(append(out, x.in.body[at:s.Start]...), spelled...)
 		at = s.End
 	}
 	out = append(out, x.in.body[at:]...)
 	x.out.Body, x.out.ContentLength = io.NopCloser(bytes.NewReader(out)), int64(len(out))
-	return nil
+	return out, nil
 }
 
 var errNoSecrets = errors.New("the task holds no such secret")

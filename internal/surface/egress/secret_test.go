@@ -60,8 +60,10 @@ func (l *leased) Leased(origin, name string) bool {
 }
 
 func (l *leased) Use(ctx context.Context, origin, action string, names []string) (map[string]string, error) {
-	if !l.Leased(origin, names[0]) {
-		return nil, errors.New("not leased")
+	for _, n := range names {
+		if !l.Leased(origin, n) {
+			return nil, errors.New("not leased")
+		}
 	}
 	return map[string]string{names[0]: l.value}, l.keeper.Use(ctx, l.lease, action)
 }
@@ -96,7 +98,10 @@ func recognizing(t testing.TB, specs map[string]*connector.Spec) connectors {
 		m, err := set.Recognize(action.Sandbox, r, body)
 		out := Recognized{App: m.Connector, Effect: m.Effect, Params: m.Params, Allowed: m.Allowed, AllowLocal: m.Local}
 		if m.Matched {
-			out.Operation = m.Operation
+			out.Operation, out.WebSocket = m.Operation, r.Destination == "websocket"
+			for _, k := range m.Takes {
+				out.Takes = append(out.Takes, Take{Source: k.Source, Fields: k.Fields(), Names: k.Names, Put: k.Put, Certificate: k.As == connector.AsCertificate})
+			}
 		} else {
 			out.Params = map[string]string{"why": m.Code}
 		}

@@ -255,7 +255,7 @@ func noResumption(t *testing.T) {
 		get(t, r.client(false), o.name()+"/")
 		o.CloseClientConnections()
 		for _, up := range r.p.ups.m {
-			up.tr.CloseIdleConnections()
+			up.plain.http.CloseIdleConnections()
 		}
 	}
 	mu.Lock()

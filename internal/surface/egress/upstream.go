@@ -2,6 +2,7 @@ package egress
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -27,16 +28,28 @@ var errAddress = errors.New("address is not allowed for this origin")
 
 // upstream is the way to one origin: addresses that were checked, and pools.
 type upstream struct {
-	p    *Proxy
-	to   target
-	tr   *http.Transport // HTTP/1.1 and 2
-	trWS *http.Transport // HTTP/1.1 only, for Upgrade
+	p     *Proxy
+	to    target
+	plain transports
 
 	// mu orders a new resolution against the dials that use it.
 	mu      sync.Mutex
 	addrs   []netip.Addr // all checked
 	local   bool
 	expires time.Time
+	cert    *transports // with the client certificate that was used last
+	certSum [sha256.Size]byte
+}
+
+// transports are pools of connections to one origin.
+type transports struct {
+	http *http.Transport // HTTP/1.1 and 2
+	ws   *http.Transport // HTTP/1.1 only, for Upgrade
+}
+
+func (t transports) closeIdle() {
+	t.http.CloseIdleConnections()
+	t.ws.CloseIdleConnections()
 }
 
 // upstreams are the origins reached so far: only ones of connectors, so their
@@ -68,14 +81,19 @@ func (u *upstreams) get(ctx context.Context, to target, allowLocal bool) (*upstr
 
 func newUpstream(p *Proxy, to target) *upstream {
 	up := &upstream{p: p, to: to}
+	up.plain = up.transports(nil)
+	return up
+}
+
+func (up *upstream) transports(certificate func(*tls.CertificateRequestInfo) (*tls.Certificate, error)) transports {
 	var roots *x509.CertPool
-	if p.cfg.RootsFor != nil {
-		roots = p.cfg.RootsFor(to.origin())
+	if up.p.cfg.RootsFor != nil {
+		roots = up.p.cfg.RootsFor(up.to.origin())
 	}
 	transport := func(protos ...string) *http.Transport {
 		t := &http.Transport{
 			DialContext:         up.dial,
-			TLSClientConfig:     &tls.Config{RootCAs: roots, ServerName: to.host, MinVersion: tls.VersionTLS12},
+			TLSClientConfig:     &tls.Config{RootCAs: roots, ServerName: up.to.host, MinVersion: tls.VersionTLS12, GetClientCertificate: certificate},
 			TLSHandshakeTimeout: dialTimeout, ForceAttemptHTTP2: true,
 			DisableCompression: true, // else net/http asks for and undoes gzip behind our back
 			MaxConnsPerHost:    maxPerHost, MaxIdleConnsPerHost: 16, IdleConnTimeout: 30 * time.Second,
@@ -86,8 +104,7 @@ func newUpstream(p *Proxy, to target) *upstream {
 		t.Protocols.SetHTTP2(slices.Contains(protos, "h2"))
 		return t
 	}
-	up.tr, up.trWS = transport("h2"), transport()
-	return up
+	return transports{transport("h2"), transport()}
 }
 
 // pin makes sure that there are checked addresses.
@@ -173,8 +190,12 @@ func (u *upstreams) close() {
 	}
 	u.mu.Unlock()
 	for _, up := range ups {
-		up.tr.CloseIdleConnections()
-		up.trWS.CloseIdleConnections()
+		up.plain.closeIdle()
+		up.mu.Lock()
+		if up.cert != nil {
+			up.cert.closeIdle()
+		}
+		up.mu.Unlock()
 	}
 	for _, c := range conns {
 		c.Close()

@@ -1,0 +1,292 @@
+// Package oauth leases access tokens of an authorization server (RFC 6749): one
+// for each task, asked for anew before it expires, and revoked with the task.
+//
+// A token has no label at its server. What is known of it is its text, and how long
+// it lives at most:
+//   - Revoke hands the text to the revocation endpoint (RFC 7009). Confirm asks the
+//     introspection endpoint (RFC 7662), and the application, if a probe is declared.
+//     An application that reads signed tokens by itself may take one for as long as
+//     it lives: its probe tells.
+//   - What no endpoint can end or tell of ends by itself: until its life is over it is
+//     not confirmed. Server.Check refuses such a server unless that life is short.
+//   - A token whose answer was lost is one that nobody has. It is over when the longest
+//     life that is taken from the server is, counted from a minute after it was asked for.
+//     Only then the label is confirmed.
+//
+// Not trusted: the server's metadata (its issuer must be the declared one, RFC 8414
+// section 3.3), redirects (never followed), the size and the words of its answers, and
+// a token that is of another type, lives longer or says more than was asked for: that
+// one is revoked and not used.
+//
+// A crash leaves nothing but what the keeper's records say.
+package oauth
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/lease"
+)
+
+// Grant is how a token is asked for.
+type Grant string
+
+// The grants.
+const (
+	ClientCredentials Grant = "client_credentials" // RFC 6749 section 4.4
+	TokenExchange     Grant = "token_exchange"     // RFC 8693
+)
+
+// Config says who asks for what. Exactly one of Assertion and Secret is given.
+type Config struct {
+	Server   *Server
+	Grant    Grant
+	ClientID string
+	// Assertion authenticates by private_key_jwt (RFC 7523): a new one for each
+	// request, for the server's issuer.
+	Assertion func(ctx context.Context, label string) (string, error)
+	// Secret authenticates by client_secret_basic.
+	Secret func(ctx context.Context) ([]byte, error)
+	// Subject is the token that is exchanged: a JWT for the server's issuer.
+	Subject  func(ctx context.Context, task, agent string) (string, error)
+	Scope    []string
+	Resource []string // RFC 8707
+	// Life is the longest that is taken.
+	Life time.Duration
+	// Probe asks the application with a token, and returns nil if it is refused.
+	Probe func(ctx context.Context, token string) error
+	// Now is the clock; time.Now when nil.
+	Now func() time.Time
+}
+
+// Source is a client of one authorization server.
+type Source struct{ Config }
+
+var _ lease.Source = (*Source)(nil)
+
+// New makes a source.
+func New(c Config) *Source {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Source{c}
+}
+
+// held is the credential as it is sealed.
+type held struct {
+	Access  string    `json:"accessToken"`
+	Refresh string    `json:"refreshToken,omitempty"` // never used, and ended too
+	Expires time.Time `json:"expires"`
+}
+
+// Token is what a credential is put into requests as, and when it ends by itself.
+func Token(credential []byte) (token string, expires time.Time, err error) {
+	h, err := parse(credential)
+	return h.Access, h.Expires, err
+}
+
+func parse(credential []byte) (h held, err error) {
+	d := json.NewDecoder(bytes.NewReader(credential))
+	d.DisallowUnknownFields()
+	if d.Decode(&h) != nil || h.Access == "" || h.Expires.IsZero() {
+		return held{}, errors.New("not a token of an authorization server")
+	}
+	return h, nil
+}
+
+// late is how long after it was asked a server may still issue a token.
+const late = time.Minute
+
+// skew is how much a server's clock may differ from ours.
+const skew = 5 * time.Second
+
+// Issue asks for a token.
+func (s *Source) Issue(ctx context.Context, o lease.Order) ([]byte, error) {
+	m, err := s.Server.metadata(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", lease.ErrNotIssued, err)
+	}
+	form := url.Values{"grant_type": {string(s.Grant)}}
+	if s.Grant == TokenExchange {
+		subject, err := s.Subject(ctx, o.Task, o.Agent)
+		if err != nil {
+			return nil, fmt.Errorf("%w: subject token: %w", lease.ErrNotIssued, err)
+		}
+		form = url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}, "subject_token": {subject},
+			"subject_token_type": {"urn:ietf:params:oauth:token-type:jwt"}, "requested_token_type": {typeAccess}}
+	}
+	if len(s.Scope) > 0 {
+		form.Set("scope", strings.Join(s.Scope, " "))
+	}
+	form["resource"] = slices.Clone(s.Resource)
+	asked := s.Now()
+	var got answer
+	sent, err := s.ask(ctx, m.Token, o.Label, form, &got)
+	if err != nil {
+		if said, refused := errors.AsType[*Error](err); !sent || refused && said.Status < 500 {
+			err = fmt.Errorf("%w: %w", lease.ErrNotIssued, err)
+		}
+		return nil, err
+	}
+	h := held{got.Access, got.Refresh, asked.Add(time.Duration(got.Expires) * time.Second).UTC()}
+	credential, err := json.Marshal(h)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.fits(got); err != nil {
+		// It exists, and is of no use. Whoever goes on from here has its text no more.
+		c := lease.Credential{Label: o.Label, Secret: credential}
+		if got.Access != "" && got.Expires > 0 && errors.Join(s.Revoke(ctx, c), s.Confirm(ctx, c)) == nil {
+			err = fmt.Errorf("%w: %w", lease.ErrNotIssued, err)
+		}
+		return nil, err
+	}
+	return credential, nil
+}
+
+const typeAccess = "urn:ietf:params:oauth:token-type:access_token"
+
+// answer is RFC 6749 section 5.1, with RFC 8693 section 2.2.1.
+type answer struct {
+	Access  string `json:"access_token"`
+	Refresh string `json:"refresh_token"`
+	Type    string `json:"token_type"`
+	Issued  string `json:"issued_token_type"`
+	Expires int64  `json:"expires_in"`
+	Scope   string `json:"scope"`
+}
+
+// b64token is RFC 6750 section 2.1.
+var b64token = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
+
+func (s *Source) fits(a answer) error {
+	switch {
+	case a.Access == "":
+		return errors.New("the token endpoint answered without a token")
+	case !strings.EqualFold(a.Type, "Bearer"):
+		return fmt.Errorf("the token is of type %s, want Bearer", word(a.Type))
+	case !b64token.MatchString(a.Access):
+		return errors.New("the token has a character that no header field carries")
+	case s.Grant == TokenExchange && a.Issued != typeAccess:
+		return fmt.Errorf("the exchange gave a token of type %s, want %s", word(a.Issued), typeAccess)
+	case a.Expires <= 0:
+		return errors.New("the server does not say how long the token lives: expires_in")
+	case time.Duration(a.Expires) > s.Life/time.Second:
+		return fmt.Errorf("the token lives for %d s, and at most %d s are taken: lifeSeconds", a.Expires, int64(s.Life/time.Second))
+	}
+	for _, have := range strings.Fields(a.Scope) {
+		if len(s.Scope) > 0 && !slices.Contains(s.Scope, have) {
+			return fmt.Errorf("the token has the scope %s, which was not asked for", word(have))
+		}
+	}
+	return nil
+}
+
+// Revoke ends the token, and what came with it.
+func (s *Source) Revoke(ctx context.Context, c lease.Credential) error {
+	if c.Secret == nil {
+		return nil // Confirm waits for it
+	}
+	h, err := parse(c.Secret)
+	if err != nil {
+		return err
+	}
+	m, err := s.Server.metadata(ctx)
+	if err != nil || m.Revocation == "" {
+		return err
+	}
+	for _, t := range []struct{ token, hint string }{{h.Refresh, "refresh_token"}, {h.Access, "access_token"}} {
+		if t.token == "" {
+			continue
+		}
+		if _, err := s.ask(ctx, m.Revocation, c.Label, url.Values{"token": {t.token}, "token_type_hint": {t.hint}}, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Confirm asks the server, and the application if there is a probe.
+func (s *Source) Confirm(ctx context.Context, c lease.Credential) error {
+	if c.Secret == nil {
+		if over := c.Asked.Add(late + s.Life + skew); !c.Asked.IsZero() && s.Now().Before(over) {
+			return fmt.Errorf("the server may have issued a token that nobody received; it ends by itself at %s", over.UTC().Format(time.RFC3339))
+		}
+		return nil
+	}
+	h, err := parse(c.Secret)
+	if err != nil {
+		return err
+	}
+	m, err := s.Server.metadata(ctx)
+	if err != nil {
+		return err
+	}
+	if m.Introspection != "" {
+		for _, t := range []string{h.Refresh, h.Access} {
+			if t == "" {
+				continue
+			}
+			var says struct {
+				Active *bool `json:"active"`
+			}
+			if _, err := s.ask(ctx, m.Introspection, c.Label, url.Values{"token": {t}}, &says); err != nil {
+				return err
+			}
+			if says.Active == nil || *says.Active {
+				return errors.New("the server does not say that the token is inactive")
+			}
+		}
+	}
+	if s.Probe != nil {
+		if err := s.Probe(ctx, h.Access); err != nil {
+			return err
+		}
+	}
+	if over := h.Expires.Add(skew); m.Introspection == "" && s.Probe == nil && s.Now().Before(over) {
+		return fmt.Errorf("nobody can be asked whether the token is dead; it ends by itself at %s", over.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// ask posts a form as the client and reads the answer into out. sent is false if
+// nothing of it can have arrived.
+func (s *Source) ask(ctx context.Context, endpoint, label string, form url.Values, out any) (sent bool, err error) {
+	header := http.Header{"User-Agent": {"sallyport (" + label + ")"}}
+	var secrets []string
+	switch {
+	case s.Assertion != nil:
+		assertion, err := s.Assertion(ctx, label)
+		if err != nil {
+			return false, fmt.Errorf("client assertion: %w", err)
+		}
+		form.Set("client_id", s.ClientID)
+		form.Set("client_assertion", assertion)
+		form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+	case s.Secret != nil:
+		secret, err := s.Secret(ctx)
+		if err != nil {
+			return false, err
+		}
+		defer clear(secret)
+		secrets = append(secrets, string(secret))
+		header.Set("Authorization", basic(s.ClientID, string(secret)))
+	default:
+		return false, errors.New("the source has no means to authenticate")
+	}
+	for _, name := range []string{"client_assertion", "subject_token", "token"} {
+		if v := form.Get(name); v != "" {
+			secrets = append(secrets, v)
+		}
+	}
+	return s.Server.post(ctx, endpoint, header, form, secrets, out)
+}
