@@ -211,7 +211,7 @@ func (i *Issuer) client(ctx context.Context, svid string) (string, error) {
 		if err := i.tasks.check(s.Task); err != nil {
 			return "", err
 		}
-		if err := i.live.Live(ctx, i.log.Tenant(), s.Task); err != nil {
+		if _, err := i.live.Live(ctx, i.log.Tenant(), s.Task); err != nil {
 			return "", refuse("no_authority", "the task of whoever asks has no authority to act now")
 		}
 		return s.ID, nil

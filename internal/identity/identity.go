@@ -65,12 +65,15 @@ type Workload struct {
 	// Selectors say how it was attested, e.g. "launch:netns:4026532001". They
 	// are written into the record of every issue.
 	Selectors []string
+	// Chain are the tasks above the task, as Authority said at this issue.
+	Chain []string
 }
 
 // Authority says whether a task may act now: its epoch, its task state, its
-// certification. It is asked on every issue. Any error means no.
+// certification. It is asked on every issue. Any error means no. It also says
+// which tasks the task is a part of, nearest first, for the record.
 type Authority interface {
-	Live(ctx context.Context, tenant, task string) error
+	Live(ctx context.Context, tenant, task string) (chain []string, err error)
 }
 
 // Refusal is a denial with a stable code. Its text is fit for the caller: it

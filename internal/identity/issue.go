@@ -41,7 +41,8 @@ type issuedBody struct {
 	NotBefore  time.Time     `json:"notBefore"`
 	Expires    time.Time     `json:"expires"`
 	Selectors  []string      `json:"selectors"`
-	AttestedBy string        `json:"attestedBy"` // workload-api, broker, exchange, bundle-endpoint
+	AttestedBy string        `json:"attestedBy"`      // workload-api, broker, exchange, bundle-endpoint
+	Chain      []string      `json:"chain,omitempty"` // the tasks above, nearest first
 
 	// Of a token that was exchanged: what it may, who acts for whom, whether a
 	// key must be shown with it, and what it was exchanged from.
@@ -98,7 +99,7 @@ func (i *Issuer) IssueJWT(ctx context.Context, w Workload, audience ...string) (
 
 // issueX509 makes an X.509-SVID with a new key.
 func (i *Issuer) issueX509(ctx context.Context, w Workload) (x509SVID, error) {
-	a, err := i.admit(ctx, w)
+	a, err := i.admit(ctx, &w)
 	if err != nil {
 		return x509SVID{}, err
 	}
@@ -168,7 +169,7 @@ func (i *Issuer) issueJWT(ctx context.Context, w Workload, audience []string, by
 	if err != nil {
 		return "", Token{}, err
 	}
-	a, err := i.admit(ctx, w)
+	a, err := i.admit(ctx, &w)
 	if err != nil {
 		return "", Token{}, err
 	}
@@ -225,14 +226,14 @@ func sign(a *authority, typ string, claims any) (Token, error) {
 // admit asks everything that must hold before something is signed: the
 // workload is of this tenant, its task is not revoked and within its rate,
 // and the authority says that it is live.
-func (i *Issuer) admit(ctx context.Context, w Workload) (*authority, error) {
+func (i *Issuer) admit(ctx context.Context, w *Workload) (_ *authority, err error) {
 	if w.Tenant == "" || w.Tenant != i.log.Tenant() {
 		return nil, refuse("wrong_tenant", "the workload belongs to another tenant")
 	}
 	if err := i.tasks.admit(w.Task); err != nil {
 		return nil, err
 	}
-	if err := i.live.Live(ctx, w.Tenant, w.Task); err != nil {
+	if w.Chain, err = i.live.Live(ctx, w.Tenant, w.Task); err != nil {
 		return nil, refuse("no_authority", "the task has no authority to act now")
 	}
 	return i.signer(ctx)
@@ -244,6 +245,7 @@ func (i *Issuer) record(ctx context.Context, w Workload, b issuedBody) error {
 	if b.Selectors == nil {
 		b.Selectors = []string{}
 	}
+	b.Chain = w.Chain
 	if _, err := i.log.Append(ctx, record.Draft{
 		Type: "identity.issued", Task: w.Task, Agent: w.Agent, Actor: "sallyport", Body: b,
 	}); err != nil {

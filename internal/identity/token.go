@@ -116,7 +116,7 @@ type order struct {
 // issueToken signs a token, records it and hands it out, in the order of every
 // issue here.
 func (i *Issuer) issueToken(ctx context.Context, o order) (Token, tokenClaims, error) {
-	a, err := i.admit(ctx, o.w)
+	a, err := i.admit(ctx, &o.w)
 	if err != nil {
 		return Token{}, tokenClaims{}, err
 	}
@@ -202,7 +202,7 @@ func (i *Issuer) readToken(ctx context.Context, token string, kinds ...string) (
 	if err := i.tasks.check(w.Task); err != nil {
 		return tokenClaims{}, Workload{}, err
 	}
-	if err := i.live.Live(ctx, w.Tenant, w.Task); err != nil {
+	if w.Chain, err = i.live.Live(ctx, w.Tenant, w.Task); err != nil {
 		return fail("no_authority", "the task has no authority to act now")
 	}
 	return c, w, nil

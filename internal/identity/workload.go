@@ -75,6 +75,7 @@ type attestedBody struct {
 	UID       uint32   `json:"uid"`
 	PID       int32    `json:"pid"`
 	Selectors []string `json:"selectors"`
+	Chain     []string `json:"chain,omitempty"` // the tasks above, nearest first
 }
 
 // caller attests who calls. The mark `workload.spiffe.io: true` is required
@@ -126,9 +127,13 @@ func (s *workloadServer) recordAttested(ctx context.Context, w Workload, p Peer)
 	if s.known[id.String()] {
 		return nil
 	}
+	chain, err := s.i.live.Live(ctx, w.Tenant, w.Task)
+	if err != nil {
+		return refuse("no_authority", "the task has no authority to act now")
+	}
 	if _, err := s.i.log.Append(ctx, record.Draft{
 		Type: "identity.attested", Task: w.Task, Agent: w.Agent, Actor: "sallyport",
-		Body: attestedBody{V: 1, Subject: id.String(), UID: p.UID, PID: p.PID, Selectors: w.Selectors},
+		Body: attestedBody{V: 1, Subject: id.String(), UID: p.UID, PID: p.PID, Selectors: w.Selectors, Chain: chain},
 	}); err != nil {
 		return errors.Join(ErrUnavailable, err)
 	}

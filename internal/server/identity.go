@@ -78,15 +78,21 @@ func (t *tenant) tokens(ctx context.Context, id string) (identity.Grant, error) 
 // capability says whom they may be for.
 func (s *session) exchanges() bool { return len(s.instance.Audiences) > 0 }
 
-// serveTokens serves the issuer's endpoints inside a session. Who asks must show
-// an identity like anybody outside: being inside proves nothing.
+// serveTokens serves the issuer's endpoints inside a session, and the parts of its
+// task. Who asks for tokens must show an identity like anybody outside: being
+// inside proves nothing. Who asks for parts is the session that the door is of.
 func (s *session) serveTokens(l net.Listener) {
 	i, mux := s.t.issuer, http.NewServeMux()
-	mux.Handle("/token", i.TokenHandler())
-	mux.Handle("/introspect", i.IntrospectionHandler())
-	mux.Handle("/revoke", i.RevocationHandler())
-	mux.Handle("/keys", i.Keys())
-	mux.Handle("/.well-known/openid-configuration", i.Discovery())
+	if s.exchanges() {
+		mux.Handle("/token", i.TokenHandler())
+		mux.Handle("/introspect", i.IntrospectionHandler())
+		mux.Handle("/revoke", i.RevocationHandler())
+		mux.Handle("/keys", i.Keys())
+		mux.Handle("/.well-known/openid-configuration", i.Discovery())
+	}
+	if s.delegates() {
+		s.partRoutes(mux)
+	}
 	door := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	s.onStop(func() { door.Close() })
 	s.serve("tokens", func() error {

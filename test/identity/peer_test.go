@@ -24,7 +24,7 @@ import (
 // always is an authority for which every task runs.
 type always struct{}
 
-func (always) Live(context.Context, string, string) error { return nil }
+func (always) Live(context.Context, string, string) ([]string, error) { return nil, nil }
 
 // install runs npm ci where the modules are not those of the lock file.
 func install() error {
