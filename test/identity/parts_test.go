@@ -139,7 +139,7 @@ func chain(files map[string][]byte) {
 // record leads back to the person who opened the first task, and the end of that
 // ends all.
 //
-// Threats: L1, L2, L3 (authority, door)
+// Threats: E11, E12, E13 (authority, door)
 func TestAgentOpensParts(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts browsers")
