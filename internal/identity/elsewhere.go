@@ -280,7 +280,7 @@ func (i *Issuer) elsewhere(ctx context.Context, r Request) (order, error) {
 		return order{}, none
 	}
 	o.w.Agent = o.grant.Agent
-	id, err := workloadID(i.td, o.w)
+	id, err := i.idOf(o.w)
 	if err != nil {
 		return order{}, err
 	}

@@ -32,8 +32,9 @@ type Request struct {
 	// Task is the running task that a workload from elsewhere acts for.
 	Task string
 
-	proof *shown            // DPoP
-	cert  *x509.Certificate // of mutual TLS; its key is proved, its name is not
+	inside string            // the task whose door it came through, if any
+	proof  *shown            // DPoP
+	cert   *x509.Certificate // of mutual TLS; its key is proved, its name is not
 }
 
 // Issued is what an exchange gave.
@@ -69,6 +70,9 @@ func (i *Issuer) Exchange(ctx context.Context, r Request) (Issued, error) {
 		return Issued{}, err
 	}
 	if o.kind = kind; kind == kindAssertion {
+		if i.external.Load() {
+			return Issued{}, refuse("bad_request", "SPIRE's own JWT-SVID is the assertion")
+		}
 		if o.act != nil || len(o.parents) > 0 {
 			return Issued{}, refuse("bad_request", "a client assertion is given for the task's own JWT-SVID")
 		}
@@ -127,6 +131,9 @@ func (i *Issuer) subject(ctx context.Context, r Request) (order, error) {
 	if r.Task != "" {
 		return i.elsewhere(ctx, r)
 	}
+	if i.external.Load() {
+		return i.spireSubject(ctx, r)
+	}
 	s, err := i.VerifyJWT(ctx, r.SubjectToken, i.cfg.IssuerURL)
 	if err != nil {
 		return order{}, err
@@ -135,6 +142,29 @@ func (i *Issuer) subject(ctx context.Context, r Request) (order, error) {
 	o.subject, o.client, o.notAfter = s.ID, s.ID, s.Expires
 	o.selectors = []string{"exchange:jwt-svid", "launch:task:" + s.Task}
 	return o, err
+}
+
+// spireSubject exchanges SPIRE's JWT-SVID of a task's agent. SPIRE knows agents and
+// no tasks: the task is the one whose door the request came through.
+func (i *Issuer) spireSubject(ctx context.Context, r Request) (order, error) {
+	if r.inside == "" {
+		return order{}, refuse("bad_request", "task: name the running task; without one a JWT-SVID of SPIRE is exchanged inside of its session alone")
+	}
+	f, err := i.VerifyForeignJWT(ctx, r.SubjectToken, i.cfg.IssuerURL)
+	if err != nil {
+		return order{}, err
+	}
+	o, err := i.root(ctx, Workload{Tenant: i.log.Tenant(), Task: r.inside})
+	if err != nil {
+		return order{}, err
+	}
+	if f.ID != o.grant.SPIFFEID {
+		return order{}, refuse("wrong_subject", "the JWT-SVID is not of the task's agent")
+	}
+	o.w.Agent = o.grant.Agent
+	o.subject, o.client, o.notAfter = f.ID, f.ID, f.Expires
+	o.selectors = []string{"exchange:jwt-svid", "launch:task:" + r.inside}
+	return o, nil
 }
 
 // root is an order with all that the grant of a task gives.
@@ -146,6 +176,7 @@ func (i *Issuer) root(ctx context.Context, w Workload) (order, error) {
 	if err != nil {
 		return order{}, refuse("no_authority", "the task has no authority to act now")
 	}
+	w.SPIFFEID = g.SPIFFEID
 	return order{w: w, grant: g, audience: g.Audiences, scope: g.Scopes, by: "exchange"}, nil
 }
 
@@ -217,6 +248,9 @@ func (i *Issuer) client(ctx context.Context, svid string) (string, error) {
 		return s.ID, nil
 	}
 	f, ferr := i.VerifyForeignJWT(ctx, svid, i.cfg.IssuerURL)
+	if ferr != nil && i.external.Load() {
+		return "", ferr
+	}
 	if ferr != nil {
 		return "", err
 	}

@@ -65,6 +65,8 @@ type Workload struct {
 	// Selectors say how it was attested, e.g. "launch:netns:4026532001". They
 	// are written into the record of every issue.
 	Selectors []string
+	// SPIFFEID is how SPIRE knows the agent, where it issues the SVIDs.
+	SPIFFEID string
 	// Chain are the tasks above the task, as Authority said at this issue.
 	Chain []string
 }

@@ -99,6 +99,9 @@ func (i *Issuer) IssueJWT(ctx context.Context, w Workload, audience ...string) (
 
 // issueX509 makes an X.509-SVID with a new key.
 func (i *Issuer) issueX509(ctx context.Context, w Workload) (x509SVID, error) {
+	if i.external.Load() {
+		return x509SVID{}, errOwnKeysRest
+	}
 	a, err := i.admit(ctx, &w)
 	if err != nil {
 		return x509SVID{}, err
@@ -169,6 +172,11 @@ func (i *Issuer) issueJWT(ctx context.Context, w Workload, audience []string, by
 	if err != nil {
 		return "", Token{}, err
 	}
+	if s, yes, err := i.fromSPIRE(); err != nil {
+		return "", Token{}, err
+	} else if yes {
+		return i.passJWT(ctx, s, w, audience)
+	}
 	a, err := i.admit(ctx, &w)
 	if err != nil {
 		return "", Token{}, err
@@ -226,17 +234,28 @@ func sign(a *authority, typ string, claims any) (Token, error) {
 // admit asks everything that must hold before something is signed: the
 // workload is of this tenant, its task is not revoked and within its rate,
 // and the authority says that it is live.
-func (i *Issuer) admit(ctx context.Context, w *Workload) (_ *authority, err error) {
-	if w.Tenant == "" || w.Tenant != i.log.Tenant() {
-		return nil, refuse("wrong_tenant", "the workload belongs to another tenant")
-	}
+func (i *Issuer) admit(ctx context.Context, w *Workload) (*authority, error) {
 	if err := i.tasks.admit(w.Task); err != nil {
 		return nil, err
 	}
-	if w.Chain, err = i.live.Live(ctx, w.Tenant, w.Task); err != nil {
-		return nil, refuse("no_authority", "the task has no authority to act now")
+	if err := i.mayIssue(ctx, w); err != nil {
+		return nil, err
 	}
 	return i.signer(ctx)
+}
+
+// mayIssue is admit without the rate, for what is not signed here.
+func (i *Issuer) mayIssue(ctx context.Context, w *Workload) (err error) {
+	if w.Tenant == "" || w.Tenant != i.log.Tenant() {
+		return refuse("wrong_tenant", "the workload belongs to another tenant")
+	}
+	if err := i.tasks.check(w.Task); err != nil {
+		return err
+	}
+	if w.Chain, err = i.live.Live(ctx, w.Tenant, w.Task); err != nil {
+		return refuse("no_authority", "the task has no authority to act now")
+	}
+	return nil
 }
 
 // record makes the issue durable, then asks once more whether the task was

@@ -26,6 +26,9 @@ const maxToken = 8 << 10
 // one URI SAN and no other names, no CA leaf, no life over MaxTTL. It does not
 // ask whether the task still runs: the caller asks Authority.
 func (i *Issuer) VerifyX509(ctx context.Context, chain ...*x509.Certificate) (Subject, error) {
+	if i.external.Load() {
+		return Subject{}, errOwnKeysRest
+	}
 	// The CA's path length is 0, so a chain has no intermediate.
 	if len(chain) != 1 {
 		return Subject{}, refuse("bad_chain", "want the leaf certificate alone")
@@ -106,6 +109,9 @@ func (i *Issuer) VerifyJWT(ctx context.Context, token, audience string) (Subject
 }
 
 func (i *Issuer) verifyJWT(ctx context.Context, token, audience string) (Subject, claims, error) {
+	if i.external.Load() {
+		return Subject{}, claims{}, errOwnKeysRest
+	}
 	if !validAudience(audience) {
 		return Subject{}, claims{}, refuse("bad_audience", "an audience is required")
 	}

@@ -84,7 +84,7 @@ func (s *session) exchanges() bool { return len(s.instance.Audiences) > 0 }
 func (s *session) serveTokens(l net.Listener) {
 	i, mux := s.t.issuer, http.NewServeMux()
 	if s.exchanges() {
-		mux.Handle("/token", i.TokenHandler())
+		mux.Handle("/token", i.TaskTokenHandler(s.task.ID))
 		mux.Handle("/introspect", i.IntrospectionHandler())
 		mux.Handle("/revoke", i.RevocationHandler())
 		mux.Handle("/keys", i.Keys())
