@@ -1,6 +1,9 @@
 package resource
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // FederationSpec is another SPIFFE trust domain whose SVIDs are verified here
 // (SPIFFE Federation), and that gets ours verified by declaring us in turn.
@@ -49,6 +52,18 @@ type WorkloadSpec struct {
 	Claims   map[string]string `json:"claims,omitempty"` // by name, or by JSON pointer
 }
 
+// IdentitySource is who issues the SVIDs of a tenant's agents.
+type IdentitySource string
+
+// The sources.
+const (
+	IdentityOwn   IdentitySource = "sallyport" // one for each task
+	IdentitySPIRE IdentitySource = "spire"     // one for each agent, of the SPIRE agent on this machine
+)
+
+// Values lists what may be written.
+func (IdentitySource) Values() []string { return []string{string(IdentityOwn), string(IdentitySPIRE)} }
+
 // Resolve reads the files of federations and issuers.
 func (s *TenantSpec) Resolve(read func(path string) ([]byte, error)) error {
 	take := func(field string, path, into *string) error {
@@ -89,6 +104,12 @@ func (v *validator) workloads(r *Resource, s *AgentSpec) {
 	if !ok {
 		return
 	}
+	switch own := "spiffe://" + t.TrustDomain + "/"; {
+	case t.Identity != IdentitySPIRE && s.SPIFFEID != "":
+		v.bad(r, "spec.spiffeID", "is for a tenant whose SVIDs are SPIRE's: identity: spire")
+	case t.Identity == IdentitySPIRE && (!strings.HasPrefix(s.SPIFFEID, own) || len(s.SPIFFEID) == len(own)):
+		v.bad(r, "spec.spiffeID", "want the SPIFFE ID that SPIRE gives the agent: %s...", own)
+	}
 	for i, w := range s.Workloads {
 		at := fmt.Sprintf("spec.workloads[%d]", i)
 		switch {
@@ -108,6 +129,9 @@ func (v *validator) workloads(r *Resource, s *AgentSpec) {
 }
 
 func (s *TenantSpec) federates(id string) bool {
+	if s.Identity == IdentitySPIRE && strings.HasPrefix(id, "spiffe://"+s.TrustDomain+"/") {
+		return true // another workload of the same SPIRE
+	}
 	for _, f := range s.FederatesWith {
 		if p := "spiffe://" + f.TrustDomain + "/"; len(id) > len(p) && id[:len(p)] == p {
 			return true

@@ -526,7 +526,7 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 		return err
 	}
 	if err := s.t.attestor.Register(identity.Launch{Tenant: s.t.name, Agent: s.task.Agent, Task: s.task.ID, PID: p.PID(),
-		NetNS: p.NetNS(), HostUID: uint32(p.HostUID()), BinaryDigest: action.Digest(s.seen.get("harness.binary"))}); err != nil {
+		NetNS: p.NetNS(), HostUID: uint32(p.HostUID()), BinaryDigest: action.Digest(s.seen.get("harness.binary")), SPIFFEID: s.agent.spec.SPIFFEID}); err != nil {
 		select {
 		case <-p.Done():
 			return nil // it has ended already, so nobody is there to attest

@@ -312,6 +312,9 @@ func (t *tenant) run(ctx context.Context, id string, h Harness) (*Running, error
 	x, err := t.tasks.Get(ctx, id)
 	if err == nil && x.State == task.Proposed {
 		err = t.unchanged(ctx, w, x)
+		if err == nil {
+			err = t.held(w.agents[x.Agent])
+		}
 	}
 	if err == nil {
 		x, err = t.tasks.Start(ctx, id)

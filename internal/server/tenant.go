@@ -77,8 +77,12 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 		task.Ender{Name: "session", End: t.endSession},
 		task.Ender{Name: "leases", End: func(ctx context.Context, x task.Task) error { return t.leases.End(ctx, x.ID) }},
 	)
+	spire, err := s.cfg.spire(name)
+	if err != nil {
+		return nil, err
+	}
 	t.issuer, err = identity.Open(ctx, log, sealer, authority{t}, identity.Config{
-		TrustDomain: t.world.trustDomain, IssuerURL: s.cfg.Issuer + "/t/" + name, Grants: t.tokens, Signer: s.cfg.signer(name)})
+		TrustDomain: t.world.trustDomain, IssuerURL: s.cfg.Issuer + "/t/" + name, Grants: t.tokens, Signer: s.cfg.signer(name), SPIRE: spire})
 	if err != nil {
 		return nil, err
 	}
@@ -86,6 +90,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 		return nil, err
 	}
 	s.background(t.issuer.RunFederation)
+	s.background(t.issuer.RunSPIRE)
 	s.background(t.leases.Run)
 	s.background(t.tasks.Run)
 	s.background(t.expire)
@@ -137,7 +142,7 @@ func (t *tenant) expire(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		errs := []error{t.approvals.Expire(ctx), t.expireCertifications(ctx), t.expireTasks(ctx), t.expireTakeOvers(ctx), t.expirePayloads(ctx)}
+		errs := []error{t.approvals.Expire(ctx), t.expireCertifications(ctx), t.expireTasks(ctx), t.endUnheld(ctx), t.expireTakeOvers(ctx), t.expirePayloads(ctx)}
 		if err := errors.Join(errs...); err != nil && ctx.Err() == nil {
 			t.srv.log.Warn("something could not be ended by the clock", "tenant", t.name, "err", err)
 		}
