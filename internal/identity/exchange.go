@@ -53,7 +53,7 @@ type Issued struct {
 //     for its holder, for one that it was made for, or, if it is bound to a key
 //     that is shown, for an actor whom its holder names;
 //   - for the identity of a workload elsewhere: one for a running task whose agent
-//     declares that workload.
+//     declares that workload, or a JWT-SVID if it is declared with a name for that.
 //
 // Scope, audience, life, binding and task can only shrink, and whoever acts is
 // added to the chain.
@@ -68,6 +68,9 @@ func (i *Issuer) Exchange(ctx context.Context, r Request) (Issued, error) {
 	}
 	if err := i.proofs.spend(r.proof, i.cfg.Now()); err != nil {
 		return Issued{}, err
+	}
+	if kind == kindSVID {
+		return i.exchangeSVID(ctx, r, o)
 	}
 	if o.kind = kind; kind == kindAssertion {
 		if i.external.Load() {
@@ -110,10 +113,12 @@ func (r *Request) kind() (string, error) {
 		return kindAccess, nil
 	case typeTxn:
 		return kindTxn, nil
+	case typeJWT:
+		return kindSVID, nil
 	case assertionBearer:
 		return kindAssertion, nil
 	}
-	return "", refuse("bad_request", "requested_token_type: want access_token, txn_token or a jwt-bearer client assertion")
+	return "", refuse("bad_request", "requested_token_type: want access_token, txn_token, jwt for a JWT-SVID, or a jwt-bearer client assertion")
 }
 
 // subject verifies the subject token and whoever acts, and returns an order with

@@ -123,11 +123,20 @@ func (i *Issuer) issueX509(ctx context.Context, w Workload) (x509SVID, error) {
 
 // certify makes a key and a certificate for it, and what is recorded of it.
 func (i *Issuer) certify(a *authority, id spiffeid.ID) (x509SVID, issuedBody, error) {
-	fail := func(err error) (x509SVID, issuedBody, error) { return x509SVID{}, issuedBody{}, err }
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return fail(err)
+		return x509SVID{}, issuedBody{}, err
 	}
+	der, b, err := i.certificate(a, id, &key.PublicKey, i.cfg.Now().Add(i.cfg.X509TTL))
+	if err != nil {
+		return x509SVID{}, issuedBody{}, err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	return x509SVID{id.String(), der, keyDER, b.Expires}, b, err
+}
+
+// certificate makes a certificate for a key, and what is recorded of it.
+func (i *Issuer) certificate(a *authority, id spiffeid.ID, key *ecdsa.PublicKey, until time.Time) ([]byte, issuedBody, error) {
 	now := i.cfg.Now().UTC().Truncate(time.Second)
 	var serial [16]byte
 	rand.Read(serial[:])
@@ -136,22 +145,18 @@ func (i *Issuer) certify(a *authority, id spiffeid.ID) (x509SVID, issuedBody, er
 		SerialNumber:          new(big.Int).SetBytes(serial[:]),
 		URIs:                  []*url.URL{id.URL()},
 		NotBefore:             now.Add(-skew),
-		NotAfter:              earlier(now.Add(i.cfg.X509TTL), a.expires),
+		NotAfter:              earlier(until.UTC().Truncate(time.Second), a.expires),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
 	}
 	// CreateCertificate verifies the signature that it was given.
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, key.Public(), a.x509.k)
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, key, a.x509.k)
 	if err != nil {
-		return fail(fmt.Errorf("sign certificate: %w", err))
+		return nil, issuedBody{}, fmt.Errorf("sign certificate: %w", err)
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return fail(err)
-	}
-	return x509SVID{id.String(), der, keyDER, tmpl.NotAfter}, issuedBody{V: 1, Kind: "x509", Subject: id.String(),
-		Serial: hex.EncodeToString(serial[:]), Cert: canon.Digest(der), Authority: a.id, NotBefore: tmpl.NotBefore, Expires: tmpl.NotAfter}, nil
+	return der, issuedBody{V: 1, Kind: "x509", Subject: id.String(), Serial: hex.EncodeToString(serial[:]), Cert: canon.Digest(der),
+		Authority: a.id, NotBefore: tmpl.NotBefore, Expires: tmpl.NotAfter}, nil
 }
 
 // claims of a JWT-SVID (JWT-SVID section 3, RFC 7519). No others are made and
@@ -185,26 +190,33 @@ func (i *Issuer) issueJWT(ctx context.Context, w Workload, audience []string, by
 	if err != nil {
 		return "", Token{}, err
 	}
+	t, b, err := i.jwtSVID(a, id, audience, i.cfg.Now().Add(i.cfg.JWTTTL))
+	if err != nil {
+		return "", Token{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	b.Selectors, b.AttestedBy = w.Selectors, by
+	if err := i.record(ctx, w, b); err != nil {
+		return "", Token{}, err
+	}
+	return id.String(), t, nil
+}
+
+// jwtSVID makes a JWT-SVID, and what is recorded of it.
+func (i *Issuer) jwtSVID(a *authority, id spiffeid.ID, audience []string, until time.Time) (Token, issuedBody, error) {
 	var raw [16]byte
 	rand.Read(raw[:])
 	jti := base64.RawURLEncoding.EncodeToString(raw[:])
 	now := i.cfg.Now().UTC().Truncate(time.Second)
-	expires := earlier(now.Add(i.cfg.JWTTTL), a.expires)
+	expires := earlier(until.UTC().Truncate(time.Second), a.expires)
 	t, err := sign(a, "JWT", claims{
 		Issuer: i.cfg.IssuerURL, Subject: id.String(), Audience: audience,
 		Expires: expires.Unix(), IssuedAt: now.Unix(), ID: jti,
 	})
 	if err != nil {
-		return "", Token{}, fmt.Errorf("%w: sign token: %w", ErrUnavailable, err)
+		return Token{}, issuedBody{}, fmt.Errorf("sign token: %w", err)
 	}
-	err = i.record(ctx, w, issuedBody{
-		V: 1, Kind: "jwt", Subject: id.String(), JTIDigest: canon.Digest([]byte(jti)), Audience: audience,
-		Authority: a.id, NotBefore: now, Expires: expires, Selectors: w.Selectors, AttestedBy: by,
-	})
-	if err != nil {
-		return "", Token{}, err
-	}
-	return id.String(), t, nil
+	return t, issuedBody{V: 1, Kind: "jwt", Subject: id.String(), JTIDigest: canon.Digest([]byte(jti)), Audience: audience,
+		Authority: a.id, NotBefore: now, Expires: expires}, nil
 }
 
 // sign makes a JWS in compact form (RFC 7515 section 7.1), ES256, and looks at

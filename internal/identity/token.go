@@ -109,6 +109,7 @@ type order struct {
 	client    string
 	confirm   confirmation
 	parents   []string
+	svid      string    // name of a workload elsewhere that may have SVIDs
 	notAfter  time.Time // of what it is exchanged from
 	by        string    // how the caller was attested
 	selectors []string

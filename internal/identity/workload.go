@@ -378,7 +378,7 @@ func (i *Issuer) validate(ctx context.Context, svid, audience string) (string, *
 		st := &structpb.Struct{}
 		return f.ID, st, st.UnmarshalJSON(b)
 	}
-	sub, c, err := i.verifyJWT(ctx, svid, audience)
+	sub, c, err := i.verifyJWT(ctx, svid, audience, parseAny)
 	if err != nil {
 		return "", nil, err
 	}

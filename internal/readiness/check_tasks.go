@@ -78,6 +78,9 @@ func (e *evaluation) identity(l *life, r identityRecord) string {
 	_, exchanged := selector(r.Selectors, "exchange:")
 	_, elsewhere := selector(r.Selectors, "elsewhere:")
 	derived := exchanged || elsewhere
+	if elsewhere { // its SVIDs name it below the task
+		path, _, _ = strings.Cut(path, "/workload/")
+	}
 	own := path == "agent/"+e.w.Agent+"/task/"+l.ID || r.Kind == "assertion" && path == "agent/"+e.w.Agent
 	switch {
 	case e.w.SPIFFEID != "" && (r.By == "spire" || derived) && r.Subject == e.w.SPIFFEID: // as SPIRE knows it

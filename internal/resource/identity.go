@@ -50,6 +50,9 @@ type WorkloadSpec struct {
 	SPIFFEID string            `json:"spiffeID,omitempty"`
 	Issuer   string            `json:"issuer,omitempty"`
 	Claims   map[string]string `json:"claims,omitempty"` // by name, or by JSON pointer
+	// SVID names the workload in SVIDs of a task, .../agent/A/task/T/workload/SVID;
+	// empty means that it gets tokens and no SVIDs.
+	SVID string `json:"svid,omitempty"`
 }
 
 // IdentitySource is who issues the SVIDs of a tenant's agents.
@@ -110,8 +113,18 @@ func (v *validator) workloads(r *Resource, s *AgentSpec) {
 	case t.Identity == IdentitySPIRE && (!strings.HasPrefix(s.SPIFFEID, own) || len(s.SPIFFEID) == len(own)):
 		v.bad(r, "spec.spiffeID", "want the SPIFFE ID that SPIRE gives the agent: %s...", own)
 	}
+	named := map[string]bool{}
 	for i, w := range s.Workloads {
 		at := fmt.Sprintf("spec.workloads[%d]", i)
+		switch {
+		case w.SVID != "" && t.Identity == IdentitySPIRE:
+			v.bad(r, at+".svid", "SVIDs of this tenant are SPIRE's")
+		case w.SVID != "" && !secretName.MatchString(w.SVID), strings.Contains(w.SVID, "/"):
+			v.bad(r, at+".svid", "want lower-case letters, digits and hyphens")
+		case named[w.SVID]:
+			v.bad(r, at+".svid", "is the name of another workload")
+		}
+		named[w.SVID] = w.SVID != ""
 		switch {
 		case (w.SPIFFEID == "") == (w.Issuer == ""):
 			v.bad(r, at, "want spiffeID, or issuer and claims, and not both")

@@ -73,7 +73,7 @@ func (t *tenant) tokens(ctx context.Context, id string) (identity.Grant, error) 
 	}
 	slices.Sort(g.Scopes)
 	for _, e := range a.spec.Workloads {
-		g.Elsewhere = append(g.Elsewhere, identity.Elsewhere{SPIFFEID: e.SPIFFEID, Issuer: e.Issuer, Claims: e.Claims})
+		g.Elsewhere = append(g.Elsewhere, identity.Elsewhere{SPIFFEID: e.SPIFFEID, Issuer: e.Issuer, Claims: e.Claims, SVID: e.SVID})
 	}
 	return g, nil
 }
@@ -134,6 +134,11 @@ func (s *session) serveTokens(l net.Listener) {
 // Token is the tenant's token endpoint.
 func (s *Server) Token(tenantName string) (http.Handler, error) {
 	return s.identityHandler(tenantName, (*identity.Issuer).TokenHandler)
+}
+
+// X509SVID gives workloads elsewhere X.509-SVIDs.
+func (s *Server) X509SVID(tenantName string) (http.Handler, error) {
+	return s.identityHandler(tenantName, (*identity.Issuer).X509SVIDHandler)
 }
 
 // Introspection is the tenant's introspection endpoint.
