@@ -44,9 +44,17 @@ type spired struct {
 
 func newSpired(t *testing.T, cfg identity.Config) *spired {
 	t.Helper()
-	s := &spired{t: t, spire: spiretest.Start(t, "acme.example")}
+	a := spiretest.Start(t, "acme.example")
+	s := newSpiredAt(t, cfg, a.Socket)
+	s.spire = a
+	return s
+}
+
+func newSpiredAt(t *testing.T, cfg identity.Config, socket string) *spired {
+	t.Helper()
+	s := &spired{t: t}
 	var err error
-	if cfg.SPIRE, err = identity.NewSPIRE(s.spire.Socket); err != nil {
+	if cfg.SPIRE, err = identity.NewSPIRE(socket); err != nil {
 		t.Fatal(err)
 	}
 	s.fixture = newFixture(t, cfg)
@@ -288,6 +296,53 @@ func TestSPIRETokens(t *testing.T) {
 	s.issuer.Revoke("t-1")
 	if got := active(token); strings.Contains(got, `"active":true`) {
 		t.Errorf("after the task: %s", got)
+	}
+}
+
+// TestRealSPIRE: against a SPIRE server and agent of the project itself: SVIDs of
+// both kinds are passed on, verify by its bundle and at its own validation; the
+// other entries of the same user are not; a break and a withdrawal are seen.
+func TestRealSPIRE(t *testing.T) {
+	real := spiretest.StartReal(t, "acme.example")
+	s := newSpiredAt(t, identity.Config{}, real.Socket)
+	real.Register(payrollID, time.Hour)
+	remove := real.Register(deskID, time.Hour)
+	s.held()
+	x, err := s.c.FetchX509Context(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id, _, err := x509svid.Verify(x.SVIDs[0].Certificates, x.Bundles); err != nil || id.String() != deskID || len(x.SVIDs) != 1 {
+		t.Errorf("got %v, %v", x.SVIDs, err)
+	}
+	j, err := s.c.FetchJWTSVID(t.Context(), jwtsvid.Params{Audience: api})
+	if err != nil || j.ID.String() != deskID {
+		t.Fatalf("got %v, %v", j, err)
+	}
+	direct, err := workloadapi.New(t.Context(), workloadapi.WithAddr("unix://"+real.Socket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer direct.Close()
+	for name, c := range map[string]*workloadapi.Client{"ours": s.c, "SPIRE's": direct} {
+		if v, err := c.ValidateJWTSVID(t.Context(), j.Marshal(), api); err != nil || v.ID != j.ID {
+			t.Errorf("%s validation: %v, %v", name, v, err)
+		}
+	}
+	if n := len(s.entries(t, "identity.issued")); n != 2 {
+		t.Errorf("%d issues are on record, want 2", n)
+	}
+	real.StopAgent()
+	s.until("the break to be seen", func() bool { return s.issuer.Held(deskID, true) != nil })
+	if _, err := s.x509(); err != nil {
+		t.Errorf("a running task lost what it has: %v", err)
+	}
+	real.StartAgent()
+	s.held()
+	remove()
+	s.until("the withdrawal", func() bool { return s.issuer.Held(deskID, false) != nil })
+	if _, err := s.x509(); err == nil {
+		t.Error("an SVID that was taken back was given")
 	}
 }
 
