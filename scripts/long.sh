@@ -40,7 +40,7 @@ loop internal/server 'TestStory'
 echo "== internal/identity, a real SPIRE"
 spire=${SALLYPORT_TEST_SPIRE:-${XDG_CACHE_HOME:-$HOME/.cache}/sallyport-test/spire}
 if scripts/spire.sh "$spire"; then
-	SALLYPORT_TEST_SPIRE=$spire $go test ./internal/identity -run '^TestRealSPIRE$' -count 1 -v || status=1
+	SALLYPORT_TEST_SPIRE=$spire $go test ./internal/identity -run '^TestSPIREContract$' -count 1 -v || status=1
 else
 	status=1
 fi

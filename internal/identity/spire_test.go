@@ -299,12 +299,12 @@ func TestSPIRETokens(t *testing.T) {
 	}
 }
 
-// TestRealSPIRE: against a SPIRE server and agent of the project itself: SVIDs of
+// TestSPIREContract: in test-long against a real SPIRE server and agent: SVIDs of
 // both kinds are passed on, verify by its bundle and at its own validation; the
 // other entries of the same user are not; a break and a withdrawal are seen.
-func TestRealSPIRE(t *testing.T) {
-	real := spiretest.StartReal(t, "acme.example")
-	s := newSpiredAt(t, identity.Config{}, real.Socket)
+func TestSPIREContract(t *testing.T) {
+	real := spiretest.StartPeer(t, "acme.example")
+	s := newSpiredAt(t, identity.Config{}, real.At())
 	real.Register(payrollID, time.Hour)
 	remove := real.Register(deskID, time.Hour)
 	s.held()
@@ -319,7 +319,7 @@ func TestRealSPIRE(t *testing.T) {
 	if err != nil || j.ID.String() != deskID {
 		t.Fatalf("got %v, %v", j, err)
 	}
-	direct, err := workloadapi.New(t.Context(), workloadapi.WithAddr("unix://"+real.Socket))
+	direct, err := workloadapi.New(t.Context(), workloadapi.WithAddr("unix://"+real.At()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -332,12 +332,12 @@ func TestRealSPIRE(t *testing.T) {
 	if n := len(s.entries(t, "identity.issued")); n != 2 {
 		t.Errorf("%d issues are on record, want 2", n)
 	}
-	real.StopAgent()
+	real.Stop()
 	s.until("the break to be seen", func() bool { return s.issuer.Held(deskID, true) != nil })
 	if _, err := s.x509(); err != nil {
 		t.Errorf("a running task lost what it has: %v", err)
 	}
-	real.StartAgent()
+	real.Serve()
 	s.held()
 	remove()
 	s.until("the withdrawal", func() bool { return s.issuer.Held(deskID, false) != nil })

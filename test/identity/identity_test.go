@@ -24,7 +24,9 @@ import (
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
 
-func TestMain(m *testing.M) { rig.Main(m, map[string]rig.Program{"svids": svids, "link": link, "relay": relay}) }
+func TestMain(m *testing.M) {
+	rig.Main(m, map[string]rig.Program{"svids": svids, "link": link, "relay": relay})
+}
 
 // svids fetches both SVIDs with the environment it was given, as any go-spiffe
 // program would, and with an argument stays until it is ended.

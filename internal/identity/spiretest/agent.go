@@ -1,10 +1,11 @@
 // Package spiretest gives tests a SPIRE agent: one that speaks the Workload API on
 // go-spiffe's generated protocol and does what the test says (Agent), and the real
-// one, where its programs are (Real). It is used by tests alone.
+// one (Real). It is used by tests alone.
 package spiretest
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -25,10 +26,12 @@ import (
 	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // Agent is an agent whose registration entries the test writes.
@@ -116,10 +119,14 @@ func (a *Agent) Stop() {
 	}
 }
 
+// At is the socket of the Workload API.
+func (a *Agent) At() string { return a.Socket }
+
 // Register gives the caller an SVID for so long; again, it gives another.
-func (a *Agent) Register(id string, life time.Duration) {
+func (a *Agent) Register(id string, life time.Duration) (remove func()) {
 	a.t.Helper()
 	a.RegisterBy(id, life, a.ca, a.caK)
+	return func() { a.Remove(id) }
 }
 
 // RegisterBy is Register with the certificate of another CA.
@@ -193,10 +200,7 @@ func (a *Agent) FetchX509SVID(_ *workload.X509SVIDRequest, s grpc.ServerStreamin
 
 // FetchJWTBundles implements the Workload API.
 func (a *Agent) FetchJWTBundles(_ *workload.JWTBundlesRequest, s grpc.ServerStreamingServer[workload.JWTBundlesResponse]) error {
-	b := jwtbundle.FromJWTAuthorities(a.td, nil)
-	if err := b.AddJWTAuthority("spire", a.key.Public()); err != nil {
-		return err
-	}
+	b := jwtbundle.FromJWTAuthorities(a.td, map[string]crypto.PublicKey{"spire": a.key.Public()})
 	doc, err := b.Marshal()
 	if err != nil {
 		return err
@@ -224,6 +228,20 @@ func (a *Agent) FetchJWTSVID(ctx context.Context, r *workload.JWTSVIDRequest) (*
 		return nil, status.Error(codes.PermissionDenied, "no identity issued")
 	}
 	return out, nil
+}
+
+// ValidateJWTSVID implements the Workload API, by go-spiffe's own verifier.
+func (a *Agent) ValidateJWTSVID(ctx context.Context, r *workload.ValidateJWTSVIDRequest) (*workload.ValidateJWTSVIDResponse, error) {
+	if err := marked(ctx); err != nil {
+		return nil, err
+	}
+	b := jwtbundle.FromJWTAuthorities(a.td, map[string]crypto.PublicKey{"spire": a.key.Public()})
+	v, err := jwtsvid.ParseAndValidate(r.Svid, b, []string{r.Audience})
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	claims, err := structpb.NewStruct(v.Claims)
+	return &workload.ValidateJWTSVIDResponse{SpiffeId: v.ID.String(), Claims: claims}, err
 }
 
 // JWT is a JWT-SVID of any ID.

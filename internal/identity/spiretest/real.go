@@ -25,14 +25,28 @@ type Real struct {
 	node  string
 }
 
-// StartReal starts SPIRE's programs, which are in the folder SALLYPORT_TEST_SPIRE
-// (scripts/spire.sh builds them); without it the test is skipped.
-func StartReal(t testing.TB, td string) *Real {
+// Peer is what Agent and Real are to a test that runs against both.
+type Peer interface {
+	At() string // socket of the Workload API
+	Register(id string, life time.Duration) (remove func())
+	Stop()
+	Serve()
+}
+
+// StartPeer starts SPIRE's programs if the folder SALLYPORT_TEST_SPIRE has them
+// (scripts/spire.sh builds them), and otherwise an Agent.
+func StartPeer(t testing.TB, td string) Peer {
 	t.Helper()
-	r := &Real{t: t, dir: os.Getenv("SALLYPORT_TEST_SPIRE"), node: "spiffe://" + td + "/node"}
-	if r.dir == "" {
-		t.Skip("SALLYPORT_TEST_SPIRE names no folder with SPIRE's programs; make test-long builds them")
+	if dir := os.Getenv("SALLYPORT_TEST_SPIRE"); dir != "" {
+		return StartReal(t, dir, td)
 	}
+	return Start(t, td)
+}
+
+// StartReal starts the programs of a folder.
+func StartReal(t testing.TB, dir, td string) *Real {
+	t.Helper()
+	r := &Real{t: t, dir: dir, node: "spiffe://" + td + "/node"}
 	var err error
 	if r.state, err = os.MkdirTemp("", "spire"); err != nil {
 		t.Fatal(err)
@@ -148,11 +162,14 @@ func (r *Real) Register(id string, life time.Duration) (remove func()) {
 	return func() { r.ask("entry", "delete", "-entryID", m[1]) }
 }
 
-// StopAgent kills the agent; StartAgent starts it again, on what it kept.
-func (r *Real) StopAgent() { stop(r.agent) }
+// At is the socket of the Workload API.
+func (r *Real) At() string { return r.Socket }
 
-// StartAgent is the reverse of StopAgent.
-func (r *Real) StartAgent() {
+// Stop kills the agent.
+func (r *Real) Stop() { stop(r.agent) }
+
+// Serve starts the agent again, on what it kept.
+func (r *Real) Serve() {
 	r.t.Helper()
 	r.agent = r.start("spire-agent", "run", "-config", r.path("agent.conf"))
 }
