@@ -70,7 +70,7 @@ var layers = []layer{
 	{"examples", []string{"examples/helpdesk"}, nil, "examples are files that a reader copies"},
 	{"commands", []string{"cmd/sallyport", "internal/demo"}, []string{"receipt", "internal/...", "examples/..."},
 		"commands put everything together"},
-	{testHelpers, []string{"bench", "test/...", "internal/gate/gatetest", "internal/lease/leasetest", "internal/ledger/ledgertest", "internal/store/pgtest", "internal/api/apitest"},
+	{testHelpers, []string{"bench", "test/...", "internal/gate/gatetest", "internal/identity/spiretest", "internal/lease/leasetest", "internal/ledger/ledgertest", "internal/store/pgtest", "internal/api/apitest"},
 		[]string{"receipt", "internal/...", "examples/...", "test/..."},
 		"helpers of tests; nothing but tests imports them"},
 }

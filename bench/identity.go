@@ -38,7 +38,7 @@ const (
 // live is an authority for which every task runs.
 type live struct{}
 
-func (live) Live(context.Context, string, string) error { return nil }
+func (live) Live(context.Context, string, string) ([]string, error) { return nil, nil }
 
 // tasksInTurn attests callers as one task after another, perTask times each.
 type tasksInTurn struct{ n atomic.Int64 }

@@ -37,6 +37,13 @@ loop internal/gate 'TestBudgetIsExactUnderRaces|TestNothingAfterEnd|TestEndCutsW
 loop internal/approval 'TestConcurrent.*'
 loop internal/browser 'TestRaceHostilePageWinsNoRound|TestFactsChangedInsideThePress|TestPageCannotDisturbTheGuard'
 loop internal/server 'TestStory'
+echo "== internal/identity, a real SPIRE"
+spire=${SALLYPORT_TEST_SPIRE:-${XDG_CACHE_HOME:-$HOME/.cache}/sallyport-test/spire}
+if scripts/spire.sh "$spire"; then
+	SALLYPORT_TEST_SPIRE=$spire $go test ./internal/identity -run '^TestSPIREContract$' -count 1 -v || status=1
+else
+	status=1
+fi
 echo "== internal/browser, 1200 rounds of a page that swaps"
 SALLYPORT_RACE_ROUNDS=25 $go test ./internal/browser -run TestPageThatSwapsWinsNoRound -count 1 -v -timeout 30m || status=1
 echo "== test/urls, 10000 addresses"

@@ -25,6 +25,7 @@ func (a *api) publicHandler(issuer string) http.Handler {
 	a.document(mux, "/t/{tenant}/keys", a.s.Keys)
 	a.document(mux, "/t/{tenant}/bundle", a.s.Bundle)
 	a.oauth(mux, "/t/{tenant}/token", a.s.Token)
+	a.oauth(mux, "/t/{tenant}/x509-svid", a.s.X509SVID)
 	a.oauth(mux, "/t/{tenant}/introspect", a.s.Introspection)
 	a.oauth(mux, "/t/{tenant}/revoke", a.s.Revocation)
 	a.document(mux, "/log/{tenant}/checkpoint", a.s.Tiles)

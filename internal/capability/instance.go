@@ -28,6 +28,7 @@ type Instance struct {
 	Budgets     Budgets           `json:"budgets"`
 	Credentials []string          `json:"credentials"`
 	Audiences   []string          `json:"audiences,omitempty"`
+	Delegates   []Delegate        `json:"delegates,omitempty"`
 	Labels      []LabelRule       `json:"labels"`
 }
 
@@ -71,8 +72,8 @@ func (s *Spec) Instantiate(name string, params map[string]string) (*Instance, er
 		Capability: name, Version: s.Version, Stages: sorted(s.Stages),
 		Params: map[string]string{}, Rules: []Rule{}, Reads: sorted(s.Reads), Computer: []string{},
 		Inference: s.Surfaces.Inference, Budgets: s.Budgets, Credentials: sorted(s.Credentials),
-		Audiences: slices.Sorted(slices.Values(s.Audiences)),
-		Labels:    append([]LabelRule{}, s.Labels...),
+		Audiences: slices.Sorted(slices.Values(s.Audiences)), Delegates: slices.Clone(s.Delegates),
+		Labels: append([]LabelRule{}, s.Labels...),
 	}
 	maps.Copy(in.Params, params)
 	computer := DefaultComputer

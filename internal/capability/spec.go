@@ -42,7 +42,10 @@ type Spec struct {
 	Credentials []string `json:"credentials,omitempty"`
 	// Audiences are whom tokens of a task may be for; none means no tokens.
 	Audiences []string `json:"audiences,omitempty"`
-	Holds     []Hold   `json:"holds,omitempty"`
+	// Delegates are what other agents may be given to do as parts of a task, by the
+	// task's own agent; none means nothing.
+	Delegates []Delegate `json:"delegates,omitempty"`
+	Holds     []Hold     `json:"holds,omitempty"`
 	// Labels says what a label on the task forbids or holds from then on.
 	Labels []LabelRule `json:"labels,omitempty"`
 }
@@ -124,6 +127,13 @@ type Hold struct {
 	ExpiresSeconds int64 `json:"expiresSeconds,omitempty"`
 }
 
+// Delegate is another agent with one of its capabilities. What a part may do is
+// within what the task may all the same.
+type Delegate struct {
+	Agent      string `json:"agent"`
+	Capability string `json:"capability"`
+}
+
 // LabelRule takes effect once the task carries Label: operations that reach at
 // least Reach are held for Hold, or denied when Hold is empty.
 type LabelRule struct {
@@ -168,6 +178,7 @@ func (s *Spec) Validate(name string, report func(path, problem string)) {
 	}
 	c.budgets()
 	c.audiences()
+	c.delegates()
 	c.holds(ops)
 	for i, l := range s.Labels {
 		if _, err := action.ParseEffect(string(l.Reach)); err != nil {
@@ -261,6 +272,21 @@ func (c checker) audiences() {
 			c.bad(at, "is given twice")
 		}
 		seen[a] = true
+	}
+}
+
+func (c checker) delegates() {
+	seen := map[Delegate]bool{}
+	for i, d := range c.spec.Delegates {
+		switch at := fmt.Sprintf("delegates[%d]", i); {
+		case !nameForm.MatchString(d.Agent):
+			c.bad(at+".agent", "want an agent's name")
+		case !nameForm.MatchString(d.Capability):
+			c.bad(at+".capability", "want a capability's name")
+		case seen[d]:
+			c.bad(at, "is given twice")
+		}
+		seen[d] = true
 	}
 }
 

@@ -63,6 +63,7 @@ func TestWithin(t *testing.T) {
 		"more_computer":         {func(s *capability.Spec) { s.Surfaces.Computer = nil }, "computer"},
 		"more_credentials":      {func(s *capability.Spec) { s.Credentials = append(s.Credentials, "root") }, "credentials"},
 		"more_audiences":        {func(s *capability.Spec) { s.Audiences = append(s.Audiences, "https://b.example") }, "audiences"},
+		"more_delegates":        {func(s *capability.Spec) { s.Delegates = []capability.Delegate{{Agent: "a", Capability: "c"}} }, ""},
 		"more_actions":          {func(s *capability.Spec) { s.Budgets.Actions = 11 }, "budgets.actions"},
 		"operation_unbudgeted":  {func(s *capability.Spec) { s.Budgets.PerOperation = nil }, "perOperation"},
 		"no_label_rule":         {func(s *capability.Spec) { s.Labels = nil }, "labels"},

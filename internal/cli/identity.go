@@ -51,6 +51,16 @@ last identity by them has expired. Nobody's verification fails meanwhile.`,
 
 func showIdentity(w io.Writer, id server.Identity) {
 	fmt.Fprintf(w, "trust domain  %s\nissuer        %s\nendpoint id   %s\n", plain(id.TrustDomain), plain(id.Issuer), plain(id.EndpointID))
+	if s := id.SPIRE; s != nil {
+		state := "answers"
+		if s.Broken != "" {
+			state = "DOES NOT ANSWER: " + s.Broken
+		}
+		fmt.Fprintf(w, "SVIDs are SPIRE's  %s  %s, since %s\n", plain(s.Socket), plain(state), s.Since.Format("2006-01-02 15:04:05Z"))
+		for _, v := range s.SVIDs {
+			fmt.Fprintf(w, "SVID %s  until %s\n", plain(v.ID), v.Expires.Format("2006-01-02 15:04:05Z"))
+		}
+	}
 	for _, k := range id.Keys {
 		where := "sealed"
 		if k.External {

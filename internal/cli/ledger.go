@@ -211,6 +211,9 @@ func (x entry) summary() string {
 	for _, name := range []string{"code", "why", "reason"} {
 		add(part[string](x, name))
 	}
+	if chain := part[[]string](x, "chain"); len(chain) > 0 {
+		add("part of " + strings.Join(chain, " of "))
+	}
 	parts = slices.DeleteFunc(parts, func(s string) bool { return s == "" })
 	r := []rune(strings.Join(parts, " "))
 	if len(r) > whatLimit {

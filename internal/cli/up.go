@@ -25,7 +25,7 @@ func onlyLog(l *slog.Logger) {
 
 func upCommand(e *env) *cobra.Command {
 	var listen, people, store, issuer, tlsCert, tlsKey string
-	var bundles, signers map[string]string
+	var bundles, signers, spire map[string]string
 	var hold time.Duration
 	var warm int
 	cmd := &cobra.Command{
@@ -62,7 +62,7 @@ is made new; one that has state but no root key is refused.`,
 			onlyLog(log)
 			ctx := cmd.Context()
 			fmt.Fprintln(e.out, "starting: what this machine can contain is tried first")
-			s, err := server.Open(ctx, server.Config{Data: e.data, Store: store, Issuer: issuer, HoldLimit: hold, WarmBrowsers: warm, Signers: signers, Log: log})
+			s, err := server.Open(ctx, server.Config{Data: e.data, Store: store, Issuer: issuer, HoldLimit: hold, WarmBrowsers: warm, Signers: signers, SPIRE: spire, Log: log})
 			if err != nil {
 				return err
 			}
@@ -98,6 +98,7 @@ is made new; one that has state but no root key is refused.`,
 	f.StringVar(&tlsCert, "tls-cert", "", "PEM certificate chain with which --listen is served over TLS")
 	f.StringVar(&tlsKey, "tls-key", "", "PEM private key of --tls-cert")
 	f.StringToStringVar(&bundles, "bundle-listen", nil, "TENANT=ADDR: serve the tenant's SPIFFE bundle under https_spiffe too")
+	f.StringToStringVar(&spire, "spire", nil, "TENANT=SOCKET: Workload API of a SPIRE agent, for a tenant that declares identity: spire")
 	f.StringToStringVar(&signers, "signer", nil, "TENANT=SOCKET: an SSH agent that holds the tenant's signing keys, e.g. in a PKCS #11 token")
 	f.DurationVar(&hold, "hold-limit", 10*time.Minute, "how long an action waits for people at most")
 	f.IntVar(&warm, "warm-browsers", 0, "browsers that wait, started, for the next task; each costs the memory of a Chromium")

@@ -37,6 +37,8 @@ type Launch struct {
 	// BinaryDigest is the digest of the executable that was launched. It goes
 	// into the records; children of the launched process are not compared.
 	BinaryDigest action.Digest
+	// SPIFFEID is how SPIRE knows the agent, where it issues the SVIDs.
+	SPIFFEID string
 }
 
 // LaunchAttestor attests by launch: a caller is the workload if and only if it
@@ -134,7 +136,7 @@ func (a *LaunchAttestor) Attest(_ context.Context, p Peer) (Workload, error) {
 	if err := p.Alive(); err != nil {
 		return Workload{}, err
 	}
-	return Workload{Tenant: l.Tenant, Agent: l.Agent, Task: l.Task, Selectors: l.selectors()}, nil
+	return Workload{Tenant: l.Tenant, Agent: l.Agent, Task: l.Task, SPIFFEID: l.SPIFFEID, Selectors: l.selectors()}, nil
 }
 
 func (l Launch) selectors() []string {

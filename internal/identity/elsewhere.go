@@ -44,6 +44,8 @@ type Elsewhere struct {
 	// Claims must have exactly these values: by name, or by JSON pointer (RFC
 	// 6901) for a claim inside another.
 	Claims map[string]string `json:"claims,omitempty"`
+	// SVID names the workload in SVIDs of a task; empty means that it gets none.
+	SVID string `json:"svid,omitempty"`
 }
 
 // Limits of an issuer's keys.
@@ -280,12 +282,13 @@ func (i *Issuer) elsewhere(ctx context.Context, r Request) (order, error) {
 		return order{}, none
 	}
 	o.w.Agent = o.grant.Agent
-	id, err := workloadID(i.td, o.w)
+	id, err := i.idOf(o.w)
 	if err != nil {
 		return order{}, err
 	}
 	o.subject, o.client, o.notAfter = id.String(), f.name(), f.Expires
 	o.act = &actor{Subject: f.name()}
+	o.svid = o.grant.Elsewhere[n].SVID
 	o.by, o.selectors = "elsewhere", append([]string{"launch:task:" + r.Task}, o.grant.Elsewhere[n].selectors()...)
 	return o, nil
 }

@@ -89,6 +89,9 @@ func (i *Issuer) EndpointTLS() *tls.Config {
 }
 
 func (i *Issuer) endpointCertificate(ctx context.Context) (*tls.Certificate, time.Time, error) {
+	if i.external.Load() {
+		return nil, time.Time{}, errOwnKeysRest
+	}
 	a, err := i.signer(ctx)
 	if err != nil {
 		return nil, time.Time{}, err

@@ -32,8 +32,9 @@ type Request struct {
 	// Task is the running task that a workload from elsewhere acts for.
 	Task string
 
-	proof *shown            // DPoP
-	cert  *x509.Certificate // of mutual TLS; its key is proved, its name is not
+	inside string            // the task whose door it came through, if any
+	proof  *shown            // DPoP
+	cert   *x509.Certificate // of mutual TLS; its key is proved, its name is not
 }
 
 // Issued is what an exchange gave.
@@ -52,7 +53,7 @@ type Issued struct {
 //     for its holder, for one that it was made for, or, if it is bound to a key
 //     that is shown, for an actor whom its holder names;
 //   - for the identity of a workload elsewhere: one for a running task whose agent
-//     declares that workload.
+//     declares that workload, or a JWT-SVID if it is declared with a name for that.
 //
 // Scope, audience, life, binding and task can only shrink, and whoever acts is
 // added to the chain.
@@ -68,7 +69,13 @@ func (i *Issuer) Exchange(ctx context.Context, r Request) (Issued, error) {
 	if err := i.proofs.spend(r.proof, i.cfg.Now()); err != nil {
 		return Issued{}, err
 	}
+	if kind == kindSVID {
+		return i.exchangeSVID(ctx, r, o)
+	}
 	if o.kind = kind; kind == kindAssertion {
+		if i.external.Load() {
+			return Issued{}, refuse("bad_request", "SPIRE's own JWT-SVID is the assertion")
+		}
 		if o.act != nil || len(o.parents) > 0 {
 			return Issued{}, refuse("bad_request", "a client assertion is given for the task's own JWT-SVID")
 		}
@@ -106,10 +113,12 @@ func (r *Request) kind() (string, error) {
 		return kindAccess, nil
 	case typeTxn:
 		return kindTxn, nil
+	case typeJWT:
+		return kindSVID, nil
 	case assertionBearer:
 		return kindAssertion, nil
 	}
-	return "", refuse("bad_request", "requested_token_type: want access_token, txn_token or a jwt-bearer client assertion")
+	return "", refuse("bad_request", "requested_token_type: want access_token, txn_token, jwt for a JWT-SVID, or a jwt-bearer client assertion")
 }
 
 // subject verifies the subject token and whoever acts, and returns an order with
@@ -127,6 +136,9 @@ func (i *Issuer) subject(ctx context.Context, r Request) (order, error) {
 	if r.Task != "" {
 		return i.elsewhere(ctx, r)
 	}
+	if i.external.Load() {
+		return i.spireSubject(ctx, r)
+	}
 	s, err := i.VerifyJWT(ctx, r.SubjectToken, i.cfg.IssuerURL)
 	if err != nil {
 		return order{}, err
@@ -135,6 +147,29 @@ func (i *Issuer) subject(ctx context.Context, r Request) (order, error) {
 	o.subject, o.client, o.notAfter = s.ID, s.ID, s.Expires
 	o.selectors = []string{"exchange:jwt-svid", "launch:task:" + s.Task}
 	return o, err
+}
+
+// spireSubject exchanges SPIRE's JWT-SVID of a task's agent. SPIRE knows agents and
+// no tasks: the task is the one whose door the request came through.
+func (i *Issuer) spireSubject(ctx context.Context, r Request) (order, error) {
+	if r.inside == "" {
+		return order{}, refuse("bad_request", "task: name the running task; without one a JWT-SVID of SPIRE is exchanged inside of its session alone")
+	}
+	f, err := i.VerifyForeignJWT(ctx, r.SubjectToken, i.cfg.IssuerURL)
+	if err != nil {
+		return order{}, err
+	}
+	o, err := i.root(ctx, Workload{Tenant: i.log.Tenant(), Task: r.inside})
+	if err != nil {
+		return order{}, err
+	}
+	if f.ID != o.grant.SPIFFEID {
+		return order{}, refuse("wrong_subject", "the JWT-SVID is not of the task's agent")
+	}
+	o.w.Agent = o.grant.Agent
+	o.subject, o.client, o.notAfter = f.ID, f.ID, f.Expires
+	o.selectors = []string{"exchange:jwt-svid", "launch:task:" + r.inside}
+	return o, nil
 }
 
 // root is an order with all that the grant of a task gives.
@@ -146,6 +181,7 @@ func (i *Issuer) root(ctx context.Context, w Workload) (order, error) {
 	if err != nil {
 		return order{}, refuse("no_authority", "the task has no authority to act now")
 	}
+	w.SPIFFEID = g.SPIFFEID
 	return order{w: w, grant: g, audience: g.Audiences, scope: g.Scopes, by: "exchange"}, nil
 }
 
@@ -211,12 +247,15 @@ func (i *Issuer) client(ctx context.Context, svid string) (string, error) {
 		if err := i.tasks.check(s.Task); err != nil {
 			return "", err
 		}
-		if err := i.live.Live(ctx, i.log.Tenant(), s.Task); err != nil {
+		if _, err := i.live.Live(ctx, i.log.Tenant(), s.Task); err != nil {
 			return "", refuse("no_authority", "the task of whoever asks has no authority to act now")
 		}
 		return s.ID, nil
 	}
 	f, ferr := i.VerifyForeignJWT(ctx, svid, i.cfg.IssuerURL)
+	if ferr != nil && i.external.Load() {
+		return "", ferr
+	}
 	if ferr != nil {
 		return "", err
 	}

@@ -67,7 +67,7 @@ func newDesk(t *testing.T, cfg identity.Config) *desk {
 	}
 	d.now = cfg.Now
 	d.fixture = newFixture(t, cfg)
-	for path, h := range map[string]http.Handler{"/token": d.issuer.TokenHandler(), "/introspect": d.issuer.IntrospectionHandler(), "/revoke": d.issuer.RevocationHandler(),
+	for path, h := range map[string]http.Handler{"/token": d.issuer.TokenHandler(), "/x509-svid": d.issuer.X509SVIDHandler(), "/introspect": d.issuer.IntrospectionHandler(), "/revoke": d.issuer.RevocationHandler(),
 		"/keys": d.issuer.Keys(), "/.well-known/openid-configuration": d.issuer.Discovery()} {
 		mux.Handle("/t/acme"+path, h)
 	}

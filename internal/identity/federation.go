@@ -249,8 +249,15 @@ func parseBundle(td spiffeid.TrustDomain, doc []byte) (*spiffebundle.Bundle, err
 	return b, nil
 }
 
-// trusted is the bundle of a federated trust domain, if it may be used now.
+// trusted is the bundle of a federated trust domain, if it may be used now; of the
+// own one where SPIRE issues its SVIDs.
 func (i *Issuer) trusted(td spiffeid.TrustDomain) (*spiffebundle.Bundle, error) {
+	if s, yes, err := i.fromSPIRE(); yes && td == i.td {
+		if err != nil {
+			return nil, err
+		}
+		return s.bundleOf(td)
+	}
 	i.others.mu.Lock()
 	defer i.others.mu.Unlock()
 	f := i.others.by[td.Name()]
@@ -273,6 +280,11 @@ type view struct {
 }
 
 func (i *Issuer) view(ctx context.Context) (view, error) {
+	if s, yes, err := i.fromSPIRE(); err != nil {
+		return view{}, err
+	} else if yes {
+		return s.view(i.td)
+	}
 	own, err := i.bundle(ctx)
 	if err != nil {
 		return view{}, err

@@ -59,12 +59,19 @@ func (i *Issuer) Keys() http.Handler {
 // 5; SPIFFE Trust Domain and Bundle section 4): uses "x509-svid" and
 // "jwt-svid", with sequence number and refresh hint.
 func (i *Issuer) BundleEndpoint() http.Handler {
-	return i.document("application/json", func(r *http.Request) ([]byte, error) {
+	serve := i.document("application/json", func(r *http.Request) ([]byte, error) {
 		b, err := i.bundle(r.Context())
 		if err != nil {
 			return nil, err
 		}
 		return b.Marshal()
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if i.external.Load() { // SPIRE has an endpoint of its own
+			http.NotFound(w, r)
+			return
+		}
+		serve.ServeHTTP(w, r)
 	})
 }
 

@@ -65,12 +65,17 @@ type Workload struct {
 	// Selectors say how it was attested, e.g. "launch:netns:4026532001". They
 	// are written into the record of every issue.
 	Selectors []string
+	// SPIFFEID is how SPIRE knows the agent, where it issues the SVIDs.
+	SPIFFEID string
+	// Chain are the tasks above the task, as Authority said at this issue.
+	Chain []string
 }
 
 // Authority says whether a task may act now: its epoch, its task state, its
-// certification. It is asked on every issue. Any error means no.
+// certification. It is asked on every issue. Any error means no. It also says
+// which tasks the task is a part of, nearest first, for the record.
 type Authority interface {
-	Live(ctx context.Context, tenant, task string) error
+	Live(ctx context.Context, tenant, task string) (chain []string, err error)
 }
 
 // Refusal is a denial with a stable code. Its text is fit for the caller: it
@@ -135,6 +140,36 @@ func workloadID(td spiffeid.TrustDomain, w Workload) (spiffeid.ID, error) {
 		return spiffeid.ID{}, refuse("bad_subject", "agent or task cannot be part of a SPIFFE ID")
 	}
 	return id, nil
+}
+
+// elsewhereID is the SPIFFE ID of a workload elsewhere in a task. It is below the
+// task's own, and no verifier here takes it for the task.
+func elsewhereID(td spiffeid.TrustDomain, w Workload, name string) (spiffeid.ID, error) {
+	if w.Agent == "" || w.Task == "" || name == "" {
+		return spiffeid.ID{}, refuse("no_svid", "the workload is declared to get tokens, and no SVIDs")
+	}
+	id, err := spiffeid.FromSegments(td, "agent", w.Agent, "task", w.Task, "workload", name)
+	if err != nil || len(id.String()) > 2048 {
+		return spiffeid.ID{}, refuse("bad_subject", "agent, task or workload cannot be part of a SPIFFE ID")
+	}
+	return id, nil
+}
+
+// parseAny is parseID that also takes the ID of a workload elsewhere.
+func parseAny(td spiffeid.TrustDomain, s string) (Subject, error) {
+	sub, err := parseID(td, s)
+	n := strings.LastIndex(s, "/workload/")
+	if err == nil || n < 0 {
+		return sub, err
+	}
+	if sub, err = parseID(td, s[:n]); err != nil {
+		return Subject{}, err
+	}
+	if id, err := spiffeid.FromString(s); err != nil || strings.Count(id.Path(), "/") != 6 {
+		return Subject{}, refuse("bad_subject", "the subject does not name a workload of an agent's task")
+	}
+	sub.ID = s
+	return sub, nil
 }
 
 // parseID is the reverse of workloadID: any other shape is refused.

@@ -41,7 +41,8 @@ type issuedBody struct {
 	NotBefore  time.Time     `json:"notBefore"`
 	Expires    time.Time     `json:"expires"`
 	Selectors  []string      `json:"selectors"`
-	AttestedBy string        `json:"attestedBy"` // workload-api, broker, exchange, bundle-endpoint, boundary
+	AttestedBy string        `json:"attestedBy"`      // workload-api, broker, exchange, bundle-endpoint, boundary
+	Chain      []string      `json:"chain,omitempty"` // the tasks above, nearest first
 
 	// Of a token that was exchanged: what it may, who acts for whom, whether a
 	// key must be shown with it, and what it was exchanged from.
@@ -98,7 +99,10 @@ func (i *Issuer) IssueJWT(ctx context.Context, w Workload, audience ...string) (
 
 // issueX509 makes an X.509-SVID with a new key.
 func (i *Issuer) issueX509(ctx context.Context, w Workload) (x509SVID, error) {
-	a, err := i.admit(ctx, w)
+	if i.external.Load() {
+		return x509SVID{}, errOwnKeysRest
+	}
+	a, err := i.admit(ctx, &w)
 	if err != nil {
 		return x509SVID{}, err
 	}
@@ -119,11 +123,20 @@ func (i *Issuer) issueX509(ctx context.Context, w Workload) (x509SVID, error) {
 
 // certify makes a key and a certificate for it, and what is recorded of it.
 func (i *Issuer) certify(a *authority, id spiffeid.ID) (x509SVID, issuedBody, error) {
-	fail := func(err error) (x509SVID, issuedBody, error) { return x509SVID{}, issuedBody{}, err }
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return fail(err)
+		return x509SVID{}, issuedBody{}, err
 	}
+	der, b, err := i.certificate(a, id, &key.PublicKey, i.cfg.Now().Add(i.cfg.X509TTL))
+	if err != nil {
+		return x509SVID{}, issuedBody{}, err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	return x509SVID{id.String(), der, keyDER, b.Expires}, b, err
+}
+
+// certificate makes a certificate for a key, and what is recorded of it.
+func (i *Issuer) certificate(a *authority, id spiffeid.ID, key *ecdsa.PublicKey, until time.Time) ([]byte, issuedBody, error) {
 	now := i.cfg.Now().UTC().Truncate(time.Second)
 	var serial [16]byte
 	rand.Read(serial[:])
@@ -132,22 +145,18 @@ func (i *Issuer) certify(a *authority, id spiffeid.ID) (x509SVID, issuedBody, er
 		SerialNumber:          new(big.Int).SetBytes(serial[:]),
 		URIs:                  []*url.URL{id.URL()},
 		NotBefore:             now.Add(-skew),
-		NotAfter:              earlier(now.Add(i.cfg.X509TTL), a.expires),
+		NotAfter:              earlier(until.UTC().Truncate(time.Second), a.expires),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
 	}
 	// CreateCertificate verifies the signature that it was given.
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, key.Public(), a.x509.k)
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, key, a.x509.k)
 	if err != nil {
-		return fail(fmt.Errorf("sign certificate: %w", err))
+		return nil, issuedBody{}, fmt.Errorf("sign certificate: %w", err)
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return fail(err)
-	}
-	return x509SVID{id.String(), der, keyDER, tmpl.NotAfter}, issuedBody{V: 1, Kind: "x509", Subject: id.String(),
-		Serial: hex.EncodeToString(serial[:]), Cert: canon.Digest(der), Authority: a.id, NotBefore: tmpl.NotBefore, Expires: tmpl.NotAfter}, nil
+	return der, issuedBody{V: 1, Kind: "x509", Subject: id.String(), Serial: hex.EncodeToString(serial[:]), Cert: canon.Digest(der),
+		Authority: a.id, NotBefore: tmpl.NotBefore, Expires: tmpl.NotAfter}, nil
 }
 
 // claims of a JWT-SVID (JWT-SVID section 3, RFC 7519). No others are made and
@@ -168,7 +177,12 @@ func (i *Issuer) issueJWT(ctx context.Context, w Workload, audience []string, by
 	if err != nil {
 		return "", Token{}, err
 	}
-	a, err := i.admit(ctx, w)
+	if s, yes, err := i.fromSPIRE(); err != nil {
+		return "", Token{}, err
+	} else if yes {
+		return i.passJWT(ctx, s, w, audience)
+	}
+	a, err := i.admit(ctx, &w)
 	if err != nil {
 		return "", Token{}, err
 	}
@@ -176,26 +190,33 @@ func (i *Issuer) issueJWT(ctx context.Context, w Workload, audience []string, by
 	if err != nil {
 		return "", Token{}, err
 	}
+	t, b, err := i.jwtSVID(a, id, audience, i.cfg.Now().Add(i.cfg.JWTTTL))
+	if err != nil {
+		return "", Token{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	b.Selectors, b.AttestedBy = w.Selectors, by
+	if err := i.record(ctx, w, b); err != nil {
+		return "", Token{}, err
+	}
+	return id.String(), t, nil
+}
+
+// jwtSVID makes a JWT-SVID, and what is recorded of it.
+func (i *Issuer) jwtSVID(a *authority, id spiffeid.ID, audience []string, until time.Time) (Token, issuedBody, error) {
 	var raw [16]byte
 	rand.Read(raw[:])
 	jti := base64.RawURLEncoding.EncodeToString(raw[:])
 	now := i.cfg.Now().UTC().Truncate(time.Second)
-	expires := earlier(now.Add(i.cfg.JWTTTL), a.expires)
+	expires := earlier(until.UTC().Truncate(time.Second), a.expires)
 	t, err := sign(a, "JWT", claims{
 		Issuer: i.cfg.IssuerURL, Subject: id.String(), Audience: audience,
 		Expires: expires.Unix(), IssuedAt: now.Unix(), ID: jti,
 	})
 	if err != nil {
-		return "", Token{}, fmt.Errorf("%w: sign token: %w", ErrUnavailable, err)
+		return Token{}, issuedBody{}, fmt.Errorf("sign token: %w", err)
 	}
-	err = i.record(ctx, w, issuedBody{
-		V: 1, Kind: "jwt", Subject: id.String(), JTIDigest: canon.Digest([]byte(jti)), Audience: audience,
-		Authority: a.id, NotBefore: now, Expires: expires, Selectors: w.Selectors, AttestedBy: by,
-	})
-	if err != nil {
-		return "", Token{}, err
-	}
-	return id.String(), t, nil
+	return t, issuedBody{V: 1, Kind: "jwt", Subject: id.String(), JTIDigest: canon.Digest([]byte(jti)), Audience: audience,
+		Authority: a.id, NotBefore: now, Expires: expires}, nil
 }
 
 // sign makes a JWS in compact form (RFC 7515 section 7.1), ES256, and looks at
@@ -225,17 +246,28 @@ func sign(a *authority, typ string, claims any) (Token, error) {
 // admit asks everything that must hold before something is signed: the
 // workload is of this tenant, its task is not revoked and within its rate,
 // and the authority says that it is live.
-func (i *Issuer) admit(ctx context.Context, w Workload) (*authority, error) {
-	if w.Tenant == "" || w.Tenant != i.log.Tenant() {
-		return nil, refuse("wrong_tenant", "the workload belongs to another tenant")
-	}
+func (i *Issuer) admit(ctx context.Context, w *Workload) (*authority, error) {
 	if err := i.tasks.admit(w.Task); err != nil {
 		return nil, err
 	}
-	if err := i.live.Live(ctx, w.Tenant, w.Task); err != nil {
-		return nil, refuse("no_authority", "the task has no authority to act now")
+	if err := i.mayIssue(ctx, w); err != nil {
+		return nil, err
 	}
 	return i.signer(ctx)
+}
+
+// mayIssue is admit without the rate, for what is not signed here.
+func (i *Issuer) mayIssue(ctx context.Context, w *Workload) (err error) {
+	if w.Tenant == "" || w.Tenant != i.log.Tenant() {
+		return refuse("wrong_tenant", "the workload belongs to another tenant")
+	}
+	if err := i.tasks.check(w.Task); err != nil {
+		return err
+	}
+	if w.Chain, err = i.live.Live(ctx, w.Tenant, w.Task); err != nil {
+		return refuse("no_authority", "the task has no authority to act now")
+	}
+	return nil
 }
 
 // record makes the issue durable, then asks once more whether the task was
@@ -252,6 +284,7 @@ func (i *Issuer) put(ctx context.Context, w Workload, b issuedBody) error {
 	if b.Selectors == nil {
 		b.Selectors = []string{}
 	}
+	b.Chain = w.Chain
 	if _, err := i.log.Append(ctx, record.Draft{
 		Type: "identity.issued", Task: w.Task, Agent: w.Agent, Actor: "sallyport", Body: b,
 	}); err != nil {

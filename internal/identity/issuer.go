@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
@@ -42,6 +43,8 @@ type Config struct {
 	Grants func(ctx context.Context, task string) (Grant, error)
 	// Signer holds the private keys; nil keeps them sealed in the store.
 	Signer *Signer
+	// SPIRE is where SVIDs come from once UseSPIRE said so.
+	SPIRE *SPIRE
 	// Now is the clock; time.Now when nil.
 	Now func() time.Time
 }
@@ -67,9 +70,10 @@ type Issuer struct {
 	others federated
 	news   news // of every change of a bundle
 
-	issuers issuers
-	proofs  proofs
-	revoked revocations
+	external atomic.Bool // SVIDs are SPIRE's
+	issuers  issuers
+	proofs   proofs
+	revoked  revocations
 }
 
 // Open reads the tenant's authority, or makes it if there is none yet.
@@ -101,6 +105,9 @@ func Open(ctx context.Context, log record.Log, seal record.Sealer, live Authorit
 	}
 	i := &Issuer{log: log, seal: seal, live: live, cfg: cfg, td: td, tasks: newTasks(cfg.Now)}
 	i.denied = newRefusals(log)
+	if s := cfg.SPIRE; s != nil {
+		s.news, s.note = &i.news, i.noteSource
+	}
 	if err := i.revoked.load(ctx, log); err != nil {
 		return nil, fmt.Errorf("%w: read revoked tokens: %w", ErrUnavailable, err)
 	}

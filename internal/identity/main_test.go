@@ -255,13 +255,16 @@ func (c *child) launch(task string) identity.Launch {
 }
 
 // authority is a switch: live until it is not.
-type authority struct{ dead atomic.Bool }
+type authority struct {
+	dead  atomic.Bool
+	chain []string // above every task
+}
 
-func (a *authority) Live(context.Context, string, string) error {
+func (a *authority) Live(context.Context, string, string) ([]string, error) {
 	if a.dead.Load() {
-		return errors.New("epoch is over")
+		return nil, errors.New("epoch is over")
 	}
-	return nil
+	return a.chain, nil
 }
 
 // faultyLog fails Append while it is down.

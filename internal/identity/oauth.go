@@ -23,13 +23,18 @@ func (i *Issuer) tokenEndpoint() string { return i.cfg.IssuerURL + "/token" }
 // TokenHandler serves token exchange (RFC 8693). Nothing but the tokens in the
 // request, a DPoP proof and the key of mutual TLS says who asks; a header that a
 // proxy could add does not.
-func (i *Issuer) TokenHandler() http.Handler {
+func (i *Issuer) TokenHandler() http.Handler { return i.tokenHandler("") }
+
+// TaskTokenHandler is TokenHandler at a door that only one task reaches.
+func (i *Issuer) TaskTokenHandler(task string) http.Handler { return i.tokenHandler(task) }
+
+func (i *Issuer) tokenHandler(inside string) http.Handler {
 	return i.endpoint(func(r *http.Request, f url.Values) (any, error) {
 		if f.Get("grant_type") != grantExchange {
 			return nil, &oauthError{400, "unsupported_grant_type", "want " + grantExchange}
 		}
 		req := Request{SubjectToken: f.Get("subject_token"), SubjectType: f.Get("subject_token_type"),
-			ActorToken: f.Get("actor_token"), ActorType: f.Get("actor_token_type"), WantType: f.Get("requested_token_type"), Task: f.Get("task"),
+			ActorToken: f.Get("actor_token"), ActorType: f.Get("actor_token_type"), WantType: f.Get("requested_token_type"), Task: f.Get("task"), inside: inside,
 			Audience: slices.Concat(f["resource"], f["audience"])}
 		for _, u := range f["resource"] {
 			if err := resource(u); err != nil {

@@ -26,6 +26,7 @@ type revokedBody struct {
 	JTIDigest action.Digest `json:"jtiDigest"`
 	By        string        `json:"by"` // SPIFFE ID
 	Expires   time.Time     `json:"expires"`
+	Chain     []string      `json:"chain,omitempty"` // the tasks above, nearest first
 }
 
 // revocations are the tokens that were revoked and would not have expired yet.
@@ -82,7 +83,7 @@ func (i *Issuer) revokeToken(ctx context.Context, c tokenClaims, w Workload, by 
 	i.revoked.by[d] = expires
 	i.revoked.mu.Unlock()
 	if _, err := i.log.Append(ctx, record.Draft{Type: "identity.revoked", Task: w.Task, Agent: w.Agent, Actor: "sallyport",
-		Body: revokedBody{V: 1, JTIDigest: d, By: by, Expires: expires},
+		Body: revokedBody{V: 1, JTIDigest: d, By: by, Expires: expires, Chain: w.Chain},
 		Change: func(tx record.Tx) error {
 			for _, id := range over {
 				if err := tx.Delete(kindRevoked, string(id)); err != nil {

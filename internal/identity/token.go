@@ -18,6 +18,7 @@ import (
 // Grant is what a token of a task can say at most.
 type Grant struct {
 	Agent            string
+	SPIFFEID         string // how SPIRE knows the agent, where it issues the SVIDs
 	Capability       string
 	CapabilityDigest action.Digest
 	GrantDigest      action.Digest
@@ -108,6 +109,7 @@ type order struct {
 	client    string
 	confirm   confirmation
 	parents   []string
+	svid      string    // name of a workload elsewhere that may have SVIDs
 	notAfter  time.Time // of what it is exchanged from
 	by        string    // how the caller was attested
 	selectors []string
@@ -116,7 +118,7 @@ type order struct {
 // issueToken signs a token, records it and hands it out, in the order of every
 // issue here.
 func (i *Issuer) issueToken(ctx context.Context, o order) (Token, tokenClaims, error) {
-	a, err := i.admit(ctx, o.w)
+	a, err := i.admit(ctx, &o.w)
 	if err != nil {
 		return Token{}, tokenClaims{}, err
 	}
@@ -188,7 +190,7 @@ func (i *Issuer) readToken(ctx context.Context, token string, kinds ...string) (
 	if c.ID == "" || len(c.Audience) == 0 || c.Txn == "" || c.Context == nil || c.Context.Task != c.Txn || len(c.Act.chain()) > maxActors {
 		return fail("bad_claims", "a claim of the token is missing or malformed")
 	}
-	s, err := parseID(i.td, c.Subject)
+	s, err := i.subjectOf(ctx, c)
 	if err != nil {
 		return tokenClaims{}, Workload{}, err
 	}
@@ -202,10 +204,26 @@ func (i *Issuer) readToken(ctx context.Context, token string, kinds ...string) (
 	if err := i.tasks.check(w.Task); err != nil {
 		return tokenClaims{}, Workload{}, err
 	}
-	if err := i.live.Live(ctx, w.Tenant, w.Task); err != nil {
+	if w.Chain, err = i.live.Live(ctx, w.Tenant, w.Task); err != nil {
 		return fail("no_authority", "the task has no authority to act now")
 	}
 	return c, w, nil
+}
+
+// subjectOf reads the subject of a token: the task's own ID, or how SPIRE knows
+// the agent of the task that the token names.
+func (i *Issuer) subjectOf(ctx context.Context, c tokenClaims) (Subject, error) {
+	if !i.external.Load() {
+		return parseID(i.td, c.Subject)
+	}
+	if i.cfg.Grants == nil {
+		return Subject{}, refuse("no_grant", "no tokens are given here")
+	}
+	g, err := i.cfg.Grants(ctx, c.Txn)
+	if err != nil || g.SPIFFEID == "" || g.SPIFFEID != c.Subject {
+		return Subject{}, refuse("bad_subject", "the subject is not the agent of the task")
+	}
+	return Subject{ID: c.Subject, Agent: g.Agent, Task: c.Txn}, nil
 }
 
 // agentID is the SPIFFE ID of an agent over all its tasks: what another

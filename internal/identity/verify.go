@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
 	"github.com/sallyport-dev/sallyport/internal/canon"
@@ -26,6 +27,9 @@ const maxToken = 8 << 10
 // one URI SAN and no other names, no CA leaf, no life over MaxTTL. It does not
 // ask whether the task still runs: the caller asks Authority.
 func (i *Issuer) VerifyX509(ctx context.Context, chain ...*x509.Certificate) (Subject, error) {
+	if i.external.Load() {
+		return Subject{}, errOwnKeysRest
+	}
 	// The CA's path length is 0, so a chain has no intermediate.
 	if len(chain) != 1 {
 		return Subject{}, refuse("bad_chain", "want the leaf certificate alone")
@@ -101,11 +105,14 @@ func (l *stringList) UnmarshalJSON(b []byte) error {
 // of the token, in time, no life over MaxTTL. It does not ask whether the task
 // still runs: the caller asks Authority.
 func (i *Issuer) VerifyJWT(ctx context.Context, token, audience string) (Subject, error) {
-	s, _, err := i.verifyJWT(ctx, token, audience)
+	s, _, err := i.verifyJWT(ctx, token, audience, parseID)
 	return s, err
 }
 
-func (i *Issuer) verifyJWT(ctx context.Context, token, audience string) (Subject, claims, error) {
+func (i *Issuer) verifyJWT(ctx context.Context, token, audience string, parse subjectParser) (Subject, claims, error) {
+	if i.external.Load() {
+		return Subject{}, claims{}, errOwnKeysRest
+	}
 	if !validAudience(audience) {
 		return Subject{}, claims{}, refuse("bad_audience", "an audience is required")
 	}
@@ -117,7 +124,7 @@ func (i *Issuer) verifyJWT(ctx context.Context, token, audience string) (Subject
 	if err := canon.Unmarshal(payload, maxToken, &c); err != nil {
 		return Subject{}, claims{}, refuse("bad_claims", "the claims are not strict JSON of iss, sub, aud, exp, iat, nbf and jti")
 	}
-	s, err := i.checkClaims(c, audience)
+	s, err := i.checkClaims(c, audience, parse)
 	return s, c, err
 }
 
@@ -176,7 +183,11 @@ func (i *Issuer) jwtKey(ctx context.Context, kid string) (*ecdsa.PublicKey, erro
 	return nil, refuse("unknown_key", "the token names no key of this trust domain")
 }
 
-func (i *Issuer) checkClaims(c claims, audience string) (Subject, error) {
+// subjectParser reads a subject: of tasks alone (parseID), or of their workloads
+// elsewhere too (parseAny).
+type subjectParser func(spiffeid.TrustDomain, string) (Subject, error)
+
+func (i *Issuer) checkClaims(c claims, audience string, parse subjectParser) (Subject, error) {
 	now := i.cfg.Now()
 	if c.Issuer != i.cfg.IssuerURL {
 		return Subject{}, refuse("wrong_issuer", "the token is by another issuer")
@@ -195,7 +206,7 @@ func (i *Issuer) checkClaims(c claims, audience string) (Subject, error) {
 	if c.ID == "" {
 		return Subject{}, refuse("bad_claims", "jti is required")
 	}
-	s, err := parseID(i.td, c.Subject)
+	s, err := parse(i.td, c.Subject)
 	s.Expires = time.Unix(c.Expires, 0).UTC()
 	return s, err
 }

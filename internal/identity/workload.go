@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
@@ -75,6 +76,7 @@ type attestedBody struct {
 	UID       uint32   `json:"uid"`
 	PID       int32    `json:"pid"`
 	Selectors []string `json:"selectors"`
+	Chain     []string `json:"chain,omitempty"` // the tasks above, nearest first
 }
 
 // caller attests who calls. The mark `workload.spiffe.io: true` is required
@@ -117,7 +119,7 @@ func (s *workloadServer) attest(ctx context.Context, p Peer) (Workload, error) {
 // recordAttested writes identity.attested the first time that a workload
 // shows up on this socket.
 func (s *workloadServer) recordAttested(ctx context.Context, w Workload, p Peer) error {
-	id, err := workloadID(s.i.td, w)
+	id, err := s.i.idOf(w)
 	if err != nil {
 		return err
 	}
@@ -126,9 +128,13 @@ func (s *workloadServer) recordAttested(ctx context.Context, w Workload, p Peer)
 	if s.known[id.String()] {
 		return nil
 	}
+	chain, err := s.i.live.Live(ctx, w.Tenant, w.Task)
+	if err != nil {
+		return refuse("no_authority", "the task has no authority to act now")
+	}
 	if _, err := s.i.log.Append(ctx, record.Draft{
 		Type: "identity.attested", Task: w.Task, Agent: w.Agent, Actor: "sallyport",
-		Body: attestedBody{V: 1, Subject: id.String(), UID: p.UID, PID: p.PID, Selectors: w.Selectors},
+		Body: attestedBody{V: 1, Subject: id.String(), UID: p.UID, PID: p.PID, Selectors: w.Selectors, Chain: chain},
 	}); err != nil {
 		return errors.Join(ErrUnavailable, err)
 	}
@@ -162,7 +168,14 @@ func (s *workloadServer) FetchX509SVID(_ *workload.X509SVIDRequest, stream grpc.
 	var svid x509SVID
 	var renew time.Time
 	sent := ""
+	pass := s.passX509(stream)
 	return s.repeat(stream.Context(), func(ctx context.Context, w Workload) (time.Duration, error) {
+		if src, yes, err := s.i.fromSPIRE(); yes {
+			if err != nil {
+				return 0, err
+			}
+			return pass(ctx, src, w)
+		}
 		now := s.i.cfg.Now()
 		if fresh := !now.Before(renew); fresh {
 			var err error
@@ -184,6 +197,39 @@ func (s *workloadServer) FetchX509SVID(_ *workload.X509SVIDRequest, stream grpc.
 			SpiffeId: svid.id, X509Svid: svid.cert, X509SvidKey: svid.key, Bundle: concat(v.own.X509Authorities()),
 		}}})
 	})
+}
+
+// passX509 is a step of FetchX509SVID where SPIRE issues: what it gave, again
+// when it gives another, and an end when that expires.
+func (s *workloadServer) passX509(stream grpc.ServerStreamingServer[workload.X509SVIDResponse]) func(context.Context, *SPIRE, Workload) (time.Duration, error) {
+	var last action.Digest
+	sent := ""
+	return func(ctx context.Context, src *SPIRE, w Workload) (time.Duration, error) {
+		svid, digest, err := s.i.passX509(ctx, src, w, last)
+		if err != nil {
+			return 0, err
+		}
+		v, err := src.view(s.i.td)
+		if err != nil {
+			return 0, err
+		}
+		wait := svid.Certificates[0].NotAfter.Sub(s.i.cfg.Now())
+		if digest == last && v.version == sent {
+			return wait, nil
+		}
+		last, sent = digest, v.version
+		_, key, err := svid.MarshalRaw()
+		if err != nil {
+			return 0, err
+		}
+		federated := map[string][]byte{}
+		for _, b := range v.foreign {
+			federated[b.TrustDomain().IDString()] = concat(b.X509Authorities())
+		}
+		return wait, stream.Send(&workload.X509SVIDResponse{FederatedBundles: federated, Svids: []*workload.X509SVID{{
+			SpiffeId: svid.ID.String(), X509Svid: concat(svid.Certificates), X509SvidKey: key, Bundle: concat(v.own.X509Authorities()),
+		}}})
+	}
 }
 
 // FetchX509Bundles streams the CA certificates of the trust domain and of those
@@ -285,7 +331,7 @@ func (s *workloadServer) FetchJWTSVID(ctx context.Context, r *workload.JWTSVIDRe
 	if err != nil {
 		return nil, err
 	}
-	if id, err := workloadID(s.i.td, w); err != nil {
+	if id, err := s.i.idOf(w); err != nil {
 		return nil, s.deny(p, err)
 	} else if r.SpiffeId != "" && r.SpiffeId != id.String() {
 		return nil, s.deny(p, refuse("wrong_subject", "the caller is not the workload that it asks for"))
@@ -320,7 +366,7 @@ func (s *workloadServer) ValidateJWTSVID(ctx context.Context, r *workload.Valida
 }
 
 func (i *Issuer) validate(ctx context.Context, svid, audience string) (string, *structpb.Struct, error) {
-	if sub := subjectUnverified(svid); strings.HasPrefix(sub, "spiffe://") && !strings.HasPrefix(sub, i.td.IDString()+"/") {
+	if sub := subjectUnverified(svid); i.external.Load() || strings.HasPrefix(sub, "spiffe://") && !strings.HasPrefix(sub, i.td.IDString()+"/") {
 		f, err := i.VerifyForeignJWT(ctx, svid, audience)
 		if err != nil {
 			return "", nil, err
@@ -332,7 +378,7 @@ func (i *Issuer) validate(ctx context.Context, svid, audience string) (string, *
 		st := &structpb.Struct{}
 		return f.ID, st, st.UnmarshalJSON(b)
 	}
-	sub, c, err := i.verifyJWT(ctx, svid, audience)
+	sub, c, err := i.verifyJWT(ctx, svid, audience, parseAny)
 	if err != nil {
 		return "", nil, err
 	}

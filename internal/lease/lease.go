@@ -56,6 +56,8 @@ type Lease struct {
 	Audience string `json:"audience"` // the one origin it is sent to
 	Account  string `json:"account"`  // the upstream's name for who acts
 	Purpose  string `json:"purpose"`
+	// Chain are the tasks that the task is a part of, nearest first.
+	Chain []string `json:"chain,omitempty"`
 	// Label marks the credential at the upstream, so that it can be found without
 	// knowing it.
 	Label string    `json:"label"`
@@ -131,6 +133,7 @@ type Lister interface {
 // Request says for what a lease is.
 type Request struct {
 	Task, Agent, Source, Audience, Account, Purpose string
+	Chain                                           []string // of the task
 	Static                                          bool
 	// Until is when it must be over: the end of the task's time.
 	Until time.Time
@@ -200,7 +203,7 @@ func New(c Config) *Keeper {
 // outside the sealed state; the caller keeps them in the boundary.
 func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 	now := time.Now().UTC()
-	l := Lease{ID: k.IDs(), Task: r.Task, Agent: r.Agent, Source: r.Source, Audience: r.Audience, Account: r.Account, Purpose: r.Purpose, Static: r.Static,
+	l := Lease{ID: k.IDs(), Task: r.Task, Agent: r.Agent, Source: r.Source, Audience: r.Audience, Account: r.Account, Purpose: r.Purpose, Chain: r.Chain, Static: r.Static,
 		State: Requested, Since: now, Asked: now, Until: r.Until.UTC(), TTL: r.TTL}
 	l.Label = k.Prefix + l.ID
 	if !l.Until.After(now) {

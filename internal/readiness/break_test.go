@@ -291,6 +291,14 @@ var recordBreaks = []one{
 		r := b.last("identity.issued")
 		r.body["selectors"] = []string{"launch:binary:" + string(dig("evil")), "launch:task:" + r.Task}
 	}},
+	{"svid_of_spire_that_is_not_declared", "workload-identity", func(b *broken) {
+		r := b.last("identity.issued")
+		r.body["attestedBy"], r.body["subject"] = "spire", "spiffe://acme.example/desk"
+	}},
+	{"task_that_calls_itself_a_workload", "workload-identity", func(b *broken) {
+		r := b.last("identity.issued")
+		r.body["subject"] = r.body["subject"].(string) + "/workload/desk"
+	}},
 	{"token_for_nothing", "workload-identity", func(b *broken) {
 		r := b.last("identity.issued")
 		r.body["kind"], r.body["selectors"] = "access", []string{"exchange:jwt-svid", "launch:task:" + r.Task}
@@ -561,11 +569,20 @@ func text(t *testing.T, r *readiness.Report) string {
 	return fmt.Sprint(&b)
 }
 
-// Tokens that a task exchanged for its identity are its identities too.
+// Tokens that a task exchanged for its identity are its identities too, and so are
+// SVIDs of its workloads elsewhere. A part that was refused is no task.
 func TestTokensOfTheTask(t *testing.T) {
 	s := newStory(t)
 	s.tell()
+	s.record("task.refused", "t-1", "agent:"+agent, map[string]any{"v": 1, "chain": []string{"t-1"}, "agent": "other", "capability": "x", "code": "not_delegated", "why": "no"})
 	b := breakable(t, s)
+	mine := b.last("identity.issued")
+	subject := mine.body["subject"].(string)
+	b.token(func(m map[string]any) {
+		m["kind"], m["attestedBy"], m["subject"] = "x509", "elsewhere", subject+"/workload/ci"
+		m["selectors"] = []string{"launch:task:" + mine.Task, "elsewhere:issuer:https://ci.example"}
+	})
+	b.token(func(m map[string]any) { m["subject"] = subject })
 	b.token(func(map[string]any) {})
 	b.token(func(m map[string]any) {
 		m["kind"], m["subject"] = "assertion", "spiffe://acme.example/agent/"+agent

@@ -51,6 +51,10 @@ func checkIdentity(k *check) {
 		k.unknown("run the agent once: sallyport certify "+e.w.Agent, nil, "no task has run yet with an identity of its own")
 		return
 	}
+	if e.w.SPIFFEID != "" {
+		// Said whatever else is right: this is what SPIRE cannot do for a task.
+		k.ok(all, "SVIDs are SPIRE's, of the agent and not of one task: one that was sent away is good for up to %s after the end of its task", age(longest))
+	}
 	k.ok(attested, "%s by launch: the kernel says which process asked", count(len(attested), "attestation"))
 	k.ok(all, "%s, each for one task and for at most %s (the %s tier allows %s); %s in production", issuedText(len(all)),
 		age(longest), e.tier(), age(maxIdentity[e.tier()]), count(production, "task"))
@@ -74,9 +78,16 @@ func (e *evaluation) identity(l *life, r identityRecord) string {
 	_, exchanged := selector(r.Selectors, "exchange:")
 	_, elsewhere := selector(r.Selectors, "elsewhere:")
 	derived := exchanged || elsewhere
+	if elsewhere { // its SVIDs name it below the task
+		path, _, _ = strings.Cut(path, "/workload/")
+	}
+	own := path == "agent/"+e.w.Agent+"/task/"+l.ID || r.Kind == "assertion" && path == "agent/"+e.w.Agent
 	switch {
-	case td == "" || path != "agent/"+e.w.Agent+"/task/"+l.ID && (r.Kind != "assertion" || path != "agent/"+e.w.Agent):
+	case e.w.SPIFFEID != "" && (r.By == "spire" || derived) && r.Subject == e.w.SPIFFEID: // as SPIRE knows it
+	case td == "" || !own:
 		return "names " + short(r.Subject)
+	}
+	switch {
 	case r.Expires.Sub(r.NotBefore) > maxIdentity[e.tier()]+backdated || !r.Expires.After(r.NotBefore):
 		return "lives for " + age(r.Expires.Sub(r.NotBefore)) + "; the " + e.tier() + " tier allows " + age(maxIdentity[e.tier()])
 	case of != l.ID || binary == "" && !derived:

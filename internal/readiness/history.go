@@ -119,6 +119,7 @@ type life struct {
 type identityRecord struct {
 	ref
 	Kind      string    `json:"kind"`
+	By        string    `json:"attestedBy"`
 	Subject   string    `json:"subject"`
 	NotBefore time.Time `json:"notBefore"`
 	Expires   time.Time `json:"expires"`

@@ -67,6 +67,8 @@ type World struct {
 	Live           *certify.Certification // in force for production, or nil
 	Certifications []certify.Certification
 	People         []approval.Person
+	// SPIFFEID is how SPIRE knows the agent, where it issues the SVIDs.
+	SPIFFEID string
 	// Open are the leases of the agent that are not confirmed revoked.
 	Open []lease.Lease
 	// Conflicts are findings of the system's own separation-of-duties check.

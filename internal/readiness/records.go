@@ -120,6 +120,9 @@ func (h *history) life(id string) *life {
 }
 
 func (h *history) takeTask(e record.Entry) error {
+	if e.Type == "task.refused" {
+		return nil // of a part that never was
+	}
 	var t task.Task
 	if err := json.Unmarshal(e.Body, &t); err != nil {
 		return err

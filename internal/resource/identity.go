@@ -1,6 +1,9 @@
 package resource
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // FederationSpec is another SPIFFE trust domain whose SVIDs are verified here
 // (SPIFFE Federation), and that gets ours verified by declaring us in turn.
@@ -47,7 +50,22 @@ type WorkloadSpec struct {
 	SPIFFEID string            `json:"spiffeID,omitempty"`
 	Issuer   string            `json:"issuer,omitempty"`
 	Claims   map[string]string `json:"claims,omitempty"` // by name, or by JSON pointer
+	// SVID names the workload in SVIDs of a task, .../agent/A/task/T/workload/SVID;
+	// empty means that it gets tokens and no SVIDs.
+	SVID string `json:"svid,omitempty"`
 }
+
+// IdentitySource is who issues the SVIDs of a tenant's agents.
+type IdentitySource string
+
+// The sources.
+const (
+	IdentityOwn   IdentitySource = "sallyport" // one for each task
+	IdentitySPIRE IdentitySource = "spire"     // one for each agent, of the SPIRE agent on this machine
+)
+
+// Values lists what may be written.
+func (IdentitySource) Values() []string { return []string{string(IdentityOwn), string(IdentitySPIRE)} }
 
 // Resolve reads the files of federations and issuers.
 func (s *TenantSpec) Resolve(read func(path string) ([]byte, error)) error {
@@ -89,8 +107,24 @@ func (v *validator) workloads(r *Resource, s *AgentSpec) {
 	if !ok {
 		return
 	}
+	switch own := "spiffe://" + t.TrustDomain + "/"; {
+	case t.Identity != IdentitySPIRE && s.SPIFFEID != "":
+		v.bad(r, "spec.spiffeID", "is for a tenant whose SVIDs are SPIRE's: identity: spire")
+	case t.Identity == IdentitySPIRE && (!strings.HasPrefix(s.SPIFFEID, own) || len(s.SPIFFEID) == len(own)):
+		v.bad(r, "spec.spiffeID", "want the SPIFFE ID that SPIRE gives the agent: %s...", own)
+	}
+	named := map[string]bool{}
 	for i, w := range s.Workloads {
 		at := fmt.Sprintf("spec.workloads[%d]", i)
+		switch {
+		case w.SVID != "" && t.Identity == IdentitySPIRE:
+			v.bad(r, at+".svid", "SVIDs of this tenant are SPIRE's")
+		case w.SVID != "" && !secretName.MatchString(w.SVID), strings.Contains(w.SVID, "/"):
+			v.bad(r, at+".svid", "want lower-case letters, digits and hyphens")
+		case named[w.SVID]:
+			v.bad(r, at+".svid", "is the name of another workload")
+		}
+		named[w.SVID] = w.SVID != ""
 		switch {
 		case (w.SPIFFEID == "") == (w.Issuer == ""):
 			v.bad(r, at, "want spiffeID, or issuer and claims, and not both")
@@ -108,6 +142,9 @@ func (v *validator) workloads(r *Resource, s *AgentSpec) {
 }
 
 func (s *TenantSpec) federates(id string) bool {
+	if s.Identity == IdentitySPIRE && strings.HasPrefix(id, "spiffe://"+s.TrustDomain+"/") {
+		return true // another workload of the same SPIRE
+	}
 	for _, f := range s.FederatesWith {
 		if p := "spiffe://" + f.TrustDomain + "/"; len(id) > len(p) && id[:len(p)] == p {
 			return true

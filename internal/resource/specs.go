@@ -33,6 +33,8 @@ type TenantSpec struct {
 	FederatesWith []FederationSpec `json:"federatesWith,omitempty"`
 	// Issuers are OpenID Connect issuers of workloads elsewhere.
 	Issuers []IssuerSpec `json:"issuers,omitempty"`
+	// Identity is where the agents' SVIDs come from; empty is sallyport.
+	Identity IdentitySource `json:"identity,omitempty"`
 }
 
 // Role is what a person may do.
@@ -94,6 +96,8 @@ type AgentSpec struct {
 	Capabilities []string `json:"capabilities,omitempty"`
 	PolicySets   []string `json:"policySets,omitempty"`
 	Suites       []string `json:"suites,omitempty"`
+	// SPIFFEID is how SPIRE knows the agent, where it issues the tenant's SVIDs.
+	SPIFFEID string `json:"spiffeID,omitempty"`
 	// Workloads are workloads elsewhere that may act for the agent's running tasks.
 	Workloads []WorkloadSpec `json:"workloads,omitempty"`
 	ReviewBy  string         `json:"reviewBy"` // date, 2006-01-02; after it the agent is not ready

@@ -256,6 +256,14 @@ func (v *validator) capability(r *Resource, s *capability.Spec) {
 			}
 		}
 	}
+	for i, d := range s.Delegates {
+		at := fmt.Sprintf("spec.delegates[%d]", i)
+		if v.refer(r, at+".agent", KindAgent, d.Agent) && v.refer(r, at+".capability", KindCapability, d.Capability) {
+			if a, _ := Of[AgentSpec](v.all, tenant, d.Agent); !slices.Contains(a.Capabilities, d.Capability) {
+				v.bad(r, at, "agent %s does not have capability %s", d.Agent, d.Capability)
+			}
+		}
+	}
 	for i, h := range s.Holds {
 		at := fmt.Sprintf("spec.holds[%d]", i)
 		v.role(r, at+".approvers", h.Approvers, max(1, h.Count))

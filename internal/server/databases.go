@@ -164,7 +164,7 @@ func (s *session) leaseRole(ctx context.Context, name string, src *resource.Cred
 	if err != nil {
 		return err
 	}
-	_, secret, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Source: name, Audience: st.Audience(),
+	_, secret, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Chain: s.task.Chain, Source: name, Audience: st.Audience(),
 		Account: "a role of its own, member of " + strings.Join(src.PostgreSQL.Roles, ", "), Purpose: s.instance.Capability, Until: s.until(),
 		TTL: time.Duration(src.PostgreSQL.TTLSeconds) * time.Second, Live: func(tx record.Tx) error { return task.Live(tx, s.task.ID) }})
 	if err != nil {

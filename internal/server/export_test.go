@@ -52,6 +52,59 @@ func (s *Server) RunScreenless(ctx context.Context, id string, h Harness) (*Runn
 	return &Running{r}, r.startHarness(ctx, h)
 }
 
+// Asker asks for parts of a task as its agent does, without a harness.
+type Asker struct{ s *session }
+
+// StartAsker admits a task and starts nothing of it.
+func (s *Server) StartAsker(ctx context.Context, id string) (*Asker, error) {
+	t, err := s.tenant("")
+	if err != nil {
+		return nil, err
+	}
+	x, err := t.tasks.Start(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	w := t.current()
+	ss := &session{t: t, task: x, world: w, agent: w.agents[x.Agent], seen: newMeasured(), jar: newJar(), done: make(chan struct{})}
+	if ss.instance, err = w.capabilities[x.Capability].Instantiate(x.Capability, x.Params); err != nil {
+		return nil, err
+	}
+	return &Asker{ss}, ss.admit()
+}
+
+// Ask asks for one part.
+func (a *Asker) Ask(ctx context.Context, agent, capability string, params map[string]string) error {
+	_, err := a.s.delegate(ctx, delegation{Agent: agent, Capability: capability, Params: params})
+	return err
+}
+
+// Take makes the session one that a person has.
+func (a *Asker) Take(yes bool) {
+	a.s.hand.over.Store(nil)
+	if yes {
+		a.s.hand.over.Store(&TakeOver{})
+	}
+}
+
+// Hold counts in parts that are not over, as many as may be.
+func (a *Asker) Hold() (release func(), err error) {
+	var all []func()
+	release = func() {
+		for _, f := range all {
+			f()
+		}
+	}
+	for range maxParts {
+		f, err := a.s.t.reserve(a.s.task.Top())
+		if err != nil {
+			return release, err
+		}
+		all = append(all, f)
+	}
+	return release, nil
+}
+
 // StartLeases starts a task as far as its credentials, in the order of a start but
 // without a browser and a harness, and returns what door 2 does to a request and
 // what it replaces in an answer. The task is ended as any other.

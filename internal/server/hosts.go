@@ -76,7 +76,7 @@ func (s *session) leaseHost(ctx context.Context, name string, src *resource.Cred
 	if err != nil {
 		return err
 	}
-	l, _, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Source: name, Audience: spec.Audience(stage),
+	l, _, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Chain: s.task.Chain, Source: name, Audience: spec.Audience(stage),
 		Account: spec.User + ", as " + strings.Join(spec.Principals, ", "), Purpose: s.instance.Capability, Until: s.until(),
 		Live: func(tx record.Tx) error { return task.Live(tx, s.task.ID) }})
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -12,16 +13,19 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/identity"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/task"
 )
 
 // trust sets what the tenant's issuer believes of others, as declared now.
 func (t *tenant) trust(ctx context.Context, w *world) error {
+	t.issuer.UseSPIRE(w.spire)
 	return errors.Join(t.issuer.Federate(ctx, w.federations), t.issuer.Trust(w.issuers))
 }
 
 // identities reads what a tenant declares of others, in the form of the engine,
 // and checks it.
 func (w *world) identities(spec *resource.TenantSpec) error {
+	w.spire = spec.Identity == resource.IdentitySPIRE
 	seen := map[string]bool{}
 	for i, f := range spec.FederatesWith {
 		x := identity.Federation{TrustDomain: f.TrustDomain, Endpoint: f.Endpoint, Profile: identity.Profile(f.Profile), EndpointID: f.EndpointID, Roots: f.CA, Bundle: f.Bundle}
@@ -62,31 +66,61 @@ func (t *tenant) tokens(ctx context.Context, id string) (identity.Grant, error) 
 	if a == nil || spec == nil || w.resources[resource.KindCapability+"/"+x.Capability].Digest != x.CapabilityDigest {
 		return identity.Grant{}, errors.New("the capability is not the one under which the task was opened")
 	}
-	g := identity.Grant{Agent: x.Agent, Capability: x.Capability, CapabilityDigest: x.CapabilityDigest, GrantDigest: x.GrantDigest, Purpose: a.spec.Purpose,
+	g := identity.Grant{Agent: x.Agent, SPIFFEID: a.spec.SPIFFEID, Capability: x.Capability, CapabilityDigest: x.CapabilityDigest, GrantDigest: x.GrantDigest, Purpose: a.spec.Purpose,
 		Audiences: spec.Audiences, Until: x.Started.Add(time.Duration(x.Seconds) * time.Second)}
 	for _, op := range spec.Operations {
 		g.Scopes = append(g.Scopes, op.Operation)
 	}
 	slices.Sort(g.Scopes)
 	for _, e := range a.spec.Workloads {
-		g.Elsewhere = append(g.Elsewhere, identity.Elsewhere{SPIFFEID: e.SPIFFEID, Issuer: e.Issuer, Claims: e.Claims})
+		g.Elsewhere = append(g.Elsewhere, identity.Elsewhere{SPIFFEID: e.SPIFFEID, Issuer: e.Issuer, Claims: e.Claims, SVID: e.SVID})
 	}
 	return g, nil
+}
+
+// held refuses to start a task whose agent's SVID SPIRE does not give now.
+func (t *tenant) held(a *agent) error {
+	if err := t.issuer.Held(a.spec.SPIFFEID, true); err != nil {
+		return problem(Refused, "no_identity", err.Error(), "see: sallyport identity show; the task can be started once it is there")
+	}
+	return nil
+}
+
+// endUnheld ends the running tasks of agents whose SVID has expired, or which SPIRE
+// took back.
+func (t *tenant) endUnheld(ctx context.Context) error {
+	t.mu.RLock()
+	all := slices.Collect(maps.Values(t.sessions))
+	t.mu.RUnlock()
+	var errs []error
+	for _, s := range all {
+		if err := t.issuer.Held(s.agent.spec.SPIFFEID, false); err != nil {
+			_, err = t.tasks.Close(ctx, s.task.ID, task.Failed, "identity_lost", "SPIRE's SVID of the agent is over: "+err.Error(), "sallyport")
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // exchanges reports whether there is a door for tokens inside: only where the
 // capability says whom they may be for.
 func (s *session) exchanges() bool { return len(s.instance.Audiences) > 0 }
 
-// serveTokens serves the issuer's endpoints inside a session. Who asks must show
-// an identity like anybody outside: being inside proves nothing.
+// serveTokens serves the issuer's endpoints inside a session, and the parts of its
+// task. Who asks for tokens must show an identity like anybody outside: being
+// inside proves nothing. Who asks for parts is the session that the door is of.
 func (s *session) serveTokens(l net.Listener) {
 	i, mux := s.t.issuer, http.NewServeMux()
-	mux.Handle("/token", i.TokenHandler())
-	mux.Handle("/introspect", i.IntrospectionHandler())
-	mux.Handle("/revoke", i.RevocationHandler())
-	mux.Handle("/keys", i.Keys())
-	mux.Handle("/.well-known/openid-configuration", i.Discovery())
+	if s.exchanges() {
+		mux.Handle("/token", i.TaskTokenHandler(s.task.ID))
+		mux.Handle("/introspect", i.IntrospectionHandler())
+		mux.Handle("/revoke", i.RevocationHandler())
+		mux.Handle("/keys", i.Keys())
+		mux.Handle("/.well-known/openid-configuration", i.Discovery())
+	}
+	if s.delegates() {
+		s.partRoutes(mux)
+	}
 	door := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	s.onStop(func() { door.Close() })
 	s.serve("tokens", func() error {
@@ -100,6 +134,11 @@ func (s *session) serveTokens(l net.Listener) {
 // Token is the tenant's token endpoint.
 func (s *Server) Token(tenantName string) (http.Handler, error) {
 	return s.identityHandler(tenantName, (*identity.Issuer).TokenHandler)
+}
+
+// X509SVID gives workloads elsewhere X.509-SVIDs.
+func (s *Server) X509SVID(tenantName string) (http.Handler, error) {
+	return s.identityHandler(tenantName, (*identity.Issuer).X509SVIDHandler)
 }
 
 // Introspection is the tenant's introspection endpoint.
@@ -136,6 +175,7 @@ type Identity struct {
 	EndpointID  string               `json:"endpointID"` // of the https_spiffe bundle endpoint
 	Keys        []identity.Key       `json:"keys"`
 	Federations []identity.Federated `json:"federations"`
+	SPIRE       *identity.SPIREState `json:"spire,omitempty"` // where SVIDs come from it
 }
 
 // Identity says where a tenant's keys and federations stand.
@@ -146,7 +186,7 @@ func (s *Server) Identity(ctx context.Context, tenantName string) (Identity, err
 	}
 	keys, err := t.issuer.State(ctx)
 	return Identity{TrustDomain: t.issuer.TrustDomain(), Issuer: s.cfg.Issuer + "/t/" + t.name, EndpointID: t.issuer.EndpointID(),
-		Keys: keys, Federations: t.issuer.Federations()}, err
+		Keys: keys, Federations: t.issuer.Federations(), SPIRE: t.issuer.SPIREState()}, err
 }
 
 // RotateKeys makes new signing keys of the tenant now.

@@ -189,7 +189,7 @@ func (s *session) leaseToken(ctx context.Context, name string, src *resource.Cre
 
 // token takes out one token and lends it to door 2 in the place of the one before.
 func (s *session) token(ctx context.Context, name string, src *resource.CredentialSourceSpec, origin string) (l lease.Lease, expires time.Time, err error) {
-	l, credential, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Source: name, Audience: origin, Account: clientOf(src, s.task.Agent),
+	l, credential, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Chain: s.task.Chain, Source: name, Audience: origin, Account: clientOf(src, s.task.Agent),
 		Purpose: s.instance.Capability, Until: s.until(), Live: func(tx record.Tx) error { return task.Live(tx, s.task.ID) }})
 	if err != nil {
 		return l, expires, err

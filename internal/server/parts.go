@@ -17,7 +17,8 @@ const maxDepth = 4
 
 // part makes x a part of a running task, for another agent or the same: for the
 // same requester and stage, and in nothing wider than the task above it. Time and
-// budgets of that one go on counting for both.
+// budgets of that one go on counting for both, and it reaches the same copy of a
+// suite's fixture.
 func (t *tenant) part(ctx context.Context, w *world, x *task.Task, in *capability.Instance, parent string) error {
 	p, err := t.tasks.Get(ctx, parent)
 	if err != nil || p.State != task.Active {
@@ -45,7 +46,7 @@ func (t *tenant) part(ctx context.Context, w *world, x *task.Task, in *capabilit
 	if left < 1 {
 		return problem(Refused, "parent_not_running", "the time of the task above is spent", "open a new one")
 	}
-	x.Seconds = min(x.Seconds, left)
+	x.Seconds, x.Routes = min(x.Seconds, left), p.Routes
 	x.Chain = append([]string{p.ID}, slices.Clone(p.Chain)...)
 	return nil
 }

@@ -48,11 +48,21 @@ type Config struct {
 	// Signers are sockets of SSH agents that hold the private keys of tenants, by
 	// tenant. The keys of the others are sealed in the store.
 	Signers map[string]string
+	// SPIRE are Workload API sockets of SPIRE agents on this machine, by tenant: for
+	// those that declare identity: spire.
+	SPIRE map[string]string
 	// HoldLimit bounds how long an action waits for people; default 10 minutes.
 	HoldLimit time.Duration
 	// WarmBrowsers is how many browsers wait, started, for tasks to come.
 	WarmBrowsers int
 	Log          *slog.Logger
+}
+
+func (c Config) spire(tenant string) (*identity.SPIRE, error) {
+	if path := c.SPIRE[tenant]; path != "" {
+		return identity.NewSPIRE(path)
+	}
+	return nil, nil
 }
 
 func (c Config) signer(tenant string) *identity.Signer {

@@ -95,6 +95,7 @@ type session struct {
 	protocol *cdp.Server
 	up       atomic.Bool
 	hand     takeover
+	asked    atomic.Int32 // how often the agent asked for a part of the task
 
 	// mu orders onStop against stop: what is opened after stop is closed at once,
 	// so that a kill in the middle of a start leaves nothing.
@@ -403,7 +404,7 @@ func (s *session) lease(ctx context.Context) error {
 			}
 			continue
 		}
-		l, secret, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Source: name,
+		l, secret, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Chain: s.task.Chain, Source: name,
 			Audience: origin, Account: accountOf(src), Purpose: s.instance.Capability, Static: src.Static(),
 			Until: s.until(), Live: func(tx record.Tx) error { return task.Live(tx, s.task.ID) }})
 		if err != nil {
@@ -486,7 +487,7 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	for i := range s.hosts {
 		listen = append(listen, hostAddr(i))
 	}
-	if s.exchanges() {
+	if s.exchanges() || s.delegates() {
 		listen = append(listen, issuerAddr)
 	}
 	ca := filepath.Join(s.dir, "ca.pem")
@@ -530,7 +531,7 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 		return err
 	}
 	if err := s.t.attestor.Register(identity.Launch{Tenant: s.t.name, Agent: s.task.Agent, Task: s.task.ID, PID: p.PID(),
-		NetNS: p.NetNS(), HostUID: uint32(p.HostUID()), BinaryDigest: action.Digest(s.seen.get("harness.binary"))}); err != nil {
+		NetNS: p.NetNS(), HostUID: uint32(p.HostUID()), BinaryDigest: action.Digest(s.seen.get("harness.binary")), SPIFFEID: s.agent.spec.SPIFFEID}); err != nil {
 		select {
 		case <-p.Done():
 			return nil // it has ended already, so nobody is there to attest
@@ -560,7 +561,7 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	if err := s.serveHosts(socket, ls[firstHost:]); err != nil {
 		return err
 	}
-	if s.exchanges() {
+	if s.exchanges() || s.delegates() {
 		s.serveTokens(ls[len(ls)-1])
 	}
 	return nil
@@ -625,6 +626,9 @@ func (s *session) environment(h Harness) []string {
 	ours = append(ours, s.hostEnvironment()...)
 	if s.exchanges() {
 		ours = append(ours, "SALLYPORT_ISSUER_URL=http://"+issuerAddr)
+	}
+	if s.delegates() {
+		ours = append(ours, "SALLYPORT_TASKS_URL=http://"+issuerAddr+"/tasks")
 	}
 	names := map[string]bool{}
 	for _, v := range ours {

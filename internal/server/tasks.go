@@ -31,6 +31,7 @@ type Intent struct {
 	Parent     string            `json:"parent,omitempty"` // running task of the same requester, of which it is a part
 	suite      string            // set by a certification run, as routes is
 	routes     map[string]string // see task.Task
+	openedBy   string            // set by the agent of the parent
 }
 
 // OpenTask declares an intent: a capability with its parameters filled in by a
@@ -78,7 +79,8 @@ func (t *tenant) open(ctx context.Context, requester string, o Intent) (task.Tas
 		return task.Task{}, err
 	}
 	x := task.Task{Agent: a.name, Capability: o.Capability, Params: o.Params, Stage: o.Stage, Tier: a.tier, Requester: requester,
-		CapabilityDigest: w.resources[resource.KindCapability+"/"+o.Capability].Digest, GrantDigest: digest, Seconds: in.Budgets.Seconds, Suite: o.suite, Routes: o.routes}
+		CapabilityDigest: w.resources[resource.KindCapability+"/"+o.Capability].Digest, GrantDigest: digest, Seconds: in.Budgets.Seconds, Suite: o.suite, Routes: o.routes,
+		OpenedBy: o.openedBy}
 	if o.Stage == action.Production {
 		cert, err := t.certs.Live(a.name, o.Stage)
 		if err != nil {
@@ -310,6 +312,9 @@ func (t *tenant) run(ctx context.Context, id string, h Harness) (*Running, error
 	x, err := t.tasks.Get(ctx, id)
 	if err == nil && x.State == task.Proposed {
 		err = t.unchanged(ctx, w, x)
+		if err == nil {
+			err = t.held(w.agents[x.Agent])
+		}
 	}
 	if err == nil {
 		x, err = t.tasks.Start(ctx, id)

@@ -41,6 +41,7 @@ type tenant struct {
 	mu       sync.RWMutex
 	world    *world
 	sessions map[string]*session // by task, running ones
+	parts    map[string]int      // that agents opened and are not over, by the task at the top
 
 	swept time.Time // when expirePayloads last looked; used by expire only
 
@@ -58,7 +59,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tenant{srv: s, name: name, log: log, seal: sealer, attestor: s.attestor, sessions: map[string]*session{}, keys: leasessh.NewKeys()}
+	t := &tenant{srv: s, name: name, log: log, seal: sealer, attestor: s.attestor, sessions: map[string]*session{}, parts: map[string]int{}, keys: leasessh.NewKeys()}
 	if t.world, err = loadWorld(ctx, log); err != nil {
 		return nil, err
 	}
@@ -77,8 +78,12 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 		task.Ender{Name: "session", End: t.endSession},
 		task.Ender{Name: "leases", End: func(ctx context.Context, x task.Task) error { return t.leases.End(ctx, x.ID) }},
 	)
+	spire, err := s.cfg.spire(name)
+	if err != nil {
+		return nil, err
+	}
 	t.issuer, err = identity.Open(ctx, log, sealer, authority{t}, identity.Config{
-		TrustDomain: t.world.trustDomain, IssuerURL: s.cfg.Issuer + "/t/" + name, Grants: t.tokens, Signer: s.cfg.signer(name)})
+		TrustDomain: t.world.trustDomain, IssuerURL: s.cfg.Issuer + "/t/" + name, Grants: t.tokens, Signer: s.cfg.signer(name), SPIRE: spire})
 	if err != nil {
 		return nil, err
 	}
@@ -86,6 +91,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 		return nil, err
 	}
 	s.background(t.issuer.RunFederation)
+	s.background(t.issuer.RunSPIRE)
 	s.background(t.leases.Run)
 	s.background(t.tasks.Run)
 	s.background(t.expire)
@@ -137,7 +143,7 @@ func (t *tenant) expire(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		errs := []error{t.approvals.Expire(ctx), t.expireCertifications(ctx), t.expireTasks(ctx), t.expireTakeOvers(ctx), t.expirePayloads(ctx)}
+		errs := []error{t.approvals.Expire(ctx), t.expireCertifications(ctx), t.expireTasks(ctx), t.endUnheld(ctx), t.expireTakeOvers(ctx), t.expirePayloads(ctx)}
 		if err := errors.Join(errs...); err != nil && ctx.Err() == nil {
 			t.srv.log.Warn("something could not be ended by the clock", "tenant", t.name, "err", err)
 		}
@@ -245,33 +251,38 @@ func (t *tenant) endTask(id string, end task.State, code, why string) {
 // active and its certification, where it needs one, is in force.
 type authority struct{ t *tenant }
 
-func (a authority) Live(ctx context.Context, tenant, id string) error {
+func (a authority) Live(ctx context.Context, tenant, id string) ([]string, error) {
+	x, err := a.running(ctx, tenant, id)
+	return x.Chain, err
+}
+
+func (a authority) running(ctx context.Context, tenant, id string) (task.Task, error) {
 	if tenant != a.t.name {
-		return errors.New("another tenant's task")
+		return task.Task{}, errors.New("another tenant's task")
 	}
 	x, err := a.t.tasks.Get(ctx, id)
 	if err != nil {
-		return err
+		return x, err
 	}
 	if x.State != task.Active {
-		return fmt.Errorf("task %s is %s", id, x.State)
+		return x, fmt.Errorf("task %s is %s", id, x.State)
 	}
 	if p := x.Parent(); p != "" {
-		if err := a.Live(ctx, tenant, p); err != nil {
-			return err
+		if _, err := a.running(ctx, tenant, p); err != nil {
+			return x, err
 		}
 	}
 	if time.Now().After(x.Started.Add(time.Duration(x.Seconds) * time.Second)) {
-		return fmt.Errorf("the time of task %s is spent", id)
+		return x, fmt.Errorf("the time of task %s is spent", id)
 	}
 	if x.Stage == action.Production {
 		c, err := a.t.certs.Live(x.Agent, x.Stage)
 		if err != nil {
-			return err
+			return x, err
 		}
 		if c.ID != x.Certification {
-			return fmt.Errorf("task %s was opened under another certification", id)
+			return x, fmt.Errorf("task %s was opened under another certification", id)
 		}
 	}
-	return nil
+	return x, nil
 }

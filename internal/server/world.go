@@ -55,6 +55,7 @@ type world struct {
 	suites       map[string]*resource.SuiteSpec
 	federations  []identity.Federation
 	issuers      []identity.OIDC
+	spire        bool // SVIDs are SPIRE's
 	agents       map[string]*agent
 }
 
@@ -277,6 +278,10 @@ func (w *world) declare(a *agent) (boundary.Manifest, error) {
 	pin("credential", resource.KindCredentialSource, w.credentialsOf(a))
 	pin("policy", resource.KindPolicySet, a.spec.PolicySets)
 	pin("suite", resource.KindSuite, a.spec.Suites)
+	if w.spire {
+		add(boundary.Pinned, "Tenant resource", "identity.source", string(resource.IdentitySPIRE))
+		add(boundary.Pinned, here, "identity.spiffeID", a.spec.SPIFFEID)
+	}
 	for i, e := range a.spec.Workloads {
 		text, err := canon.Marshal(e)
 		if err != nil {

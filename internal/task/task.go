@@ -59,6 +59,8 @@ type Task struct {
 	Certification    string        `json:"certification,omitempty"`
 	// Chain are the tasks that this one is a part of, nearest first; none for most.
 	Chain []string `json:"chain,omitempty"`
+	// OpenedBy is the agent of the task above, if that opened it and not a person.
+	OpenedBy string `json:"openedBy,omitempty"`
 	// Suite names the certification run that the task belongs to, if any.
 	Suite string `json:"suite,omitempty"`
 	// Routes are the addresses of a suite's fixture that this task reaches at
@@ -134,6 +136,14 @@ func get(tx record.Tx, id string) (t Task, err error) {
 	return t, err
 }
 
+// Top is the task above all others that this one is a part of, or itself.
+func (t Task) Top() string {
+	if n := len(t.Chain); n > 0 {
+		return t.Chain[n-1]
+	}
+	return t.ID
+}
+
 // Parent is the task that this one is a part of, or empty.
 func (t Task) Parent() string {
 	if len(t.Chain) == 0 {
@@ -199,7 +209,11 @@ func (e *Engine) list(ctx context.Context, kinds ...string) ([]Task, error) {
 // Open proposes a task. The caller has checked that it may exist.
 func (e *Engine) Open(ctx context.Context, t Task, check func(record.Tx) error) (Task, error) {
 	t.ID, t.State, t.Opened = e.ids(), Proposed, time.Now().UTC()
-	_, err := e.log.Append(ctx, record.Draft{Type: "task.opened", Task: t.ID, Agent: t.Agent, Actor: "person:" + t.Requester, Body: t,
+	actor := "person:" + t.Requester
+	if t.OpenedBy != "" {
+		actor = "agent:" + t.OpenedBy
+	}
+	_, err := e.log.Append(ctx, record.Draft{Type: "task.opened", Task: t.ID, Agent: t.Agent, Actor: actor, Body: t,
 		Change: func(tx record.Tx) error {
 			if check != nil {
 				if err := check(tx); err != nil {

@@ -26,7 +26,9 @@ import (
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
 
-func TestMain(m *testing.M) { rig.Main(m, map[string]rig.Program{"svids": svids}) }
+func TestMain(m *testing.M) {
+	rig.Main(m, map[string]rig.Program{"svids": svids, "link": link, "relay": relay})
+}
 
 // svids fetches both SVIDs with the environment it was given, as any go-spiffe
 // program would, with one argument stays until it is ended, and

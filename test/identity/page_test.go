@@ -254,9 +254,9 @@ func TestIdentityPage(t *testing.T) {
 	job := signed(t, ciKey, "ci", map[string]any{"iss": ci.URL, "sub": "repo:acme/desk:ref:refs/heads/main", "aud": issuer, "exp": now + 600, "iat": now})
 	fork := signed(t, ciKey, "ci", map[string]any{"iss": ci.URL, "sub": "repo:mallory/desk:ref:refs/heads/main", "aud": issuer, "exp": now + 600, "iat": now})
 	svid := signed(t, spireKey, "spire", map[string]any{"sub": "spiffe://partner.example/desk", "aud": []string{issuer}, "exp": now + 600, "iat": now})
-	run := func(token string) map[string]any {
+	run := func(block, token string) map[string]any {
 		t.Helper()
-		cmd := exec.CommandContext(t.Context(), "sh", "-ec", blocks["exchange"])
+		cmd := exec.CommandContext(t.Context(), "sh", "-ec", blocks[block])
 		cmd.Dir, cmd.Env = dir, append(os.Environ(), "TOKEN="+token, "TASK="+x.ID, "no_proxy=*")
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
@@ -271,7 +271,7 @@ func TestIdentityPage(t *testing.T) {
 		return m
 	}
 	for who, token := range map[string]string{ci.URL + "#repo:acme/desk:ref:refs/heads/main": job, "spiffe://partner.example/desk": svid} {
-		m := run(token)
+		m := run("exchange", token)
 		tok, _ := m["access_token"].(string)
 		if tok == "" {
 			t.Errorf("%s: got %v", who, m)
@@ -292,6 +292,24 @@ func TestIdentityPage(t *testing.T) {
 			t.Errorf("%s: got %+v", who, c)
 		}
 	}
+	own := newKey(t)
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "svid.csr"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := run("certificate", job)
+	given, _ := m["x509_svid"].(string)
+	if b, _ := pem.Decode([]byte(given)); b == nil || m["spiffe_id"] != "spiffe://brightwell.example/agent/helpdesk/task/"+x.ID+"/workload/ci" {
+		t.Errorf("an X.509-SVID for the job: got %v", m)
+	} else if c, err := x509.ParseCertificate(b.Bytes); err != nil || !own.PublicKey.Equal(c.PublicKey) {
+		t.Errorf("it is for another key: %v", err)
+	}
+	if m := run("certificate", svid); m["x509_svid"] != nil {
+		t.Errorf("a workload that is declared without a name for SVIDs: got %v", m)
+	}
 	part := rig.Intent(action.Sandbox, "jo", "4711")
 	part.Parent = x.ID
 	y := r.OpenTask(t, part)
@@ -299,7 +317,7 @@ func TestIdentityPage(t *testing.T) {
 	wide.Parent = x.ID
 	_, err = r.Server.OpenTask(t.Context(), "", rig.As("dana"), wide)
 	wantProblem(t, err, "wider_than_parent")
-	if m := run(fork); m["error"] != "invalid_grant" || m["access_token"] != nil {
+	if m := run("exchange", fork); m["error"] != "invalid_grant" || m["access_token"] != nil {
 		t.Errorf("a fork of the repository: got %v", m)
 	}
 	if _, err := r.Server.Revoke(t.Context(), "", rig.As("ada"), "task/"+x.ID, "the test is over"); err != nil {
@@ -309,7 +327,7 @@ func TestIdentityPage(t *testing.T) {
 		t.Error("the token is active after its task")
 	}
 	rig.Wait(t, running)
-	if m := run(job); m["error"] != "invalid_grant" || m["access_token"] != nil {
+	if m := run("exchange", job); m["error"] != "invalid_grant" || m["access_token"] != nil {
 		t.Errorf("after the task: got %v", m)
 	}
 	if y, err = r.Server.Task(t.Context(), "", y.ID); err != nil || y.State != task.Revoked || y.Code != "parent_ended" || len(y.Chain) != 1 {

@@ -18,7 +18,7 @@ import (
 // always is an authority for which every task runs.
 type always struct{}
 
-func (always) Live(context.Context, string, string) error { return nil }
+func (always) Live(context.Context, string, string) ([]string, error) { return nil, nil }
 
 func postForm(t *testing.T, c *http.Client, to string, f url.Values) (int, map[string]any) {
 	t.Helper()

@@ -45,6 +45,8 @@ type Options struct {
 	Pace time.Duration // how long the scripted model gives a page; 0 means 50 ms
 	// Issuer is the base URL under which tokens name the server.
 	Issuer string
+	// SPIRE is the socket of a SPIRE agent for the sample tenant; "" is none.
+	SPIRE string
 	// HoldLimit bounds how long an action waits for people; 0 means the server's.
 	HoldLimit time.Duration
 	// Edit changes the sample resources, by file name, before they are applied.
@@ -174,7 +176,11 @@ func (r *Rig) start() error {
 
 // Open opens the server on the rig's data folder.
 func (r *Rig) Open() (err error) {
-	r.Server, err = server.Open(context.Background(), server.Config{Data: r.Dir, Store: r.Store, Issuer: r.options.Issuer, HoldLimit: r.options.HoldLimit, Log: r.options.Log})
+	spire := map[string]string{}
+	if r.options.SPIRE != "" {
+		spire["brightwell"] = r.options.SPIRE
+	}
+	r.Server, err = server.Open(context.Background(), server.Config{Data: r.Dir, Store: r.Store, Issuer: r.options.Issuer, HoldLimit: r.options.HoldLimit, SPIRE: spire, Log: r.options.Log})
 	return err
 }
 

@@ -32,7 +32,7 @@ func (l *launched) Attest(context.Context, identity.Peer) (identity.Workload, er
 
 type live struct{}
 
-func (live) Live(context.Context, string, string) error { return nil }
+func (live) Live(context.Context, string, string) ([]string, error) { return nil, nil }
 
 // The harness shows who it is, cannot be who it is not, and does not start
 // without the identity it was promised.

@@ -23,7 +23,7 @@ import (
 // always is an authority for which every task runs.
 type always struct{}
 
-func (always) Live(context.Context, string, string) error { return nil }
+func (always) Live(context.Context, string, string) ([]string, error) { return nil, nil }
 
 // life of the peers' tokens.
 const life = time.Minute
