@@ -121,6 +121,9 @@ func (t *tenant) mayOpen(ctx context.Context, w *world, a *agent, o Intent) erro
 	if err := t.srv.Err(); err != nil {
 		return problem(Refused, "not_ready", err.Error(), "see: sallyport ledger verify")
 	}
+	if err := t.srv.root.Err(); err != nil {
+		return problem(Refused, "keys_closed", err.Error(), "bring the key-encryption key back: sallyport secret keys")
+	}
 	type need struct {
 		kind   approval.Kind
 		name   string
