@@ -28,11 +28,18 @@ func main() {
 	module := flag.String("module", "", "path of the token's library")
 	pin := flag.String("pin", "", "the token's PIN")
 	key := flag.String("key", "", "label of the key to encrypt with; made if it is missing")
+	destroy := flag.String("destroy", "", "label of a key to destroy first")
 	socket := flag.String("socket", "", "path of the socket to serve")
 	flag.Parse()
 	t, err := open(*module, *pin, *key)
 	if err != nil {
 		log.Fatal(err)
+	}
+	if *destroy != "" {
+		old, err := t.find(*destroy)
+		if err := errors.Join(err, t.p.DestroyObject(t.s, old)); err != nil {
+			log.Fatal(err)
+		}
 	}
 	log.Fatal(service.NewGRPCService(*socket, 3*time.Second, t).ListenAndServe())
 }
