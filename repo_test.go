@@ -35,7 +35,7 @@ type layer struct {
 
 const testHelpers = "test helpers"
 
-var leaves = []string{"internal/action", "internal/prefer", "internal/canon", "internal/record", "internal/durable"}
+var leaves = []string{"internal/action", "internal/prefer", "internal/canon", "internal/record", "internal/durable", "internal/totp"}
 
 // layers says who may import whom. The first three columns of the question
 // "may X import Y" are here; exceptions, each with its reason, are below.

@@ -58,6 +58,8 @@ type Options struct {
 	Password func(stage estate.Stage, app estate.App, username string) string
 	// Directory signs in who is no account of the estate itself; see estate.Config.
 	Directory func(stage estate.Stage, app estate.App, username, password string) bool
+	// Code asks for one-time codes; see estate.Config.
+	Code func(stage estate.Stage, app estate.App, username, code string) (asked, right bool)
 	// KEK makes what wraps the server's keys, at each Open, and says how long
 	// secrets open without it; nil is a key file.
 	KEK func() (seal.KEK, time.Duration, error)
@@ -129,7 +131,7 @@ func (r *Rig) start() error {
 	if r.Store, err = pgtest.Chosen(ctx); err != nil {
 		return err
 	}
-	if r.Estate, err = estate.Serve(ctx, estate.Config{AdminAddr: "127.0.0.1:0", Password: r.options.Password, Directory: r.options.Directory}); err != nil {
+	if r.Estate, err = estate.Serve(ctx, estate.Config{AdminAddr: "127.0.0.1:0", Password: r.options.Password, Directory: r.options.Directory, Code: r.options.Code}); err != nil {
 		return err
 	}
 	r.closers = append(r.closers, r.Estate.Close)
