@@ -177,7 +177,7 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 		r.SessionsPath, r.RevokePath = si.Sessions.List, si.Sessions.Revoke
 	}
 	if src.LDAP != nil {
-		dir, err := t.directory(src.LDAP, stage)
+		dir, err := t.directory(src, stage)
 		if err != nil {
 			return nil, fmt.Errorf("credential source %s: %w", l.Source, err)
 		}
