@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	"k8s.io/kms/apis/v2"
 
@@ -55,8 +56,9 @@ func New(endpoint string) (*Plugin, error) {
 	// No proxy and no resolver: a socket of this machine.
 	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(),
 		grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithAuthority("localhost"),
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: callLimit}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: callLimit, Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 2, MaxDelay: time.Second}}),
+		// A plugin that is being started again is waited for, as long as a call may take.
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer), grpc.WaitForReady(true)))
 	if err != nil {
 		return nil, err
 	}
@@ -69,12 +71,10 @@ func (*Plugin) Kind() string { return "kms" }
 // Close implements seal.KEK.
 func (p *Plugin) Close() error { return p.conn.Close() }
 
-// call bounds one call. A plugin that was started again is dialled at once: the
-// wait that gRPC learnt from failures is not kept.
+// call bounds one call.
 func (p *Plugin) call(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	p.conn.ResetConnectBackoff()
 	if err := f(ctx); err != nil {
 		return fmt.Errorf("the KMS plugin at %s: %w", strings.TrimPrefix(p.conn.Target(), "unix://"), err)
 	}
