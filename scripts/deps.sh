@@ -3,7 +3,7 @@
 #
 #   scripts/deps.sh browser   Chromium's headless shell and a font: up, demo
 #   scripts/deps.sh           the same, Chromium itself, PostgreSQL, OpenSSH, OpenLDAP's
-#                             server, Glewlwyd, FUSE, SoftHSM, Node.js and npm: what the tests run for real
+#                             server, Glewlwyd, FUSE, SoftHSM, a C compiler, Node.js and npm: what the tests run for real
 #
 # Says nothing and changes nothing when everything is there. Exit status: 0 all
 # there, 2 something is missing and could not be installed (what to do is said).
@@ -39,6 +39,7 @@ have_node() {
 }
 have_ip() { PATH=$PATH:/usr/sbin:/sbin command -v ip >/dev/null; }
 have_softhsm() { command -v softhsm2-util >/dev/null; }
+have_cc() { command -v cc >/dev/null || command -v gcc >/dev/null; }
 have_slapd() { exists /usr/sbin/slapd /usr/libexec/slapd /usr/lib/slapd /usr/lib/openldap/slapd /usr/libexec/openldap/slapd; }
 have_glewlwyd() { command -v glewlwyd >/dev/null; }
 have_ssh() { command -v ssh-keygen >/dev/null && command -v ssh-agent >/dev/null && { command -v sshd >/dev/null || exists /usr/sbin/sshd; }; }
@@ -56,6 +57,7 @@ missing() {
 	have_softhsm || echo softhsm
 	have_slapd || echo slapd
 	have_glewlwyd || echo glewlwyd
+	have_cc || echo cc
 }
 
 need=$(missing | tr '\n' ' ')
@@ -75,6 +77,7 @@ fail() {
 		ip) echo "  missing: ip, of iproute2 (for tests)" ;;
 		node) echo "  missing: Node.js 18 or later in /usr/bin or /usr/local/bin, and npm (for tests)" ;;
 		softhsm) echo "  missing: SoftHSM 2 (for tests)" ;;
+		cc) echo "  missing: a C compiler, cc (for tests: a plugin for PKCS #11 tokens)" ;;
 		slapd) echo "  missing: the OpenLDAP server, slapd (for tests; no running server is needed)" ;;
 		glewlwyd) echo "  missing: Glewlwyd, an authorization server, packaged by Debian and its kin: https://github.com/babelouest/glewlwyd (for tests; no running server is needed)" ;;
 		fuse) echo "  missing: fusermount3, and read and write access to /dev/fuse (for tests by who is not root)" ;;
@@ -90,15 +93,15 @@ done
 packages() {
 	case $pm:$1 in
 	apt-get:shell) echo chromium-headless-shell ;; apt-get:full) echo chromium ;; apt-get:font) echo fonts-dejavu-core fonts-liberation ;; apt-get:postgres) echo postgresql ;; apt-get:fuse) echo fuse3 ;;
-	apt-get:ssh) echo openssh-client openssh-server ;; apt-get:slapd) echo slapd ;; apt-get:glewlwyd) echo glewlwyd ;; apt-get:node) echo nodejs npm ;; apt-get:softhsm) echo softhsm2 ;; apt-get:ip) echo iproute2 ;;
+	apt-get:ssh) echo openssh-client openssh-server ;; apt-get:cc) echo gcc libc6-dev ;; apt-get:slapd) echo slapd ;; apt-get:glewlwyd) echo glewlwyd ;; apt-get:node) echo nodejs npm ;; apt-get:softhsm) echo softhsm2 ;; apt-get:ip) echo iproute2 ;;
 	dnf:shell) echo chromium-headless ;; dnf:full) echo chromium ;; dnf:font) echo dejavu-sans-fonts liberation-sans-fonts ;; dnf:postgres) echo postgresql-server ;; dnf:fuse) echo fuse3 ;;
-	dnf:ssh) echo openssh-clients openssh-server ;; dnf:slapd) echo openldap-servers ;; dnf:node) echo nodejs npm ;; dnf:softhsm) echo softhsm ;; dnf:ip) echo iproute ;;
+	dnf:ssh) echo openssh-clients openssh-server ;; dnf:cc) echo gcc glibc-devel ;; dnf:slapd) echo openldap-servers ;; dnf:node) echo nodejs npm ;; dnf:softhsm) echo softhsm ;; dnf:ip) echo iproute ;;
 	apk:shell) echo chromium-headless-shell ;; apk:full) echo chromium ;; apk:font) echo font-dejavu font-liberation ;; apk:postgres) echo postgresql ;; apk:fuse) echo fuse3 ;;
-	apk:ssh) echo openssh-client openssh-keygen openssh-server ;; apk:slapd) echo openldap openldap-back-mdb ;; apk:node) echo nodejs npm ;; apk:softhsm) echo softhsm ;; apk:ip) echo iproute2 ;;
+	apk:ssh) echo openssh-client openssh-keygen openssh-server ;; apk:cc) echo gcc musl-dev ;; apk:slapd) echo openldap openldap-back-mdb ;; apk:node) echo nodejs npm ;; apk:softhsm) echo softhsm ;; apk:ip) echo iproute2 ;;
 	pacman:shell) echo chromium ;; pacman:full) echo chromium ;; pacman:font) echo ttf-dejavu ttf-liberation ;; pacman:postgres) echo postgresql ;; pacman:fuse) echo fuse3 ;;
-	pacman:ssh) echo openssh ;; pacman:slapd) echo openldap ;; pacman:node) echo nodejs npm ;; pacman:softhsm) echo softhsm ;; pacman:ip) echo iproute2 ;;
+	pacman:ssh) echo openssh ;; pacman:cc) echo gcc ;; pacman:slapd) echo openldap ;; pacman:node) echo nodejs npm ;; pacman:softhsm) echo softhsm ;; pacman:ip) echo iproute2 ;;
 	zypper:shell) echo chromium ;; zypper:full) echo chromium ;; zypper:font) echo dejavu-fonts liberation-fonts ;; zypper:postgres) echo postgresql-server ;; zypper:fuse) echo fuse3 ;;
-	zypper:ssh) echo openssh-clients openssh-server ;; zypper:slapd) echo openldap2 ;; zypper:node) echo nodejs20 npm20 ;; zypper:softhsm) echo softhsm ;; zypper:ip) echo iproute2 ;;
+	zypper:ssh) echo openssh-clients openssh-server ;; zypper:cc) echo gcc glibc-devel ;; zypper:slapd) echo openldap2 ;; zypper:node) echo nodejs20 npm20 ;; zypper:softhsm) echo softhsm ;; zypper:ip) echo iproute2 ;;
 	esac
 }
 

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/url"
@@ -9,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sallyport-dev/sallyport/internal/seal"
 	"github.com/sallyport-dev/sallyport/internal/server"
 )
 
@@ -123,6 +125,10 @@ func (h *readiness) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	err, left := h.err, h.left
 	h.mu.Unlock()
+	if errors.Is(err, seal.ErrClosed) {
+		answer(w, http.StatusServiceUnavailable, map[string]any{"ready": false, "reason": "the key-encryption key does not answer, so no secret opens; the cause is in the server's log"})
+		return
+	}
 	if err != nil {
 		answer(w, http.StatusServiceUnavailable, map[string]any{"ready": false, "reason": "the ledger cannot write, so nothing passes; the cause is in the server's log"})
 		return

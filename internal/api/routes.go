@@ -35,6 +35,7 @@ func (a *api) handler() http.Handler {
 		return list(a.s.Certifications(c.Context(), c.tenant, c.URL.Query().Get("agent")))
 	}, "agent")
 	a.handle(mux, "PUT "+v1+"secrets/{name...}", a.putSecret)
+	a.handle(mux, "GET "+v1+"keys", func(*call) (any, error) { return a.s.KeyRing(), nil })
 	a.handle(mux, "GET "+v1+"secrets", func(c *call) (any, error) { return list(a.s.Secrets(c.Context(), c.tenant)) })
 	a.handle(mux, "GET "+v1+"doctor", func(c *call) (any, error) {
 		a.doctor.Lock()

@@ -50,6 +50,7 @@ func commands() []func(*env) *cobra.Command {
 type env struct {
 	data, server, tenant, person, output string
 	store                                string // of a stopped server; see storeFlag
+	kek                                  kekFlags
 
 	in       io.Reader
 	out, err io.Writer

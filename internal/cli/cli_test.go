@@ -80,6 +80,13 @@ func TestUsage(t *testing.T) {
 		"policy_test_empty": {[]string{"policy", "test"}, "give files"},
 		"hold_limit_zero":   {[]string{"up", "--hold-limit", "0s"}, "--hold-limit"},
 		"listen_malformed":  {[]string{"up", "--listen", "8470"}, "--listen"},
+		"kek_unknown":       {[]string{"up", "--kek", "vault"}, "--kek: \"vault\": want file, passphrase or unix"},
+		"kek_no_terminal":   {[]string{"up", "--kek", "passphrase"}, "a passphrase is read from --passphrase-fd"},
+		"kek_fd_closed":     {[]string{"up", "--kek", "passphrase", "--passphrase-fd", "987"}, "read the passphrase"},
+		"kek_fd_alone":      {[]string{"up", "--passphrase-fd", "0"}, "is for --kek passphrase"},
+		"kek_argument":      {[]string{"up", "--kek", "passphrase", "--passphrase", "x"}, "unknown flag"},
+		"kek_grace_zero":    {[]string{"up", "--kek-grace", "0s"}, "--kek-grace"},
+		"rewrap_nothing":    {[]string{"secret", "rewrap", "--new-kek", "unix:///s"}, "holds no keys"},
 		"estate_public":     {[]string{"estate", "--admin", "0.0.0.0:8646"}, "loopback addresses only"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -104,7 +111,7 @@ func TestNoServer(t *testing.T) {
 
 func TestHelpHasAnExample(t *testing.T) {
 	for _, c := range []string{"up", "apply", "get", "task", "task open", "task show", "task close", "task list", "task take", "task screen", "task act", "task give-back", "run", "approvals", "approve", "reject", "revoke", "certify",
-		"secret", "secret put", "secret list", "ledger", "ledger list", "ledger show", "ledger verify", "ledger prove", "ledger export",
+		"secret", "secret put", "secret list", "secret rewrap", "secret keys", "ledger", "ledger list", "ledger show", "ledger verify", "ledger prove", "ledger export",
 		"policy", "policy check", "policy test", "doctor", "estate", "version"} {
 		run(t, "", append(strings.Fields(c), "--help")...).want(t, 0, "Examples:\n  sallyport "+c)
 	}

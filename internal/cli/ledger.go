@@ -53,7 +53,7 @@ func (e *env) withLog(ctx context.Context, f func(reader) error) error {
 	if !errors.As(err, &gone) || e.server != "" {
 		return err
 	}
-	if _, serr := os.Stat(filepath.Join(e.data, seal.FileName)); serr != nil {
+	if !e.keysThere() {
 		return err // there is no folder to read either
 	}
 	return e.stopped(ctx, func(log *ledger.Log, _ *seal.Root) error { return f(folder{log}) })
@@ -61,7 +61,7 @@ func (e *env) withLog(ctx context.Context, f func(reader) error) error {
 
 // stopped runs f over the log in the data folder of a stopped server.
 func (e *env) stopped(ctx context.Context, f func(*ledger.Log, *seal.Root) error) (err error) {
-	root, err := seal.Load(e.data)
+	root, err := e.openRoot(ctx)
 	if err != nil {
 		return err
 	}
@@ -93,8 +93,9 @@ func (e *env) stopped(ctx context.Context, f func(*ledger.Log, *seal.Root) error
 	return f(log, root)
 }
 
-// storeFlag adds --store to a command that reads what a stopped server left.
+// storeFlag adds --store and --kek to a command that reads what a stopped server left.
 func (e *env) storeFlag(cmd *cobra.Command) {
+	e.kek.addTo(cmd)
 	cmd.PersistentFlags().StringVar(&e.store, "store", "", "postgres://... of a stopped server that keeps its log there")
 }
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -69,7 +67,7 @@ stopped one left in --data (and --store), which it only reads; there nothing can
 // stoppedReadiness decides from the folder of a stopped server. unreachable is
 // returned where there is no folder either.
 func (e *env) stoppedReadiness(ctx context.Context, agent string, unreachable error) (r *readiness.Report, err error) {
-	if _, serr := os.Stat(filepath.Join(e.data, seal.FileName)); serr != nil {
+	if !e.keysThere() {
 		return nil, unreachable
 	}
 	err = e.stopped(ctx, func(log *ledger.Log, root *seal.Root) error {

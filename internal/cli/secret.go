@@ -39,7 +39,7 @@ func secretCommand(e *env) *cobra.Command {
 		},
 	}
 	put.Flags().BoolVar(&exact, "exact", false, "keep a line end at the end")
-	cmd.AddCommand(put)
+	cmd.AddCommand(put, rewrapCommand(e), keysCommand(e))
 	cmd.AddCommand(&cobra.Command{Use: "list", Short: "List the names of the stored secrets", Example: "  sallyport secret list", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := e.client()

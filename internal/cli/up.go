@@ -26,7 +26,7 @@ func onlyLog(l *slog.Logger) {
 func upCommand(e *env) *cobra.Command {
 	var listen, people, store, issuer, tlsCert, tlsKey string
 	var bundles, signers, spire map[string]string
-	var hold time.Duration
+	var hold, grace time.Duration
 	var warm int
 	cmd := &cobra.Command{
 		Use:   "up",
@@ -61,8 +61,15 @@ is made new; one that has state but no root key is refused.`,
 			log := slog.New(slog.NewTextHandler(e.err, nil))
 			onlyLog(log)
 			ctx := cmd.Context()
+			if grace <= 0 {
+				return usage("--kek-grace: want more than nothing")
+			}
+			kek, err := e.kek.open(e)
+			if err != nil {
+				return err
+			}
 			fmt.Fprintln(e.out, "starting: what this machine can contain is tried first")
-			s, err := server.Open(ctx, server.Config{Data: e.data, Store: store, Issuer: issuer, HoldLimit: hold, WarmBrowsers: warm, Signers: signers, SPIRE: spire, Log: log})
+			s, err := server.Open(ctx, server.Config{Data: e.data, Store: store, Issuer: issuer, HoldLimit: hold, WarmBrowsers: warm, Signers: signers, SPIRE: spire, KEK: kek, KEKGrace: grace, Log: log})
 			if err != nil {
 				return err
 			}
@@ -100,6 +107,8 @@ is made new; one that has state but no root key is refused.`,
 	f.StringToStringVar(&bundles, "bundle-listen", nil, "TENANT=ADDR: serve the tenant's SPIFFE bundle under https_spiffe too")
 	f.StringToStringVar(&spire, "spire", nil, "TENANT=SOCKET: Workload API of a SPIRE agent, for a tenant that declares identity: spire")
 	f.StringToStringVar(&signers, "signer", nil, "TENANT=SOCKET: an SSH agent that holds the tenant's signing keys, e.g. in a PKCS #11 token")
+	e.kek.addTo(cmd)
+	f.DurationVar(&grace, "kek-grace", server.DefaultKEKGrace, "how long secrets open while the KMS plugin does not answer")
 	f.DurationVar(&hold, "hold-limit", 10*time.Minute, "how long an action waits for people at most")
 	f.IntVar(&warm, "warm-browsers", 0, "browsers that wait, started, for the next task; each costs the memory of a Chromium")
 	return cmd

@@ -99,8 +99,17 @@ type Login struct {
 	Username string `json:"username"` // field name
 	Password string `json:"password"` // field name
 	CSRF     string `json:"csrf,omitempty"`
+	// TOTP is where a one-time code goes.
+	TOTP *Code `json:"totp,omitempty"`
 	// Success is the status that a right password is answered with.
 	Success int `json:"success,omitempty"`
+}
+
+// Code is the field for a one-time code (RFC 6238): of the sign-in form, or, with
+// Path, of a form of its own there, after a right password.
+type Code struct {
+	Field string `json:"field"`
+	Path  string `json:"path,omitempty"`
 }
 
 // Logout is the request that ends a session.

@@ -175,7 +175,13 @@ func (c *checker) signIn() {
 	path("login.path", s.Login.Path)
 	path("logout.path", s.Logout.Path)
 	path("confirm.path", s.Confirm.Path)
-	for at, f := range map[string]string{"login.username": s.Login.Username, "login.password": s.Login.Password} {
+	fields := map[string]string{"login.username": s.Login.Username, "login.password": s.Login.Password}
+	if c := s.Login.TOTP; c != nil {
+		if fields["login.totp.field"] = c.Field; c.Path != "" {
+			path("login.totp.path", c.Path)
+		}
+	}
+	for at, f := range fields {
 		if f == "" {
 			c.bad("signIn."+at, "want the name of a form field")
 		}

@@ -17,7 +17,8 @@ type Copy struct {
 	port      int
 	accounts  map[App]map[string]account                                 // fixed at start
 	directory func(stage Stage, app App, username, password string) bool // may be nil
-	preKey    []byte                                                     // signs the token of sign-in forms, fixed at start
+	code      func(stage Stage, app App, username, code string) (asked, right bool)
+	preKey    []byte // signs the token of sign-in forms, fixed at start
 
 	// mu guards everything below. Handlers hold it for one read or one write
 	// together with its audit entry, so no state is seen without its entry.
@@ -28,7 +29,7 @@ type Copy struct {
 }
 
 func newCopy(stage Stage, port int, cfg Config) (*Copy, error) {
-	c := &Copy{stage: stage, port: port, accounts: newAccounts(stage, cfg.Password), directory: cfg.Directory, preKey: make([]byte, 32)}
+	c := &Copy{stage: stage, port: port, accounts: newAccounts(stage, cfg.Password), directory: cfg.Directory, code: cfg.Code, preKey: make([]byte, 32)}
 	if _, err := rand.Read(c.preKey); err != nil {
 		return nil, fmt.Errorf("make sign-in key: %w", err)
 	}

@@ -59,6 +59,9 @@ type Config struct {
 	// Directory may take who is no account of an application itself, as one does
 	// that signs people in by LDAP.
 	Directory func(stage Stage, app App, username, password string) bool
+	// Code may ask an account for a one-time code beside its password, on the same
+	// form, and judge it.
+	Code func(stage Stage, app App, username, code string) (asked, right bool)
 }
 
 // An Estate is a running sample estate.

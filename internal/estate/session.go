@@ -112,7 +112,7 @@ func (q *call) setCookie(name, value string, age int) {
 
 type loginView struct {
 	Token, Next, Username string
-	Failed                bool
+	Failed, Code          bool
 }
 
 // loginPage keeps the cookie it finds, so that two open sign-in pages work.
@@ -127,7 +127,7 @@ func (q *call) showLogin(status int, v loginView) {
 		q.setCookie(preCookie, pre, 3600)
 	}
 	v.Token = q.copy.preToken(q.app, pre)
-	v.Next = localPath(v.Next)
+	v.Next, v.Code = localPath(v.Next), q.copy.code != nil
 	q.page(status, "login", "login", "Sign in", v)
 }
 
@@ -151,6 +151,10 @@ func login(q *call) {
 	ok := same(digest(q.r.PostForm.Get("password")), digest(a.password.s)) && known
 	if !known && q.copy.directory != nil && q.copy.directory(q.copy.stage, q.app, name, q.r.PostForm.Get("password")) {
 		a, ok = account{name: name, writes: true}, true
+	}
+	if ok && q.copy.code != nil {
+		asked, right := q.copy.code(q.copy.stage, q.app, name, q.r.PostForm.Get("code"))
+		ok = !asked || right
 	}
 	if !ok {
 		q.audit("session.sign-in", label(name), "password")

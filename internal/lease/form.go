@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"time"
 )
 
 // Recipe says how to sign in to an application by its form, and how to find and
@@ -21,7 +22,10 @@ type Recipe struct {
 	UserField     string
 	PasswordField string
 	CSRFField     string // hidden field copied from the login page, or empty
-	LogoutPath    string
+	// CodeField is where a one-time code goes: of the same form, or, if CodePath is
+	// given, of the form there, which comes after a right password.
+	CodeField, CodePath string
+	LogoutPath          string
 	// ConfirmPath answers ConfirmStatus to a dead session and something else to
 	// a live one.
 	ConfirmPath   string
@@ -39,6 +43,10 @@ type Form struct {
 	Account string
 	// Password is asked at each sign-in; the result is cleared after use.
 	Password func(ctx context.Context) ([]byte, error)
+	// Code is asked at each sign-in where the recipe has a field for it. It gives no
+	// code twice, and may wait, about Wait at most, until it has one.
+	Code func(ctx context.Context) (string, error)
+	Wait time.Duration
 	// Client must not follow redirects and must have no cookie jar.
 	Client *http.Client
 }
@@ -86,6 +94,13 @@ func (f *Form) signIn(ctx context.Context, label string) ([]byte, error) {
 	}
 	form.Set(f.Recipe.PasswordField, string(pw))
 	clear(pw)
+	if f.Recipe.CodeField != "" && f.Recipe.CodePath == "" { // the last thing: it ages
+		code, err := f.code(ctx)
+		if err != nil {
+			return nil, err
+		}
+		form.Set(f.Recipe.CodeField, code)
+	}
 	_, status, err = f.do(ctx, http.MethodPost, f.Recipe.LoginPath, label, jar, form)
 	if err != nil {
 		return nil, err
@@ -96,6 +111,11 @@ func (f *Form) signIn(ctx context.Context, label string) ([]byte, error) {
 	if status < 300 || status > 399 {
 		return nil, fmt.Errorf("sign-in as %s answered %d", f.Account, status)
 	}
+	if f.Recipe.CodePath != "" {
+		if err := f.second(ctx, label, jar); err != nil {
+			return nil, err
+		}
+	}
 	if err := f.alive(ctx, label, jar); err != nil {
 		return nil, err
 	}
@@ -105,6 +125,52 @@ func (f *Form) signIn(ctx context.Context, label string) ([]byte, error) {
 	}
 	return json.Marshal(cs)
 }
+
+func (f *Form) code(ctx context.Context) (string, error) {
+	if f.Code == nil {
+		return "", fmt.Errorf("%w: the application asks for a code, and the credential source has no totp", ErrNotIssued)
+	}
+	code, err := f.Code(ctx)
+	if err != nil {
+		return "", fmt.Errorf("%w: code: %w", ErrNotIssued, err)
+	}
+	return code, nil
+}
+
+// second enters the code on a page of its own. What the password alone has made is
+// no session: whoever looks for one needs a code too.
+func (f *Form) second(ctx context.Context, label string, jar map[string]string) error {
+	page, status, err := f.do(ctx, http.MethodGet, f.Recipe.CodePath, label, jar, nil)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNotIssued, err)
+	}
+	form := url.Values{}
+	if f.Recipe.CSRFField != "" {
+		v, ok := hidden(page, f.Recipe.CSRFField)
+		if !ok || status != http.StatusOK {
+			return fmt.Errorf("%w: the page for the code answered %d, without field %q", ErrNotIssued, status, f.Recipe.CSRFField)
+		}
+		form.Set(f.Recipe.CSRFField, v)
+	}
+	code, err := f.code(ctx)
+	if err != nil {
+		return err
+	}
+	form.Set(f.Recipe.CodeField, code)
+	_, status, err = f.do(ctx, http.MethodPost, f.Recipe.CodePath, label, jar, form)
+	switch {
+	case err != nil:
+		return err
+	case status >= 400 && status < 500:
+		return fmt.Errorf("%w: the code of %s was refused with %d: is this machine's clock right?", ErrNotIssued, f.Account, status)
+	case status < 200 || status > 399:
+		return fmt.Errorf("the code of %s was answered with %d", f.Account, status)
+	}
+	return nil
+}
+
+// Patience implements Patient: a sign-in may wait for its code.
+func (f *Form) Patience() time.Duration { return f.Wait }
 
 func (f *Form) alive(ctx context.Context, label string, jar map[string]string) error {
 	_, status, err := f.do(ctx, http.MethodGet, f.Recipe.ConfirmPath, label, jar, nil)

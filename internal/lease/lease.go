@@ -117,6 +117,21 @@ type Batch interface {
 	ConfirmAll(ctx context.Context, cs []Credential) []error
 }
 
+// Patient is a Source that may have to wait for its turn: so much is added to what an
+// attempt may take.
+type Patient interface {
+	Source
+	Patience() time.Duration
+}
+
+// patience is how long an attempt may take.
+func patience(s Source, limit time.Duration) time.Duration {
+	if p, ok := s.(Patient); ok {
+		limit += p.Patience()
+	}
+	return limit
+}
+
 // Renewer is a Source whose credentials end by themselves and can be kept alive
 // for longer.
 type Renewer interface {
@@ -226,7 +241,7 @@ func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 		k.unclaim(l.ID)
 		return l, nil, err
 	}
-	ictx, cancel := context.WithTimeout(ctx, issueLimit)
+	ictx, cancel := context.WithTimeout(ctx, patience(src, issueLimit))
 	secret, err := src.Issue(ictx, Order{Label: l.Label, Task: l.Task, Agent: l.Agent, Purpose: l.Purpose, Account: l.Account, Expires: l.Expires})
 	cancel()
 	if err != nil {

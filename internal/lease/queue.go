@@ -124,7 +124,7 @@ func (q *queue) work() {
 }
 
 func endOne(j *job) error {
-	ctx, cancel := context.WithTimeout(j.ctx, attemptLimit)
+	ctx, cancel := context.WithTimeout(j.ctx, patience(j.src, attemptLimit))
 	defer cancel()
 	if err := j.src.Revoke(ctx, j.cred); err != nil {
 		return fmt.Errorf("revoke: %w", err)

@@ -14,14 +14,25 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/action"
 )
 
-// LDAP is the block of a CredentialSource that makes an account of a directory for
-// each task, with which the boundary signs in to the connector.
+// LDAP is the block of a CredentialSource with whose account of a directory the
+// boundary signs in to the connector: one that is made for each task, or one that is
+// there and has another password after each.
 type LDAP struct {
+	Mode   LDAPMode                   `json:"mode,omitempty"`
 	Admin  LDAPAdmin                  `json:"admin"`
 	Stages map[action.Stage]LDAPStage `json:"stages"`
 }
 
-// LDAPAdmin makes and deletes the accounts.
+// LDAPMode is what happens to accounts.
+type LDAPMode string
+
+// LDAPRotate is for a service account; the zero value is an account for each task.
+const LDAPRotate LDAPMode = "rotate"
+
+// Values lists what may be written.
+func (LDAPMode) Values() []string { return []string{string(LDAPRotate)} }
+
+// LDAPAdmin makes and deletes the accounts, or sets their passwords.
 type LDAPAdmin struct {
 	DN     string     `json:"dn"`
 	Secret *SecretRef `json:"secret"`
@@ -33,7 +44,11 @@ type LDAPStage struct {
 	// ldapi:// and the path of a socket with %2F for /.
 	URL string `json:"url"`
 	// Base is the entry under which accounts are made. Nothing else is in it.
-	Base string `json:"base"`
+	Base string `json:"base,omitempty"`
+	// Account is the service account of mode rotate, and Login the name with which it
+	// signs in to the connector.
+	Account string `json:"account,omitempty"`
+	Login   string `json:"login,omitempty"`
 	// Groups are those that each account is a member of.
 	Groups []string `json:"groups,omitempty"`
 	// CA is PEM of the only roots trusted for it; CAFile is a path that the
@@ -96,6 +111,19 @@ func (l *LDAP) validate(report func(path, problem string)) {
 		}
 		if s.CA != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(s.CA)) {
 			report(at+".ca", "want PEM certificates")
+		}
+		if l.Mode == LDAPRotate {
+			dns[at+".account"] = s.Account
+			if s.Login == "" {
+				report(at+".login", "is missing")
+			}
+			if s.Base != "" || len(s.Groups) > 0 {
+				report(at, "base and groups are of accounts that are made for a task")
+			}
+			continue
+		}
+		if s.Account != "" || s.Login != "" {
+			report(at, "account and login are of mode rotate")
 		}
 		dns[at+".base"] = s.Base
 		for i, g := range s.Groups {

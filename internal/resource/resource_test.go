@@ -382,6 +382,10 @@ func TestCredentialSourceTypes(t *testing.T) {
 		}
 	}
 	const dir = "  type: ldap\n  connector: iam\n  ldap:\n    admin: {dn: \"cn=boundary,dc=x\", secret: {sealed: dir}}\n    stages:\n      sandbox: {url: \"ldaps://dir:636\", base: \"ou=tasks,dc=x\", groups: [\"cn=g,dc=x\"]}\n"
+	rotate := strings.NewReplacer("  ldap:\n", "  ldap:\n    mode: rotate\n", "base: \"ou=tasks,dc=x\", groups: [\"cn=g,dc=x\"]", "account: \"uid=s,dc=x\", login: s").Replace(dir)
+	if _, err := decode(head + rotate + "  secret: {sealed: s}\n"); err != nil {
+		t.Errorf("mode rotate: %v", err)
+	}
 	for _, url := range []string{"ldaps://dir:636", "ldap://dir", "ldaps://[::1]:1636", "ldapi://%2Frun%2Fslapd%2Fldapi"} {
 		if _, err := decode(head + strings.Replace(dir, "ldaps://dir:636", url, 1)); err != nil {
 			t.Errorf("%s: %v", url, err)
@@ -404,6 +408,14 @@ func TestCredentialSourceTypes(t *testing.T) {
 		"directory_without_app":  {strings.Replace(dir, "  connector: iam\n", "", 1), "spec.connector: is missing"},
 		"directory_with_account": {dir + "  account: svc\n", "spec.account: is of type static-form"},
 		"directory_with_secret":  {dir + "  secret: {sealed: x}\n", "spec.secret: is of type"},
+		"rotates_no_secret":      {rotate, "spec.secret: is missing"},
+		"rotates_no_account":     {strings.Replace(rotate, "account: \"uid=s,dc=x\", ", "", 1), "account: want a DN"},
+		"rotates_no_login":       {strings.Replace(rotate, ", login: s", "", 1), "login: is missing"},
+		"rotates_and_makes":      {strings.Replace(rotate, "account:", "base: \"ou=tasks,dc=x\", account:", 1), "base and groups are of accounts"},
+		"makes_and_rotates":      {strings.Replace(rotate, "    mode: rotate\n", "", 1), "are of mode rotate"},
+		"other_mode":             {strings.Replace(rotate, "rotate", "delete", 1), "mode"},
+		"code_of_a_directory":    {dir + "  totp: {sealed: x}\n", "spec.totp: is of type static-form"},
+		"code_inline":            {"  type: static-form\n  connector: iam\n  account: s\n  secret: {sealed: x}\n  totp: hunter2-hunter2\n", "sallyport secret put"},
 		"no_directory":           {"  type: ldap\n  connector: iam\n", "spec.ldap: is missing"},
 		"anonymous_admin":        {strings.Replace(dir, ", secret: {sealed: dir}", "", 1), "admin.secret: is missing"},
 		"admin_password_inline":  {strings.Replace(dir, "{sealed: dir}", "hunter2-hunter2", 1), "sallyport secret put"},

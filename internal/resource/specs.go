@@ -164,10 +164,14 @@ type CredentialSourceSpec struct {
 	Type SourceType `json:"type"`
 	// Of static-form, static-field, static-request, ldap and oauth: whose form, fields
 	// or requests. Of static-form: which account signs in; of a static-request that is
-	// taken as basic: the user. Of all static ones: the sealed password or secret.
+	// taken as basic: the user. Of all static ones: the sealed password or secret;
+	// of ldap in mode rotate: the password, which the boundary exchanges.
 	Connector string     `json:"connector,omitempty"`
 	Account   string     `json:"account,omitempty"`
 	Secret    *SecretRef `json:"secret,omitempty"`
+	// Of static-form, where the form asks for a one-time code: the sealed key of the
+	// account's codes, an otpauth URI or base32.
+	TOTP *SecretRef `json:"totp,omitempty"`
 	// Of postgresql.
 	PostgreSQL *PostgreSQL `json:"postgresql,omitempty"`
 	// Of ssh.
@@ -410,13 +414,15 @@ func (s *AgentSpec) Resolve(read func(path string) ([]byte, error)) error {
 // are given.
 func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem string)) {
 	form, ldap := s.Type == SourceForm, s.Type == SourceLDAP
+	rotate := s.LDAP != nil && s.LDAP.Mode == LDAPRotate
 	for name, f := range map[string]struct {
 		given, wanted bool
 		types         string
 	}{
 		"connector":  {s.Connector != "", form || s.Static() || s.PutIn() || ldap, "static-form, static-field, static-request, ldap or oauth"},
 		"account":    {s.Account != "", form || s.Type == SourceRequest && s.Account != "", "static-form or static-request"},
-		"secret":     {s.Secret != nil, form || s.Static(), "static-form, static-field or static-request"},
+		"secret":     {s.Secret != nil, form || s.Static() || rotate, "static-form, static-field, static-request or ldap in mode rotate"},
+		"totp":       {s.TOTP != nil, form && s.TOTP != nil, "static-form"},
 		"postgresql": {s.PostgreSQL != nil, s.Type == SourcePostgreSQL, "postgresql"},
 		"ssh":        {s.SSH != nil, s.Type == SourceSSH, "ssh"},
 		"ldap":       {s.LDAP != nil, ldap, "ldap"},
@@ -432,8 +438,10 @@ func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem stri
 	if s.Type == SourceRequest && (strings.ContainsRune(s.Account, ':') || strings.ContainsFunc(s.Account, func(r rune) bool { return r < ' ' || r > '~' })) {
 		report("account", "want a user name without colon, in ASCII (RFC 7617)")
 	}
-	if s.Secret != nil && !secretName.MatchString(s.Secret.Sealed) {
-		report("secret.sealed", wantSecret)
+	for at, ref := range map[string]*SecretRef{"secret": s.Secret, "totp": s.TOTP} {
+		if ref != nil && !secretName.MatchString(ref.Sealed) {
+			report(at+".sealed", wantSecret)
+		}
 	}
 	if s.PostgreSQL != nil {
 		s.PostgreSQL.validate(func(path, problem string) { report("postgresql."+path, problem) })

@@ -139,6 +139,16 @@ func (v *validator) one(r *Resource) {
 			if s.LDAP != nil && c.SignIn != nil && c.SignIn.Sessions == nil {
 				v.bad(r, "spec.connector", "connector %s does not say how to find an account's sessions: signIn.sessions", s.Connector)
 			}
+			if other := v.rotatesToo(r, s); other != "" {
+				v.bad(r, "spec.secret.sealed", "credential source %s rotates the same secret: each service account has one of its own", other)
+			}
+			if asks := c.SignIn != nil && c.SignIn.Login.TOTP != nil; s.SignsIn() && asks != (s.TOTP != nil) {
+				if asks {
+					v.bad(r, "spec.totp", "connector %s asks for a one-time code at the sign-in: give totp: {sealed: NAME}, of an account that stays", s.Connector)
+				} else {
+					v.bad(r, "spec.totp", "connector %s does not say where a one-time code goes: signIn.login.totp", s.Connector)
+				}
+			}
 			if n := len(c.SecretUse(r.Metadata.Name).Origins); s.Type == SourceField && n != 1 {
 				v.bad(r, "spec.connector", "operations of connector %s take secret %s at %d origins, want one", s.Connector, r.Metadata.Name, n)
 			}
@@ -385,4 +395,19 @@ func (v *validator) origins() {
 			}
 		}
 	}
+}
+
+// rotatesToo names another source that exchanges the same secret.
+func (v *validator) rotatesToo(r *Resource, s *CredentialSourceSpec) string {
+	if s.LDAP == nil || s.LDAP.Mode != LDAPRotate || s.Secret == nil {
+		return ""
+	}
+	for _, o := range v.all {
+		x, ok := o.Spec.(*CredentialSourceSpec)
+		if ok && o.Metadata.Tenant == r.Metadata.Tenant && o.Metadata.Name != r.Metadata.Name && x.LDAP != nil && x.LDAP.Mode == LDAPRotate &&
+			x.Secret != nil && x.Secret.Sealed == s.Secret.Sealed {
+			return o.Metadata.Name
+		}
+	}
+	return ""
 }

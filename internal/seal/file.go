@@ -16,6 +16,18 @@ const FileName = "root.key"
 // Load reads the root key of the data folder dir. It refuses a file that
 // others than its owner can read, or of another size.
 func Load(dir string) (*Root, error) {
+	if _, err := os.Lstat(filepath.Join(dir, RingName)); err == nil {
+		return nil, fmt.Errorf("the keys in %s are wrapped (it has %s): say with --kek by what", dir, RingName)
+	}
+	key, err := readKey(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key)
+	return NewRoot(key)
+}
+
+func readKey(dir string) ([]byte, error) {
 	path := filepath.Join(dir, FileName)
 	f, err := os.Open(path)
 	if err != nil {
@@ -33,11 +45,11 @@ func Load(dir string) (*Root, error) {
 	if err != nil {
 		return nil, fmt.Errorf("root key: %w", err)
 	}
-	defer clear(key)
 	if len(key) != KeySize {
+		clear(key)
 		return nil, fmt.Errorf("root key: %s is torn or not a key: want %d bytes", path, KeySize)
 	}
-	return NewRoot(key)
+	return key, nil
 }
 
 // Create makes the data folder dir if need be, and a root key in it. The
@@ -46,15 +58,8 @@ func Load(dir string) (*Root, error) {
 // a file root.key.new, which makes the folder not empty; it holds no key that
 // was ever used, and may be removed by hand).
 func Create(dir string) (*Root, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("root key: %w", err)
-	}
-	names, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, fmt.Errorf("root key: %w", err)
-	}
-	if len(names) > 0 {
-		return nil, fmt.Errorf("root key: %s is not empty (it has %s): %w", dir, names[0].Name(), fs.ErrExist)
+	if err := empty(dir); err != nil {
+		return nil, err
 	}
 	key := make([]byte, KeySize)
 	defer clear(key)
@@ -63,6 +68,21 @@ func Create(dir string) (*Root, error) {
 		return nil, fmt.Errorf("root key: %w", err)
 	}
 	return NewRoot(key)
+}
+
+// empty makes the folder if need be, and refuses one that holds anything.
+func empty(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("root key: %w", err)
+	}
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("root key: %w", err)
+	}
+	if len(names) > 0 {
+		return fmt.Errorf("root key: %s is not empty (it has %s): %w", dir, names[0].Name(), fs.ErrExist)
+	}
+	return nil
 }
 
 // writeNew writes in this order: the bytes, their sync, the name, the sync of

@@ -13,7 +13,8 @@ import (
 )
 
 // directory makes the source of a stage's accounts. It holds nothing.
-func (t *tenant) directory(spec *resource.LDAP, stage action.Stage) (*ldap.Source, error) {
+func (t *tenant) directory(src *resource.CredentialSourceSpec, stage action.Stage) (lease.Accounts, error) {
+	spec := src.LDAP
 	st, ok := spec.Stages[stage]
 	if !ok {
 		return nil, fmt.Errorf("there is no directory in stage %s", stage)
@@ -26,11 +27,17 @@ func (t *tenant) directory(spec *resource.LDAP, stage action.Stage) (*ldap.Sourc
 			return nil, fmt.Errorf("ca of %s is not PEM", st.URL)
 		}
 	}
+	if spec.Mode == resource.LDAPRotate {
+		return ldap.NewRotation(c, st.Account, st.Login, passwords{t, src.Secret, stage}), nil
+	}
 	return ldap.New(c), nil
 }
 
 // accountOf is who a lease acts as, for its record.
 func accountOf(src *resource.CredentialSourceSpec) string {
+	if src.LDAP != nil && src.LDAP.Mode == resource.LDAPRotate {
+		return "a service account, exchanged afterwards"
+	}
 	if src.LDAP != nil {
 		return "an account of its own"
 	}

@@ -27,6 +27,8 @@ type jar struct {
 	// seen keeps every value that was ever in the jar, since an old session
 	// cookie is a secret too until the application forgets it.
 	seen []egress.Secret
+	// more are secrets for a while: one-time codes.
+	more func() []egress.Secret
 }
 
 // field is a secret for the requests of one origin, and the lease that it is of.
@@ -35,8 +37,8 @@ type field struct {
 	value egress.Secret
 }
 
-func newJar() *jar {
-	return &jar{origins: map[string]map[string]string{}, fields: map[string]map[string]field{}}
+func newJar(more func() []egress.Secret) *jar {
+	return &jar{origins: map[string]map[string]string{}, fields: map[string]map[string]field{}, more: more}
 }
 
 // add puts the credential of a lease in for its one audience.
@@ -180,7 +182,7 @@ func (j *jar) Observe(r *http.Response) {
 func (j *jar) Secrets() []egress.Secret {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return slices.Clone(j.seen)
+	return append(slices.Clone(j.seen), j.more()...)
 }
 
 // values are Secrets for the client of the browser's protocol.

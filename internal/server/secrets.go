@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -19,6 +20,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/surface/inference"
+	"github.com/sallyport-dev/sallyport/internal/totp"
 )
 
 // kindSecret holds sealed static secrets: object kind "secret", id the name.
@@ -51,6 +53,11 @@ func (s *Server) PutSecret(ctx context.Context, tenantName string, c Caller, nam
 	}
 	if len(value) == 0 || len(value) > 64<<10 {
 		return problem(Invalid, "invalid_secret", "a secret has 1 to 65536 bytes", "give it on standard input")
+	}
+	if bytes.HasPrefix(value, []byte(totp.Scheme)) {
+		if _, err := totp.Parse(string(value)); err != nil {
+			return problem(Invalid, "invalid_secret", "the otpauth URI: "+err.Error(), "give the one that the application shows at the enrolment")
+		}
 	}
 	sealed, err := t.seal.Seal(kindSecret+"/"+name, value)
 	if err != nil {
@@ -163,18 +170,27 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 	si := spec.SignIn
 	r := lease.Recipe{Origin: l.Audience, LoginPath: si.Login.Path, UserField: si.Login.Username, PasswordField: si.Login.Password,
 		CSRFField: si.Login.CSRF, LogoutPath: si.Logout.Path, ConfirmPath: si.Confirm.Path, ConfirmStatus: si.Confirm.Status}
+	if si.Login.TOTP != nil {
+		r.CodeField, r.CodePath = si.Login.TOTP.Field, si.Login.TOTP.Path
+	}
 	if si.Sessions != nil {
 		r.SessionsPath, r.RevokePath = si.Sessions.List, si.Sessions.Revoke
 	}
 	if src.LDAP != nil {
-		dir, err := t.directory(src.LDAP, stage)
+		dir, err := t.directory(src, stage)
 		if err != nil {
 			return nil, fmt.Errorf("credential source %s: %w", l.Source, err)
 		}
 		return &lease.AccountForm{Accounts: dir, Form: lease.Form{Recipe: r, Client: client}}, nil
 	}
-	return &lease.Form{Recipe: r, Account: src.Account, Client: client,
-		Password: func(ctx context.Context) ([]byte, error) { return t.password(ctx, src, stage) }}, nil
+	f := &lease.Form{Recipe: r, Account: src.Account, Client: client,
+		Password: func(ctx context.Context) ([]byte, error) { return t.password(ctx, src, stage) }}
+	if src.TOTP != nil {
+		if err := t.withCode(ctx, f, src.TOTP, stage); err != nil {
+			return nil, fmt.Errorf("credential source %s: %w", l.Source, err)
+		}
+	}
+	return f, nil
 }
 
 // password is the sealed secret of a source. A stage may have one of its own,

@@ -4,7 +4,8 @@
 // remembers.
 //
 // A data folder belongs to one running server. It holds root.key (whoever has it
-// and the store can read every secret), the embedded store, and the sockets.
+// and the store can read every secret) or keyring.json (whoever has it, the store
+// and the use of its key-encryption key can), the embedded store, and the sockets.
 package server
 
 import (
@@ -42,6 +43,11 @@ type Config struct {
 	Data string
 	// Store is a PostgreSQL URL, or empty for the store in Data.
 	Store string
+	// KEK wraps the keys in Data; nil is a key file that holds one as it is. The
+	// server closes it. KEKGrace is how long secrets open while a remote one does
+	// not answer; 0 is DefaultKEKGrace.
+	KEK      seal.KEK
+	KEKGrace time.Duration
 	// Issuer is the base URL under which others reach /t/TENANT/..., for OIDC
 	// discovery; empty means http://localhost.
 	Issuer string
@@ -80,6 +86,7 @@ type Server struct {
 	store  dataStore
 	ledger *ledger.Ledger
 	root   *seal.Root
+	ring   *seal.Ring // nil: root is of a key file
 	gate   *gate.Gate
 	// browsers gives every session its own.
 	browsers *browser.Pool[*egress.Keys]
@@ -114,6 +121,9 @@ func Open(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.HoldLimit == 0 {
 		cfg.HoldLimit = 10 * time.Minute
 	}
+	if cfg.KEKGrace == 0 {
+		cfg.KEKGrace = DefaultKEKGrace
+	}
 	if cfg.Issuer == "" {
 		cfg.Issuer = "http://localhost"
 	}
@@ -136,10 +146,7 @@ func (s *Server) open(ctx context.Context) error {
 		return err
 	}
 	s.grade = string(contain.Doctor(ctx).Grade)
-	if s.root, err = openRoot(s.cfg.Data); err != nil {
-		return err
-	}
-	if s.lock, err = lockFolder(s.cfg.Data); err != nil {
+	if err := s.openKeys(ctx); err != nil {
 		return err
 	}
 	// What a crash left of programs that ran.
@@ -169,6 +176,7 @@ func (s *Server) open(ctx context.Context) error {
 			s.log.Warn("recovery is not complete", "tenant", t.name, "err", err)
 		}
 	}
+	s.watchKeys()
 	return nil
 }
 
@@ -212,21 +220,6 @@ func (s *Server) openStore(ctx context.Context) error {
 	return nil
 }
 
-// openRoot loads the root key, or makes one in a folder that holds nothing.
-func openRoot(dir string) (*seal.Root, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	names, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	if len(names) == 0 {
-		return seal.Create(dir)
-	}
-	return seal.Load(dir)
-}
-
 // lockFolder makes sure that one process uses the folder. The lock ends with
 // the process, however it ends.
 func lockFolder(dir string) (*os.File, error) {
@@ -265,6 +258,9 @@ func (s *Server) Close() error {
 	if s.store != nil {
 		errs = append(errs, s.store.Close())
 	}
+	if s.cfg.KEK != nil {
+		errs = append(errs, s.cfg.KEK.Close())
+	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())
 	}
@@ -289,7 +285,7 @@ func (s *Server) Err() error {
 // Ready tries a durable write of every tenant's log, so that a full disk shows
 // before an agent meets it.
 func (s *Server) Ready(ctx context.Context) error {
-	if err := s.Err(); err != nil {
+	if err := errors.Join(s.Err(), s.root.Err()); err != nil {
 		return err
 	}
 	for _, t := range s.all() {

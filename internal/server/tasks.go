@@ -123,6 +123,9 @@ func (t *tenant) mayOpen(ctx context.Context, w *world, a *agent, o Intent) erro
 	if err := t.srv.Err(); err != nil {
 		return problem(Refused, "not_ready", err.Error(), "see: sallyport ledger verify")
 	}
+	if err := t.srv.root.Err(); err != nil {
+		return problem(Refused, "keys_closed", err.Error(), "bring the key-encryption key back: sallyport secret keys")
+	}
 	type need struct {
 		kind   approval.Kind
 		name   string
@@ -327,7 +330,7 @@ func (t *tenant) run(ctx context.Context, id string, h Harness) (*Running, error
 	case err != nil:
 		return nil, err
 	}
-	s := &session{t: t, task: x, world: w, agent: w.agents[x.Agent], seen: newMeasured(), jar: newJar(), done: make(chan struct{})}
+	s := &session{t: t, task: x, world: w, agent: w.agents[x.Agent], seen: newMeasured(), jar: newJar(t.codes.secrets), done: make(chan struct{})}
 	s.journal = computer.NewJournal(s.sender)
 	if s.instance, err = w.capabilities[x.Capability].Instantiate(x.Capability, x.Params); err == nil {
 		t.mu.Lock()

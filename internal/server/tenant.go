@@ -45,6 +45,7 @@ type tenant struct {
 
 	swept time.Time // when expirePayloads last looked; used by expire only
 
+	codes *codes // one-time, for sign-ins
 	roles roleSources
 	auths authServers
 	keys  *leasessh.Keys // for hosts
@@ -59,7 +60,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tenant{srv: s, name: name, log: log, seal: sealer, attestor: s.attestor, sessions: map[string]*session{}, parts: map[string]int{}, keys: leasessh.NewKeys()}
+	t := &tenant{srv: s, name: name, log: log, seal: sealer, attestor: s.attestor, sessions: map[string]*session{}, parts: map[string]int{}, keys: leasessh.NewKeys(), codes: newCodes()}
 	if t.world, err = loadWorld(ctx, log); err != nil {
 		return nil, err
 	}

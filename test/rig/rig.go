@@ -34,6 +34,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/estate/provider"
 	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/seal"
 	"github.com/sallyport-dev/sallyport/internal/server"
 	"github.com/sallyport-dev/sallyport/internal/store"
 	"github.com/sallyport-dev/sallyport/internal/store/pgtest"
@@ -59,6 +60,11 @@ type Options struct {
 	Password func(stage estate.Stage, app estate.App, username string) string
 	// Directory signs in who is no account of the estate itself; see estate.Config.
 	Directory func(stage estate.Stage, app estate.App, username, password string) bool
+	// Code asks for one-time codes; see estate.Config.
+	Code func(stage estate.Stage, app estate.App, username, code string) (asked, right bool)
+	// KEK makes what wraps the server's keys, at each Open, and says how long
+	// secrets open without it; nil is a key file.
+	KEK func() (seal.KEK, time.Duration, error)
 	// Before runs when the world is up and nothing is applied. It may change
 	// Ports and EstateCA, to stand between the server and the estate.
 	Before func(*Rig) error
@@ -127,7 +133,7 @@ func (r *Rig) start() error {
 	if r.Store, err = pgtest.Chosen(ctx); err != nil {
 		return err
 	}
-	if r.Estate, err = estate.Serve(ctx, estate.Config{AdminAddr: "127.0.0.1:0", Password: r.options.Password, Directory: r.options.Directory}); err != nil {
+	if r.Estate, err = estate.Serve(ctx, estate.Config{AdminAddr: "127.0.0.1:0", Password: r.options.Password, Directory: r.options.Directory, Code: r.options.Code}); err != nil {
 		return err
 	}
 	r.closers = append(r.closers, r.Estate.Close)
@@ -176,11 +182,16 @@ func (r *Rig) start() error {
 
 // Open opens the server on the rig's data folder.
 func (r *Rig) Open() (err error) {
-	spire := map[string]string{}
+	c := server.Config{Data: r.Dir, Store: r.Store, Issuer: r.options.Issuer, HoldLimit: r.options.HoldLimit, SPIRE: map[string]string{}, Log: r.options.Log}
 	if r.options.SPIRE != "" {
-		spire["brightwell"] = r.options.SPIRE
+		c.SPIRE["brightwell"] = r.options.SPIRE
 	}
-	r.Server, err = server.Open(context.Background(), server.Config{Data: r.Dir, Store: r.Store, Issuer: r.options.Issuer, HoldLimit: r.options.HoldLimit, SPIRE: spire, Log: r.options.Log})
+	if r.options.KEK != nil {
+		if c.KEK, c.KEKGrace, err = r.options.KEK(); err != nil {
+			return err
+		}
+	}
+	r.Server, err = server.Open(context.Background(), c)
 	return err
 }
 

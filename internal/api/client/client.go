@@ -30,6 +30,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/lease"
 	"github.com/sallyport-dev/sallyport/internal/readiness"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/seal"
 	"github.com/sallyport-dev/sallyport/internal/server"
 	"github.com/sallyport-dev/sallyport/internal/task"
 )
@@ -342,6 +343,12 @@ func (c *Client) PutSecret(ctx context.Context, name string, value []byte) error
 		return err
 	}
 	return resp.Body.Close()
+}
+
+// Keys says what wraps the server's keys.
+func (c *Client) Keys(ctx context.Context) (seal.RingState, error) {
+	var out seal.RingState
+	return out, c.call(ctx, http.MethodGet, "keys", nil, nil, &out)
 }
 
 // Secrets lists the names of the stored secrets.

@@ -29,6 +29,7 @@ const (
 	Operators     = "cn=operators,ou=groups," + Suffix // a group with another member
 	Boundary      = "cn=boundary," + Suffix            // may make accounts in Tasks and change groups, and nothing else
 	AdminPassword = "admin-password"
+	Service       = "uid=svc-crm,ou=services," + Suffix // whose password Boundary may set
 )
 
 // Directory is a running OpenLDAP server of the test's own, in a folder of its own.
@@ -54,6 +55,7 @@ directory DIR/data
 dbnosync
 index objectClass,uid,member,entryUUID eq
 access to dn.subtree="ou=tasks,dc=test" attrs=userPassword by dn.exact="cn=boundary,dc=test" write by anonymous auth by * none
+access to dn.subtree="ou=services,dc=test" attrs=userPassword by dn.exact="cn=boundary,dc=test" write by anonymous auth by * none
 access to attrs=userPassword by anonymous auth by * none
 access to dn.subtree="ou=tasks,dc=test" by dn.exact="cn=boundary,dc=test" write by users read by * none
 access to dn.subtree="ou=groups,dc=test" attrs=member by dn.exact="cn=boundary,dc=test" write by users read by * none
@@ -135,6 +137,8 @@ func StartLDAP(t testing.TB) *Directory {
 	d.Add(Suffix, "dcObject organization", "dc", "test", "o", "test")
 	d.Add(Tasks, "organizationalUnit")
 	d.Add("ou=groups,"+Suffix, "organizationalUnit")
+	d.Add("ou=services,"+Suffix, "organizationalUnit")
+	d.Add(Service, "inetOrgPerson", "cn", "svc-crm", "sn", "svc-crm", "userPassword", "first-password")
 	d.Add("cn=alice,"+Suffix, "person", "sn", "alice", "userPassword", "alice-password")
 	d.Add(Boundary, "person", "sn", "boundary", "userPassword", AdminPassword)
 	d.Add(Operators, "groupOfNames", "member", "cn=alice,"+Suffix)

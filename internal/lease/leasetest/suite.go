@@ -28,6 +28,9 @@ type Peer struct {
 	Wire   *Wire // between the two
 	// Works tries a credential as its holder would. nil means that it worked.
 	Works func(secret []byte) error
+	// Exclusive says that one lease at a time is given; the cases of several are left
+	// out.
+	Exclusive bool
 	// Labels are those that exist upstream, asked apart from the source.
 	Labels func() []string
 	// Pass lets as much time pass, for the source and at its upstream, as a credential
@@ -107,6 +110,10 @@ func Run(t *testing.T, p *Peer) {
 		"lives_and_ends": livesAndEnds, "down_at_issue": downAtIssue, "down_at_revoke": downAtRevoke, "kill_while_issuing": killWhileIssuing,
 		"says_revoked_and_is_not": liar, "crash_at_every_step": crashes, "many_at_once": many, "no_record_no_lease": noRecord,
 	}
+	if p.Exclusive {
+		cases["lives_and_ends"] = oneAtATime
+		delete(cases, "many_at_once")
+	}
 	if _, ok := p.Source.(lease.Lister); ok {
 		cases["not_on_record"] = orphans
 	}
@@ -154,6 +161,43 @@ func livesAndEnds(r *rig) {
 	}
 	if err := r.Source.Confirm(r.t.Context(), lease.Credential{Label: l.Label}); err != nil {
 		r.t.Errorf("confirmation by the label: %v", err)
+	}
+	for _, e := range r.log.All() {
+		if strings.Contains(string(e.Body), string(secret)) {
+			r.t.Errorf("the credential is in record %s", e.Type)
+		}
+	}
+}
+
+func oneAtATime(r *rig) {
+	k := r.keeper()
+	l, secret, err := r.issue(k, "t-1")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := r.Works(secret); err != nil {
+		r.t.Errorf("the credential does not work: %v", err)
+	}
+	if _, _, err := r.issue(k, "t-2"); !errors.Is(err, lease.ErrNotIssued) {
+		r.t.Errorf("a second lease: got %v", err)
+	}
+	if err := k.End(r.t.Context(), "t-1"); err != nil {
+		r.t.Fatal(err)
+	}
+	_, other, err := r.issue(k, "t-3")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	// Ending again what ended does not touch who has it now.
+	old := lease.Credential{Label: l.Label, Secret: secret}
+	if err := errors.Join(r.Source.Revoke(r.t.Context(), old), r.Source.Confirm(r.t.Context(), old)); err != nil {
+		r.t.Errorf("second revocation: %v", err)
+	}
+	if r.Works(secret) == nil || r.Works(other) != nil {
+		r.t.Errorf("the ended credential: %v; the one that is held: %v", r.Works(secret), r.Works(other))
+	}
+	if err := k.End(r.t.Context(), "t-3"); err != nil {
+		r.t.Fatal(err)
 	}
 	for _, e := range r.log.All() {
 		if strings.Contains(string(e.Body), string(secret)) {
