@@ -105,9 +105,12 @@ func (v *Vault) Labels() (out []string) {
 			out = append(out, "an account without a token: "+name)
 		}
 	}
-	slices.SortFunc(out, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+	slices.SortFunc(out, byNumber)
 	return out
 }
+
+// byNumber orders labels whose ids end in a number.
+func byNumber(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) }
 
 // work is what a worker of the server does in the background.
 func (v *Vault) work() {
