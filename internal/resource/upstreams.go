@@ -320,3 +320,27 @@ func (k *Kubernetes) validate(report func(path, problem string)) {
 	}
 	validateStages(k.Stages, report, func(at string, e Endpoint) { e.validate(at, report) })
 }
+
+// UpstreamStages are the stages of a source of one of the blocks here.
+func (s *CredentialSourceSpec) UpstreamStages() []action.Stage {
+	switch {
+	case s.Vault != nil:
+		return slices.Sorted(maps.Keys(s.Vault.Stages))
+	case s.AWSSTS != nil:
+		return slices.Sorted(maps.Keys(s.AWSSTS.Stages))
+	case s.Kubernetes != nil:
+		return slices.Sorted(maps.Keys(s.Kubernetes.Stages))
+	}
+	return nil
+}
+
+// Database is the effect with which a source opens a database; empty is none.
+func (s *CredentialSourceSpec) Database() action.Effect {
+	switch {
+	case s.PostgreSQL != nil:
+		return s.PostgreSQL.Effect
+	case s.Vault != nil && s.Vault.Database != nil:
+		return s.Vault.Database.Effect
+	}
+	return ""
+}

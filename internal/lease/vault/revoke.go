@@ -123,10 +123,14 @@ func (s *Source) Confirm(ctx context.Context, c lease.Credential) error {
 				return errors.Join(err, errors.New("the certificate is not on record as revoked"))
 			}
 		}
-		if s.c.Refused != nil && cred.Username != "" {
-			return s.c.Refused(ctx, cred.Username, cred.Password)
+		if s.c.SignsIn == nil || cred.Username == "" {
+			return nil
 		}
-		return nil
+		taken, err := s.c.SignsIn(ctx, cred.Username, cred.Password)
+		if taken {
+			err = errors.Join(err, errors.New("the database still takes the account, which the server has forgotten: drop it there"))
+		}
+		return err
 	})
 }
 

@@ -68,9 +68,9 @@ type Config struct {
 	// `jti`; Boundary that of the boundary.
 	Task     func(ctx context.Context, o lease.Order) (string, error)
 	Boundary func(ctx context.Context) (string, error)
-	// Refused returns nil only if the database was just seen to refuse the account;
-	// nil asks nobody.
-	Refused func(ctx context.Context, username, password string) error
+	// SignsIn tries an account at its database. false without an error is the
+	// database's own word that it refuses it. nil asks nobody.
+	SignsIn func(ctx context.Context, username, password string) (bool, error)
 }
 
 // Source is a lease.Source. It holds nothing between calls.
@@ -194,6 +194,13 @@ func (s *Source) readDatabase(ctx context.Context, out *Credential) error {
 	}
 	if time.Duration(l.Seconds)*time.Second < s.c.TTL {
 		return fmt.Errorf("the account lives %d s, and ttlSeconds is %.0f: want default_ttl of at least that", l.Seconds, s.c.TTL.Seconds())
+	}
+	if s.c.SignsIn == nil {
+		return nil
+	}
+	// A database that refuses it alive would say the same of one that ended.
+	if taken, err := s.c.SignsIn(ctx, data.Username, data.Password); err != nil || !taken {
+		return errors.Join(errors.New("the database does not take the account"), err)
 	}
 	return nil
 }

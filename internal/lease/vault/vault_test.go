@@ -163,11 +163,8 @@ func TestSaysRevokedAndIsNot(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			s := r.source(r.URL, func(c *vault.Config) {
-				c.Refused = func(_ context.Context, name, password string) error {
-					if r.SignIn(name, password) == nil {
-						return errors.New("the database still takes the password")
-					}
-					return nil
+				c.SignsIn = func(_ context.Context, name, password string) (bool, error) {
+					return r.SignIn(name, password) == nil, nil
 				}
 			})
 			c := r.issue(s, "l-lie")
