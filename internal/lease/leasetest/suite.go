@@ -33,10 +33,9 @@ type Peer struct {
 	// Pass lets as much time pass, for the source and at its upstream, as a credential
 	// lives that was asked for and never seen; nil for a source that finds those by
 	// their label.
-	//
+	Pass func()
 	// Lasts: the upstream ends credentials by time alone (lease.Lasting), and Pass lets
-	// that pass.
-	Pass  func()
+	// the time of all pass.
 	Lasts bool
 }
 
