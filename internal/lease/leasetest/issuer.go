@@ -66,6 +66,15 @@ func (i *Issuer) Token(subject, audience, id string) string {
 	return in + "." + b64(sig[:])
 }
 
+// PublicKey is the key in PEM, for who is given it instead of a way to find it.
+func (i *Issuer) PublicKey() string {
+	der, err := x509.MarshalPKIXPublicKey(i.key.Public())
+	if err != nil {
+		panic(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+}
+
 // CA is the issuer's own root.
 func (i *Issuer) CA() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: i.Certificate().Raw})
