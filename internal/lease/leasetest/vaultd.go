@@ -36,6 +36,7 @@ type Vault struct {
 	accounts map[string]string // of the database behind it: name to password
 	certs    map[string]int64  // serial to revocation time
 	later    []string          // leases that a worker will end
+	torn     []string          // accessors of tokens whose revocation was cut off
 	n        int
 
 	// What a server may do wrong, or somebody else to it.
@@ -158,6 +159,18 @@ func (v *Vault) drop(t *vaultToken) {
 	}
 }
 
+// Tear ends every token as a revocation does that is cut off on its way: what it had
+// ends, and its accessor stays.
+func (v *Vault) Tear() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, t := range v.tokens {
+		v.drop(t)
+		v.torn = append(v.torn, t.accessor)
+	}
+	v.work()
+}
+
 // policies of the roles: what a token may besides what every token may.
 var policies = map[string][]string{
 	"desk":      {"GET database/creds/desk", "GET secret/data/desk", "POST pki/issue/desk"},
@@ -220,12 +233,14 @@ func (v *Vault) handle(w http.ResponseWriter, what string, t *vaultToken, in map
 		for _, x := range v.tokens {
 			keys = append(keys, x.accessor)
 		}
-		v.answer(w, map[string]any{"data": map[string]any{"keys": keys}})
+		v.answer(w, map[string]any{"data": map[string]any{"keys": append(keys, v.torn...)}})
 	case "lookup-accessor", "revoke-accessor":
 		x := v.byAccessor(text("accessor"))
 		switch {
+		case x == nil && slices.Contains(v.torn, text("accessor")):
+			v.refuse(w, 403, "1 error occurred:\n\t* permission denied\n\n")
 		case x == nil:
-			v.refuse(w, 400, "invalid accessor")
+			v.refuse(w, 400, "1 error occurred:\n\t* invalid accessor\n\n")
 		case path.Base(what) == "revoke-accessor":
 			v.drop(x)
 			w.WriteHeader(204)

@@ -17,7 +17,7 @@ import (
 const maxTokens = 20000
 
 // boundary logs in as the boundary, does f with the token, and ends that.
-func (s *Source) boundary(ctx context.Context, f func(token string) error) error {
+func (s *Source) boundary(ctx context.Context, f func(a auth) error) error {
 	jwt, err := s.c.Boundary(ctx)
 	if err != nil {
 		return err
@@ -26,7 +26,7 @@ func (s *Source) boundary(ctx context.Context, f func(token string) error) error
 	if err != nil {
 		return fmt.Errorf("log in as role %s: %w", s.c.SweepRole, err)
 	}
-	err = f(a.Token)
+	err = f(a)
 	// One that stays ends by itself, soon: it is for this call alone.
 	_ = s.call(ctx, a.Token, "POST", "auth/token/revoke-self", nil, nil)
 	return err
@@ -35,11 +35,11 @@ func (s *Source) boundary(ctx context.Context, f func(token string) error) error
 // Revoke ends the secret and then the token; or, where only the label is known,
 // every token that carries it.
 func (s *Source) Revoke(ctx context.Context, c lease.Credential) error {
-	return s.boundary(ctx, func(token string) error {
+	return s.boundary(ctx, func(a auth) error {
 		if c.Secret == nil {
-			found, err := s.find(ctx, token, func(label string) bool { return label == c.Label })
+			found, err := s.find(ctx, a, func(label string) bool { return label == c.Label })
 			for _, accessor := range found[c.Label] {
-				err = errors.Join(err, s.revokeToken(ctx, token, accessor))
+				err = errors.Join(err, s.revokeToken(ctx, a, accessor))
 			}
 			return err
 		}
@@ -47,29 +47,29 @@ func (s *Source) Revoke(ctx context.Context, c lease.Credential) error {
 		if err != nil {
 			return err
 		}
-		if err := s.revokeSecret(ctx, token, cred); err != nil {
+		if err := s.revokeSecret(ctx, a, cred); err != nil {
 			return err
 		}
-		return s.revokeToken(ctx, token, cred.Accessor)
+		return s.revokeToken(ctx, a, cred.Accessor)
 	})
 }
 
 // revokeSecret ends what was read, and waits for it: without sync the server only
 // makes a note of it.
-func (s *Source) revokeSecret(ctx context.Context, token string, cred Credential) error {
+func (s *Source) revokeSecret(ctx context.Context, a auth, cred Credential) error {
 	if cred.Lease != "" {
-		if err := s.raw(ctx, token, "POST", "sys/leases/revoke", map[string]any{"lease_id": cred.Lease, "sync": true}, nil); err != nil {
+		if err := s.raw(ctx, a.Token, "POST", "sys/leases/revoke", map[string]any{"lease_id": cred.Lease, "sync": true}, nil); err != nil {
 			return fmt.Errorf("revoke the secret's lease: %w", err)
 		}
-		if err := s.leaseGone(ctx, token, cred.Lease); err != nil {
+		if err := s.leaseGone(ctx, a.Token, cred.Lease); err != nil {
 			return err
 		}
 	}
 	if cred.Serial != "" {
-		if revoked, err := s.certificateRevoked(ctx, token, cred.Serial); revoked || err != nil {
+		if revoked, err := s.certificateRevoked(ctx, a.Token, cred.Serial); revoked || err != nil {
 			return err
 		}
-		if err := s.call(ctx, token, "POST", s.mount()+"/revoke", map[string]any{"serial_number": cred.Serial}, nil); err != nil {
+		if err := s.call(ctx, a.Token, "POST", s.mount()+"/revoke", map[string]any{"serial_number": cred.Serial}, nil); err != nil {
 			return fmt.Errorf("revoke the certificate: %w", err)
 		}
 	}
@@ -77,19 +77,29 @@ func (s *Source) revokeSecret(ctx context.Context, token string, cred Credential
 }
 
 // revokeToken ends a token, if it is there.
-func (s *Source) revokeToken(ctx context.Context, token, accessor string) error {
-	err := s.call(ctx, token, "POST", "auth/token/revoke-accessor", map[string]any{"accessor": accessor}, nil)
-	if err != nil && !noAccessor(err) {
+func (s *Source) revokeToken(ctx context.Context, a auth, accessor string) error {
+	err := s.call(ctx, a.Token, "POST", "auth/token/revoke-accessor", map[string]any{"accessor": accessor}, nil)
+	if err != nil && !s.noAccessor(ctx, a, err) {
 		return fmt.Errorf("revoke the token: %w", err)
 	}
 	return nil
 }
 
-// noAccessor: the server's own word that there is none. Its status changed over
-// the versions.
-func noAccessor(err error) bool {
+// noAccessor: the server's own word that there is no token behind an accessor. Its
+// status changed over the versions. Of a token whose revocation was cut off on its
+// way the accessor stays: asked for that, the server says that permission is denied,
+// as it would to who may not ask, which is why our own is asked for as well.
+func (s *Source) noAccessor(ctx context.Context, a auth, err error) bool {
 	e, ok := errors.AsType[*rest.Error](err)
-	return ok && e.Status >= 400 && e.Status < 500 && saysOne(e, "invalid accessor")
+	switch {
+	case !ok || e.Status < 400 || e.Status >= 500:
+		return false
+	case saysOne(e, "invalid accessor"):
+		return true
+	case e.Status != http.StatusForbidden || !saysOne(e, "permission denied") && !saysOne(e, "bad token"):
+		return false
+	}
+	return s.call(ctx, a.Token, "POST", "auth/token/lookup-accessor", map[string]any{"accessor": a.Accessor}, nil) == nil
 }
 
 func saysOne(e *rest.Error, words string) bool {
@@ -98,9 +108,9 @@ func saysOne(e *rest.Error, words string) bool {
 
 // Confirm asks for everything that there was.
 func (s *Source) Confirm(ctx context.Context, c lease.Credential) error {
-	return s.boundary(ctx, func(token string) error {
+	return s.boundary(ctx, func(a auth) error {
 		if c.Secret == nil {
-			found, err := s.find(ctx, token, func(label string) bool { return label == c.Label })
+			found, err := s.find(ctx, a, func(label string) bool { return label == c.Label })
 			if err == nil && len(found) > 0 {
 				err = errors.New("a token with the label is still there")
 			}
@@ -110,16 +120,16 @@ func (s *Source) Confirm(ctx context.Context, c lease.Credential) error {
 		if err != nil {
 			return err
 		}
-		if err := s.tokenRefused(ctx, token, cred); err != nil {
+		if err := s.tokenRefused(ctx, a, cred); err != nil {
 			return err
 		}
 		if cred.Lease != "" {
-			if err := s.leaseGone(ctx, token, cred.Lease); err != nil {
+			if err := s.leaseGone(ctx, a.Token, cred.Lease); err != nil {
 				return err
 			}
 		}
 		if cred.Serial != "" {
-			if revoked, err := s.certificateRevoked(ctx, token, cred.Serial); err != nil || !revoked {
+			if revoked, err := s.certificateRevoked(ctx, a.Token, cred.Serial); err != nil || !revoked {
 				return errors.Join(err, errors.New("the certificate is not on record as revoked"))
 			}
 		}
@@ -135,7 +145,7 @@ func (s *Source) Confirm(ctx context.Context, c lease.Credential) error {
 }
 
 // tokenRefused asks with the token itself, and for its accessor.
-func (s *Source) tokenRefused(ctx context.Context, token string, cred Credential) error {
+func (s *Source) tokenRefused(ctx context.Context, a auth, cred Credential) error {
 	err := s.call(ctx, cred.Token, "GET", "auth/token/lookup-self", nil, nil)
 	if err == nil {
 		return errors.New("the server still takes the token")
@@ -144,11 +154,11 @@ func (s *Source) tokenRefused(ctx context.Context, token string, cred Credential
 	if e := rest.Refused(err, http.StatusForbidden); e == nil || !saysOne(e, "permission denied") && !saysOne(e, "bad token") && !saysOne(e, "invalid token") {
 		return fmt.Errorf("the token was not refused: %w", err)
 	}
-	err = s.call(ctx, token, "POST", "auth/token/lookup-accessor", map[string]any{"accessor": cred.Accessor}, nil)
+	err = s.call(ctx, a.Token, "POST", "auth/token/lookup-accessor", map[string]any{"accessor": cred.Accessor}, nil)
 	if err == nil {
 		return errors.New("the server still knows the token's accessor")
 	}
-	if !noAccessor(err) {
+	if !s.noAccessor(ctx, a, err) {
 		return fmt.Errorf("look up the token's accessor: %w", err)
 	}
 	return nil
@@ -182,8 +192,8 @@ func (s *Source) certificateRevoked(ctx context.Context, token, serial string) (
 
 // List says which labels tokens carry.
 func (s *Source) List(ctx context.Context, prefix string) (out []string, err error) {
-	err = s.boundary(ctx, func(token string) error {
-		found, err := s.find(ctx, token, func(label string) bool { return strings.HasPrefix(label, prefix) })
+	err = s.boundary(ctx, func(a auth) error {
+		found, err := s.find(ctx, a, func(label string) bool { return strings.HasPrefix(label, prefix) })
 		for label := range found {
 			out = append(out, label)
 		}
@@ -195,9 +205,9 @@ func (s *Source) List(ctx context.Context, prefix string) (out []string, err err
 
 // find looks through all tokens of the server for labels: there is no index by
 // metadata. It gives their accessors.
-func (s *Source) find(ctx context.Context, token string, want func(label string) bool) (map[string][]string, error) {
+func (s *Source) find(ctx context.Context, a auth, want func(label string) bool) (map[string][]string, error) {
 	var all struct{ Keys []string }
-	if err := s.call(ctx, token, "LIST", "auth/token/accessors", nil, &all); err != nil {
+	if err := s.call(ctx, a.Token, "LIST", "auth/token/accessors", nil, &all); err != nil {
 		return nil, fmt.Errorf("list tokens: %w", err)
 	}
 	if len(all.Keys) > maxTokens {
@@ -213,14 +223,15 @@ func (s *Source) find(ctx context.Context, token string, want func(label string)
 		wg.Go(func() {
 			defer func() { <-free }()
 			var t struct{ Meta map[string]string }
-			err := s.call(ctx, token, "POST", "auth/token/lookup-accessor", map[string]any{"accessor": accessor}, &t)
+			err := s.call(ctx, a.Token, "POST", "auth/token/lookup-accessor", map[string]any{"accessor": accessor}, &t)
+			gone := err != nil && s.noAccessor(ctx, a, err) // it ended meanwhile
 			mu.Lock()
 			defer mu.Unlock()
 			label, _, _ := strings.Cut(t.Meta[Metadata], ".")
 			switch {
 			case err == nil && labels.MatchString(label) && want(label):
 				found[label] = append(found[label], accessor)
-			case err != nil && !noAccessor(err): // one that ended meanwhile is none
+			case err != nil && !gone:
 				failed = err
 			}
 		})

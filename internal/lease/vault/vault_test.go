@@ -179,6 +179,33 @@ func TestSaysRevokedAndIsNot(t *testing.T) {
 	}
 }
 
+// TestTornToken: a real server left such accessors behind when connections were cut
+// while it revoked. Neither the sweep nor a confirmation stops at them, and who may
+// not look them up confirms nothing.
+//
+// Threats: K4 (lease)
+func TestTornToken(t *testing.T) {
+	r := newRig(t)
+	s := r.source(r.URL)
+	c := r.issue(s, "l-torn")
+	r.Tear()
+	r.end(s, c)
+	if got, err := s.List(t.Context(), leasetest.Prefix); err != nil || len(got) > 0 {
+		t.Errorf("got %q %v", got, err)
+	}
+	forbid := "lookup-accessor"
+	r.Answer = func(w http.ResponseWriter, q *http.Request) bool {
+		hit := strings.HasSuffix(q.URL.Path, forbid)
+		if hit {
+			http.Error(w, `{"errors":["1 error occurred:\n\t* permission denied\n\n"]}`, 403)
+		}
+		return hit
+	}
+	if s.Confirm(t.Context(), c) == nil || s.Confirm(t.Context(), lease.Credential{Label: c.Label}) == nil {
+		t.Error("who may not ask confirmed an end")
+	}
+}
+
 // TestRolesThatCannotBeEnded: a role whose tokens could not be found or revoked, or
 // end before they are renewed, gives none.
 func TestRolesThatCannotBeEnded(t *testing.T) {
