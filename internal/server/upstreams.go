@@ -159,7 +159,7 @@ func (t *tenant) kubernetes(spec *resource.Kubernetes, stage action.Stage) (leas
 // leaseUpstream obtains a credential of a vault, a cloud or a cluster, and lends it
 // to the door that it is for.
 func (s *session) leaseUpstream(ctx context.Context, name string, src *resource.CredentialSourceSpec, audience string) error {
-	r := lease.Request{Task: s.task.ID, Agent: s.task.Agent, Source: name, Audience: audience, Purpose: s.instance.Capability, Until: s.until(),
+	r := lease.Request{Task: s.task.ID, Agent: s.task.Agent, Chain: s.task.Chain, Source: name, Audience: audience, Purpose: s.instance.Capability, Until: s.until(),
 		Live: func(tx record.Tx) error { return task.Live(tx, s.task.ID) }}
 	switch {
 	case src.Vault != nil && src.Vault.KV != nil: // whoever read it knows it for ever
