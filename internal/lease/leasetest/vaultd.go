@@ -46,6 +46,9 @@ type Vault struct {
 	Batch    bool // logins give batch tokens
 	Unmapped bool // the role has no claim_mappings
 	Life     int64
+	// Make and Drop, if they are not nil, make and drop accounts in a real database as well.
+	Make func(name, password string) error
+	Drop func(name string) error
 	// Answer, if it is not nil, may answer in place of the server.
 	Answer func(w http.ResponseWriter, r *http.Request) bool
 }
@@ -130,7 +133,7 @@ func (v *Vault) end(id string) bool {
 	if l == nil {
 		return true
 	}
-	if v.Stuck {
+	if v.Stuck || v.Drop != nil && !v.Forgets && v.Drop(l.account) != nil {
 		return false
 	}
 	if !v.Forgets {
@@ -285,6 +288,10 @@ func (v *Vault) read(w http.ResponseWriter, what string, t *vaultToken, in map[s
 	case "GET database/creds/desk":
 		name, id := "v-jwt-desk-"+rand.Text(), "database/creds/desk/"+rand.Text()
 		v.accounts[name] = rand.Text()
+		if v.Make != nil && v.Make(name, v.accounts[name]) != nil {
+			v.refuse(w, 500, "1 error occurred:\n\t* the database refuses\n\n")
+			return
+		}
 		v.leases[id] = &vaultLease{t.accessor, name, time.Now().Add(time.Duration(v.Life) * time.Second), time.Now()}
 		v.answer(w, map[string]any{"lease_id": id, "lease_duration": v.Life, "renewable": true, "data": map[string]any{"username": name, "password": v.accounts[name]}})
 	case "GET secret/data/desk":
