@@ -18,6 +18,9 @@ type Take struct {
 	Origin string `json:"origin,omitempty"` // name; may be left out when there is one
 	As     TakeAs `json:"as"`
 	Header string `json:"header,omitempty"` // of as: header, and of no other
+	// Of as: sigv4, for which service and region a request is signed, and no other.
+	Service string `json:"service,omitempty"`
+	Region  string `json:"region,omitempty"`
 	// Operations are those that take it; without any, all do.
 	Operations []string `json:"operations,omitempty"`
 }
@@ -30,12 +33,13 @@ const (
 	AsBearer      TakeAs = "bearer"            // Authorization: Bearer (RFC 6750)
 	AsBasic       TakeAs = "basic"             // Authorization: Basic (RFC 7617); the credential is user:password
 	AsHeader      TakeAs = "header"            // a header field of its own
+	AsSigV4       TakeAs = "sigv4"             // a signature of AWS (Signature Version 4); the credential is a session of STS
 	AsCertificate TakeAs = "clientCertificate" // TLS client authentication; the credential is PEM, with its key
 )
 
 // Values lists what may be written.
 func (TakeAs) Values() []string {
-	return []string{string(AsBearer), string(AsBasic), string(AsHeader), string(AsCertificate)}
+	return []string{string(AsBearer), string(AsBasic), string(AsHeader), string(AsSigV4), string(AsCertificate)}
 }
 
 // Fields are the header fields that the credential goes into.
@@ -45,6 +49,8 @@ func (t Take) Fields() []string {
 		return []string{"Authorization"}
 	case AsHeader:
 		return []string{http.CanonicalHeaderKey(t.Header)}
+	case AsSigV4:
+		return sigV4Fields
 	}
 	return nil
 }
@@ -63,13 +69,15 @@ func (t Take) Names(value string) bool {
 		return err == nil && strings.EqualFold(scheme, "Basic") && password == place
 	case AsHeader:
 		return value == place
+	case AsSigV4:
+		return t.namesSession(value)
 	}
 	return false
 }
 
 // Put writes the credential into the request. It comes last: method, target, other
 // fields and body are as they are sent.
-func (t Take) Put(r *http.Request, _ []byte, credential string) error {
+func (t Take) Put(r *http.Request, body []byte, credential string) error {
 	if err := t.Check(credential); err != nil {
 		return err
 	}
@@ -80,6 +88,8 @@ func (t Take) Put(r *http.Request, _ []byte, credential string) error {
 		r.Header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(credential)))
 	case AsHeader:
 		r.Header.Set(t.Header, credential)
+	case AsSigV4:
+		return t.sign(r, body, credential)
 	}
 	return nil
 }
@@ -95,6 +105,9 @@ func (t Take) Check(credential string) error {
 		return errors.New("the secret is shorter than 8 bytes, too short to be found in what comes back")
 	case t.As == AsCertificate:
 		return nil // read by who opens the connection
+	case t.As == AsSigV4:
+		_, err := ParseSession(credential)
+		return err
 	case strings.ContainsFunc(credential, func(r rune) bool { return r < ' ' || r > '~' }):
 		return errors.New("the secret has a byte that no header field carries: a line break at its end, perhaps")
 	case t.As == AsBearer && !b64token.MatchString(credential):
@@ -160,6 +173,10 @@ func (c *checker) takes() {
 			c.bad(at+".header", "%s is no field for a credential", t.Header)
 		case t.As != AsHeader && t.Header != "":
 			c.bad(at+".header", "is of as: header")
+		case t.As == AsSigV4 && (!awsName.MatchString(t.Service) || !awsName.MatchString(t.Region)):
+			c.bad(at+".service", "want service and region, as in execute-api and eu-central-1")
+		case t.As != AsSigV4 && t.Service+t.Region != "":
+			c.bad(at+".service", "service and region are of as: sigv4")
 		}
 		for stage, st := range c.spec.Stages {
 			for _, o := range st.Origins {

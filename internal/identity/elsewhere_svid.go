@@ -69,7 +69,7 @@ func (i *Issuer) exchangeSVID(ctx context.Context, r Request, o order) (Issued, 
 	if err != nil {
 		return Issued{}, err
 	}
-	t, b, err := i.jwtSVID(a, id, o.audience, until)
+	t, b, err := i.jwtSVID(a, id, o.audience, until, "")
 	if err != nil {
 		return Issued{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}

@@ -93,8 +93,44 @@ func (t Token) Reveal() string {
 // other means: the boundary acting for a task, e.g. to exchange the token at a
 // cloud. The same checks and the same record as over the Workload API apply.
 func (i *Issuer) IssueJWT(ctx context.Context, w Workload, audience ...string) (Token, error) {
-	_, t, err := i.issueJWT(ctx, w, audience, "broker")
+	_, t, err := i.issueJWT(ctx, w, audience, "broker", "")
 	return t, err
+}
+
+// IssueNamedJWT is IssueJWT with a name that the `jti` begins with, before a dot:
+// who takes the token can show later for what it was.
+func (i *Issuer) IssueNamedJWT(ctx context.Context, w Workload, name, audience string) (Token, error) {
+	_, t, err := i.issueJWT(ctx, w, []string{audience}, "broker", name)
+	return t, err
+}
+
+// BoundaryID is the SPIFFE ID of the boundary itself, which is no task's: under it
+// the boundary ends at an upstream what its tasks had there.
+func (i *Issuer) BoundaryID() string { return spiffeid.RequireFromSegments(i.td, "boundary").String() }
+
+// IssueBoundaryJWT issues a JWT-SVID of the boundary itself. It never leaves it
+// but to the audience.
+func (i *Issuer) IssueBoundaryJWT(ctx context.Context, audience string) (Token, error) {
+	if i.external.Load() {
+		return Token{}, errOwnKeysRest
+	}
+	aud, err := checkAudience([]string{audience})
+	if err != nil {
+		return Token{}, err
+	}
+	a, err := i.signer(ctx)
+	if err != nil {
+		return Token{}, err
+	}
+	t, b, err := i.jwtSVID(a, spiffeid.RequireFromSegments(i.td, "boundary"), aud, i.cfg.Now().Add(i.cfg.JWTTTL), "")
+	if err != nil {
+		return Token{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	b.Selectors, b.AttestedBy = []string{"boundary"}, "boundary"
+	if _, err := i.log.Append(ctx, record.Draft{Type: "identity.issued", Actor: "sallyport", Body: b}); err != nil {
+		return Token{}, fmt.Errorf("%w: record issue: %w", ErrUnavailable, err)
+	}
+	return t, nil
 }
 
 // issueX509 makes an X.509-SVID with a new key.
@@ -172,7 +208,7 @@ type claims struct {
 	ID        string `json:"jti"`
 }
 
-func (i *Issuer) issueJWT(ctx context.Context, w Workload, audience []string, by string) (string, Token, error) {
+func (i *Issuer) issueJWT(ctx context.Context, w Workload, audience []string, by, name string) (string, Token, error) {
 	audience, err := checkAudience(audience)
 	if err != nil {
 		return "", Token{}, err
@@ -190,7 +226,7 @@ func (i *Issuer) issueJWT(ctx context.Context, w Workload, audience []string, by
 	if err != nil {
 		return "", Token{}, err
 	}
-	t, b, err := i.jwtSVID(a, id, audience, i.cfg.Now().Add(i.cfg.JWTTTL))
+	t, b, err := i.jwtSVID(a, id, audience, i.cfg.Now().Add(i.cfg.JWTTTL), name)
 	if err != nil {
 		return "", Token{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
@@ -202,10 +238,13 @@ func (i *Issuer) issueJWT(ctx context.Context, w Workload, audience []string, by
 }
 
 // jwtSVID makes a JWT-SVID, and what is recorded of it.
-func (i *Issuer) jwtSVID(a *authority, id spiffeid.ID, audience []string, until time.Time) (Token, issuedBody, error) {
+func (i *Issuer) jwtSVID(a *authority, id spiffeid.ID, audience []string, until time.Time, name string) (Token, issuedBody, error) {
 	var raw [16]byte
 	rand.Read(raw[:])
 	jti := base64.RawURLEncoding.EncodeToString(raw[:])
+	if name != "" {
+		jti = name + "." + jti
+	}
 	now := i.cfg.Now().UTC().Truncate(time.Second)
 	expires := earlier(until.UTC().Truncate(time.Second), a.expires)
 	t, err := sign(a, "JWT", claims{

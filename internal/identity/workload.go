@@ -339,7 +339,7 @@ func (s *workloadServer) FetchJWTSVID(ctx context.Context, r *workload.JWTSVIDRe
 	var id string
 	var t Token
 	_, err = s.i.within(ctx, w.Task, func(ctx context.Context) (_ time.Duration, err error) {
-		id, t, err = s.i.issueJWT(ctx, w, r.Audience, "workload-api")
+		id, t, err = s.i.issueJWT(ctx, w, r.Audience, "workload-api", "")
 		return 0, err
 	})
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 )
 
 // End ends every lease of the task and returns when all are confirmed, or with
-// the reason why one is not yet; Run goes on trying.
+// the reason why one is not yet; Run goes on trying. One that ends by time alone is
+// left to that.
 func (k *Keeper) End(ctx context.Context, task string) error {
 	if err := k.load(ctx); err != nil {
 		return err
@@ -87,6 +88,9 @@ func (k *Keeper) revoke(ctx context.Context, l Lease) error {
 		}
 	}
 	if err := k.enqueue(ctx, l); err != nil {
+		if l.Lasts.After(time.Now()) {
+			return k.lasts(ctx, l)
+		}
 		l.Attempts++
 		l.Tried, l.Why = time.Now().UTC(), err.Error()
 		// Outside of the caller's time: that it failed must be seen.
@@ -100,6 +104,15 @@ func (k *Keeper) revoke(ctx context.Context, l Lease) error {
 	l.State, l.Since, l.Tried, l.Sealed, l.Why = Revoked, time.Now().UTC(), time.Time{}, nil, ""
 	l.Attempts++
 	return k.put(context.WithoutCancel(ctx), "lease.revoked", l, nil)
+}
+
+// lasts says once that a lease waits for its time.
+func (k *Keeper) lasts(ctx context.Context, l Lease) error {
+	if l.Why != "" {
+		return nil
+	}
+	l.Why = "its upstream takes it until " + l.Lasts.Format(time.RFC3339) + ", and cannot end it; nobody uses it"
+	return k.put(context.WithoutCancel(ctx), "lease.lasting", l, nil)
 }
 
 // Recover ends every lease that an earlier process left open, and then what
@@ -217,7 +230,7 @@ func (k *Keeper) due(l Lease) bool {
 	now := time.Now()
 	switch l.State {
 	case Revoking:
-		return k.busy[l.ID] == nil && !now.Before(l.Tried.Add(min(max(l.Tried.Sub(l.Since)/10, firstRetry), lastTry)))
+		return k.busy[l.ID] == nil && !l.Lasts.After(now) && !now.Before(l.Tried.Add(min(max(l.Tried.Sub(l.Since)/10, firstRetry), lastTry)))
 	case Requested: // whoever asked for it is gone
 		return k.busy[l.ID] == nil
 	case Issued:

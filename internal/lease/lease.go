@@ -11,6 +11,9 @@
 //     refused the credential. Until then the lease is visible as revoking and is
 //     tried again, with back-off, for ever. A static secret is the exception: no
 //     upstream ends it with a task, and its lease says static.
+//   - What an upstream ends by time alone (Lasting) stays in sight as revoking until
+//     then. It is no alarm before: nothing of it is used any more, since the copy in
+//     the boundary was the only one.
 //   - Upstreams do not wait for each other: each has a queue of its own, which
 //     works on few leases at once.
 //   - Nothing of ours lives upstream unseen: Sweep compares what an upstream holds
@@ -77,6 +80,9 @@ type Lease struct {
 	// Static says that the credential is a secret which outlives its tasks: what
 	// ends with the lease is that the boundary puts it in.
 	Static bool `json:"static,omitempty"`
+	// Lasts is until when the upstream may take it, whatever anybody does; zero is
+	// that it can be ended.
+	Lasts time.Time `json:"lasts,omitzero"`
 }
 
 // Order is what a source is asked to issue.
@@ -95,6 +101,7 @@ type Credential struct {
 	// Asked is when a credential was asked for of which only the label is known;
 	// zero if none is missing.
 	Asked time.Time
+	Lasts time.Time // see Lease
 }
 
 // Source is one kind of credential at one upstream. All methods may be called
@@ -143,6 +150,13 @@ type Renewer interface {
 type Lister interface {
 	Source
 	List(ctx context.Context, prefix string) (labels []string, err error)
+}
+
+// Lasting is a Source whose upstream ends credentials by time alone.
+type Lasting interface {
+	Source
+	// Lasts is when the credential of an order, asked for now, is over at the latest.
+	Lasts(o Order) time.Time
 }
 
 // Request says for what a lease is.
@@ -232,6 +246,10 @@ func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 	if err != nil {
 		return l, nil, fmt.Errorf("credential source %s: %w", r.Source, err)
 	}
+	o := Order{Label: l.Label, Task: l.Task, Agent: l.Agent, Purpose: l.Purpose, Account: l.Account, Expires: l.Expires}
+	if s, ok := src.(Lasting); ok {
+		l.Lasts = s.Lasts(o).UTC()
+	}
 	// Nobody ends it while it comes into being: an end that found nothing
 	// upstream yet would be taken for one that worked.
 	if err := k.claim(ctx, l.ID); err != nil {
@@ -242,7 +260,7 @@ func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 		return l, nil, err
 	}
 	ictx, cancel := context.WithTimeout(ctx, patience(src, issueLimit))
-	secret, err := src.Issue(ictx, Order{Label: l.Label, Task: l.Task, Agent: l.Agent, Purpose: l.Purpose, Account: l.Account, Expires: l.Expires})
+	secret, err := src.Issue(ictx, o)
 	cancel()
 	if err != nil {
 		k.unclaim(l.ID)

@@ -42,7 +42,7 @@ func (k *Keeper) enqueue(ctx context.Context, l Lease) error {
 	if err != nil {
 		return err
 	}
-	j := &job{ctx: ctx, l: l, src: src, cred: Credential{Label: l.Label}, done: make(chan struct{})}
+	j := &job{ctx: ctx, l: l, src: src, cred: Credential{Label: l.Label, Lasts: l.Lasts}, done: make(chan struct{})}
 	if l.Sealed != nil {
 		if j.cred.Secret, err = k.Seal.Open(kind+"/"+l.ID, l.Sealed); err != nil {
 			return err
@@ -135,7 +135,7 @@ func endOne(j *job) error {
 	if j.l.Attempts > 0 && j.cred.Secret != nil {
 		// An attempt that failed may have left something of its own behind,
 		// under the label.
-		if err := j.src.Confirm(ctx, Credential{Label: j.cred.Label}); err != nil {
+		if err := j.src.Confirm(ctx, Credential{Label: j.cred.Label, Lasts: j.cred.Lasts}); err != nil {
 			return fmt.Errorf("confirm: %w", err)
 		}
 	}

@@ -83,7 +83,7 @@ func Grant(in *capability.Instance, tenant, agent, task string, find func(name s
 	}
 	for _, name := range in.Credentials {
 		switch s, ok := find(name); {
-		case ok && s.PostgreSQL != nil:
+		case ok && s.Database() != "":
 			g.Databases = append(g.Databases, name)
 		case ok && s.SSH != nil:
 			g.Hosts = append(g.Hosts, name)

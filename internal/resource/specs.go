@@ -180,6 +180,12 @@ type CredentialSourceSpec struct {
 	LDAP *LDAP `json:"ldap,omitempty"`
 	// Of oauth.
 	OAuth *OAuth `json:"oauth,omitempty"`
+	// Of vault.
+	Vault *Vault `json:"vault,omitempty"`
+	// Of aws-sts.
+	AWSSTS *AWSSTS `json:"awsSTS,omitempty"`
+	// Of kubernetes.
+	Kubernetes *Kubernetes `json:"kubernetes,omitempty"`
 }
 
 // SignsIn says that the credential is a session, got by the connector's form.
@@ -192,7 +198,7 @@ func (s *CredentialSourceSpec) Static() bool {
 
 // PutIn says that the credential goes into requests as the connector's takes say.
 func (s *CredentialSourceSpec) PutIn() bool {
-	return s.Type == SourceRequest || s.Type == SourceOAuth
+	return s.Type == SourceRequest || s.Type == SourceOAuth || s.Type == SourceAWS || s.Type == SourceKubernetes || s.Vault != nil && s.Vault.Database == nil
 }
 
 // takenAs says what is wrong with a way of taking the source's credential.
@@ -202,6 +208,10 @@ func (s *CredentialSourceSpec) takenAs(as connector.TakeAs) string {
 		return fmt.Sprintf("is of type %s, whose credential goes into no request", s.Type)
 	case s.Type == SourceOAuth && as != connector.AsBearer:
 		return "gives a bearer token"
+	case (as == connector.AsSigV4) != (s.Type == SourceAWS):
+		return fmt.Sprintf("is of type %s, and sigv4 signs with a session of aws-sts, which nothing else takes", s.Type)
+	case (as == connector.AsCertificate) != (s.Vault.certifies()) && s.Vault != nil:
+		return "is of type vault, whose pki alone, and always, is a client certificate"
 	case as == connector.AsBasic && s.Account == "":
 		return "has no account, which basic needs for its user"
 	case as != connector.AsBasic && s.Account != "":
@@ -222,11 +232,15 @@ const (
 	SourceSSH        SourceType = "ssh"            // certifies a key for each task
 	SourceLDAP       SourceType = "ldap"           // makes an account for each task, and signs in with it by the connector's form
 	SourceOAuth      SourceType = "oauth"          // asks an authorization server for a token for each task, which door 2 puts into the requests for which the connector takes it
+	SourceVault      SourceType = "vault"          // reads a secret of OpenBao or Vault for each task
+	SourceAWS        SourceType = "aws-sts"        // gets a session of a role for each task
+	SourceKubernetes SourceType = "kubernetes"     // gets a token of a service account for each task
 )
 
 // Values lists what may be written.
 func (SourceType) Values() []string {
-	return []string{string(SourceForm), string(SourceField), string(SourceRequest), string(SourcePostgreSQL), string(SourceSSH), string(SourceLDAP), string(SourceOAuth)}
+	return []string{string(SourceForm), string(SourceField), string(SourceRequest), string(SourcePostgreSQL), string(SourceSSH), string(SourceLDAP), string(SourceOAuth),
+		string(SourceVault), string(SourceAWS), string(SourceKubernetes)}
 }
 
 // SecretRef names a sealed secret. The secret itself is never in a resource.
@@ -419,14 +433,17 @@ func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem stri
 		given, wanted bool
 		types         string
 	}{
-		"connector":  {s.Connector != "", form || s.Static() || s.PutIn() || ldap, "static-form, static-field, static-request, ldap or oauth"},
-		"account":    {s.Account != "", form || s.Type == SourceRequest && s.Account != "", "static-form or static-request"},
+		"connector":  {s.Connector != "", form || s.Static() || s.PutIn() || ldap, "static-form, static-field, static-request, ldap, oauth, vault (kv and pki), aws-sts or kubernetes"},
+		"account":    {s.Account != "", form || (s.Type == SourceRequest || s.Vault != nil && s.Vault.KV != nil) && s.Account != "", "static-form, static-request or vault (kv)"},
 		"secret":     {s.Secret != nil, form || s.Static() || rotate, "static-form, static-field, static-request or ldap in mode rotate"},
 		"totp":       {s.TOTP != nil, form && s.TOTP != nil, "static-form"},
 		"postgresql": {s.PostgreSQL != nil, s.Type == SourcePostgreSQL, "postgresql"},
 		"ssh":        {s.SSH != nil, s.Type == SourceSSH, "ssh"},
 		"ldap":       {s.LDAP != nil, ldap, "ldap"},
 		"oauth":      {s.OAuth != nil, s.Type == SourceOAuth, "oauth"},
+		"vault":      {s.Vault != nil, s.Type == SourceVault, "vault"},
+		"awsSTS":     {s.AWSSTS != nil, s.Type == SourceAWS, "aws-sts"},
+		"kubernetes": {s.Kubernetes != nil, s.Type == SourceKubernetes, "kubernetes"},
 	} {
 		switch {
 		case f.wanted && !f.given:
@@ -435,7 +452,7 @@ func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem stri
 			report(name, "is of type "+f.types)
 		}
 	}
-	if s.Type == SourceRequest && (strings.ContainsRune(s.Account, ':') || strings.ContainsFunc(s.Account, func(r rune) bool { return r < ' ' || r > '~' })) {
+	if (s.Type == SourceRequest || s.Type == SourceVault) && (strings.ContainsRune(s.Account, ':') || strings.ContainsFunc(s.Account, func(r rune) bool { return r < ' ' || r > '~' })) {
 		report("account", "want a user name without colon, in ASCII (RFC 7617)")
 	}
 	for at, ref := range map[string]*SecretRef{"secret": s.Secret, "totp": s.TOTP} {
@@ -455,6 +472,15 @@ func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem stri
 	if s.OAuth != nil {
 		s.OAuth.validate(func(path, problem string) { report("oauth."+path, problem) })
 	}
+	if s.Vault != nil {
+		s.Vault.validate(func(path, problem string) { report(strings.TrimSuffix("vault."+path, "."), problem) })
+	}
+	if s.AWSSTS != nil {
+		s.AWSSTS.validate(func(path, problem string) { report("awsSTS."+path, problem) })
+	}
+	if s.Kubernetes != nil {
+		s.Kubernetes.validate(func(path, problem string) { report("kubernetes."+path, problem) })
+	}
 }
 
 // Resolve reads the roots of the stages.
@@ -466,6 +492,12 @@ func (s *CredentialSourceSpec) Resolve(read func(path string) ([]byte, error)) e
 		return s.LDAP.resolve(read)
 	case s.OAuth != nil:
 		return s.OAuth.resolve(read)
+	case s.Vault != nil:
+		return s.Vault.resolve(read)
+	case s.AWSSTS != nil:
+		return s.AWSSTS.resolve(read)
+	case s.Kubernetes != nil:
+		return resolveEndpoints("kubernetes", s.Kubernetes.Stages, read)
 	}
 	return nil
 }

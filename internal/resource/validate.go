@@ -256,7 +256,7 @@ func (v *validator) capability(r *Resource, s *capability.Spec) {
 			v.bad(r, at, "%s is for connector %s, which the capability does not use", n, c.Connector)
 		} else if app, _ := Of[connector.Spec](v.all, tenant, c.Connector); c.PutIn() && app != nil {
 			v.clash(r, at, app, n, s.Credentials[:i])
-		} else if c.PostgreSQL != nil {
+		} else if c.Database() != "" {
 			if databases++; databases > maxDatabases {
 				v.bad(r, at, "one task opens at most %d databases", maxDatabases)
 			}

@@ -84,6 +84,11 @@ func (t *tenant) upstreams() []lease.Upstream {
 				out = append(out, lease.Upstream{Source: name, Audience: st.Audience()})
 			}
 		}
+		for _, stage := range src.UpstreamStages() {
+			if audience, err := w.audience(name, src, stage); err == nil && src.AWSSTS == nil { // which lists nothing
+				out = append(out, lease.Upstream{Source: name, Audience: audience})
+			}
+		}
 		if src.LDAP != nil {
 			for stage := range src.LDAP.Stages {
 				if audience, err := w.audience(name, src, stage); err == nil {
@@ -107,28 +112,15 @@ func (t *tenant) roleSource(w *world, name, audience string) (*postgres.Source, 
 }
 
 func (t *tenant) newRoleSource(spec *resource.PostgreSQL, stage action.Stage) (*postgres.Source, error) {
-	st := spec.Stages[stage]
-	host, port, unix, err := st.Endpoint()
+	c, err := databaseConfig(spec.Stages[stage])
 	if err != nil {
 		return nil, err
 	}
-	c := postgres.Config{Host: host, Port: port, Database: st.Database, Admin: spec.Admin.Role, Roles: spec.Roles, Owner: spec.Owner,
-		Connections: spec.Connections, Dial: dialLocal}
+	c.Admin, c.Roles, c.Owner, c.Connections = spec.Admin.Role, spec.Roles, spec.Owner, spec.Connections
 	if spec.Admin.Secret != nil {
 		c.Password = func(ctx context.Context) ([]byte, error) { return t.stageSecret(ctx, spec.Admin.Secret, stage) }
 	}
-	if unix {
-		c.Dial = nil
-		return postgres.New(c), nil
-	}
-	c.TLS = &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}
-	if st.CA != "" {
-		c.TLS.RootCAs = x509.NewCertPool()
-		if !c.TLS.RootCAs.AppendCertsFromPEM([]byte(st.CA)) {
-			return nil, fmt.Errorf("ca of %s is not PEM", st.Address)
-		}
-	}
-	if spec.Admin.Certificate != nil {
+	if spec.Admin.Certificate != nil && c.TLS != nil {
 		// At each connection, so that a renewed one is taken up.
 		c.TLS.GetClientCertificate = func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			b, err := t.stageSecret(r.Context(), spec.Admin.Certificate, stage)
@@ -143,10 +135,30 @@ func (t *tenant) newRoleSource(spec *resource.PostgreSQL, stage action.Stage) (*
 	return postgres.New(c), nil
 }
 
+// databaseConfig is where the database of a stage is.
+func databaseConfig(st resource.PostgreSQLStage) (postgres.Config, error) {
+	host, port, unix, err := st.Endpoint()
+	if err != nil {
+		return postgres.Config{}, err
+	}
+	c := postgres.Config{Host: host, Port: port, Database: st.Database}
+	if unix {
+		return c, nil
+	}
+	c.Dial, c.TLS = dialLocal, &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}
+	if st.CA != "" {
+		c.TLS.RootCAs = x509.NewCertPool()
+		if !c.TLS.RootCAs.AppendCertsFromPEM([]byte(st.CA)) {
+			return c, fmt.Errorf("ca of %s is not PEM", st.Address)
+		}
+	}
+	return c, nil
+}
+
 // roleLease is a role that a task holds, and where it is used.
 type roleLease struct {
 	name     string
-	spec     *resource.PostgreSQL
+	effect   action.Effect
 	stage    resource.PostgreSQLStage
 	role     string
 	source   *postgres.Source
@@ -177,7 +189,7 @@ func (s *session) leaseRole(ctx context.Context, name string, src *resource.Cred
 	}
 	// No application should know it; if one shows it, it is replaced as any other.
 	s.jar.secret([]byte(password))
-	s.databases = append(s.databases, &roleLease{name: name, spec: src.PostgreSQL, stage: st, role: role, source: source, secret: secret, audience: st.Audience()})
+	s.databases = append(s.databases, &roleLease{name: name, effect: src.PostgreSQL.Effect, stage: st, role: role, source: source, secret: secret, audience: st.Audience()})
 	return nil
 }
 
@@ -187,7 +199,7 @@ func databaseAddr(n int) string { return "127.0.0.1:" + strconv.Itoa(8610+n) }
 
 // serveDatabase opens the door to one database.
 func (s *session) serveDatabase(d *roleLease, l net.Listener) error {
-	p, err := database.New(database.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate, Source: d.name, Effect: d.spec.Effect,
+	p, err := database.New(database.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate, Source: d.name, Effect: d.effect,
 		Audience: d.audience, Database: d.stage.Database, Role: d.role,
 		Connect: func(ctx context.Context, parameters map[string]string) (*pgconn.HijackedConn, error) {
 			up, err := d.source.Connect(ctx, d.secret, parameters)

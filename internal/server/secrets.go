@@ -149,6 +149,9 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 	if src.OAuth != nil {
 		return t.tokenSource(w, src, l)
 	}
+	if len(src.UpstreamStages()) > 0 {
+		return t.upstreamSource(w, l.Source, l.Audience)
+	}
 	spec := w.connectors.Spec(src.Connector)
 	if spec == nil || spec.SignIn == nil {
 		return nil, fmt.Errorf("connector %s does not say how to sign in", src.Connector)

@@ -404,6 +404,12 @@ func (s *session) lease(ctx context.Context) error {
 			}
 			continue
 		}
+		if len(src.UpstreamStages()) > 0 {
+			if err := s.leaseUpstream(ctx, name, src, origin); err != nil {
+				return err
+			}
+			continue
+		}
 		l, secret, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Chain: s.task.Chain, Source: name,
 			Audience: origin, Account: accountOf(src), Purpose: s.instance.Capability, Static: src.Static(),
 			Until: s.until(), Live: func(tx record.Tx) error { return task.Live(tx, s.task.ID) }})
@@ -646,6 +652,7 @@ func (s *session) environment(h Harness) []string {
 			out = append(out, "SALLYPORT_SECRET_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_"))+"="+connector.Placeholder(name))
 		}
 	}
+	out = append(out, s.cloudEnvironment()...)
 	keys := make([]string, 0, len(s.task.Params))
 	for k := range s.task.Params {
 		keys = append(keys, k)

@@ -213,8 +213,8 @@ func (w *world) tier(a *agent) (tier, why string) {
 	}
 	for _, name := range a.spec.Capabilities {
 		for _, source := range w.capabilities[name].Credentials {
-			if src := w.sources[source]; src != nil && src.PostgreSQL != nil {
-				raise(src.PostgreSQL.Effect, fmt.Sprintf("capability %s reaches database %s (%s)", name, source, src.PostgreSQL.Effect))
+			if src := w.sources[source]; src != nil && src.Database() != "" {
+				raise(src.Database(), fmt.Sprintf("capability %s reaches database %s (%s)", name, source, src.Database()))
 			} else if src != nil && src.SSH != nil {
 				raise(src.SSH.Effect, fmt.Sprintf("capability %s reaches host %s (%s)", name, source, src.SSH.Effect))
 			}
@@ -314,6 +314,12 @@ func shippedPolicies() action.Digest {
 // audience is the one origin to which the credential of a source goes in a
 // stage: where it signs in, or where the connector's fields take it.
 func (w *world) audience(name string, src *resource.CredentialSourceSpec, stage action.Stage) (string, error) {
+	if src.Vault != nil && src.Vault.Database != nil {
+		if st, ok := src.Vault.Stages[stage]; ok {
+			return st.PostgreSQL.Audience(), nil
+		}
+		return "", fmt.Errorf("credential source %s has no database in stage %s", name, stage)
+	}
 	spec := w.connectors.Spec(src.Connector)
 	var origin string
 	switch {

@@ -37,6 +37,9 @@ type Peer struct {
 	// lives that was asked for and never seen; nil for a source that finds those by
 	// their label.
 	Pass func()
+	// Lasts: the upstream ends credentials by time alone (lease.Lasting), and Pass lets
+	// the time of all pass.
+	Lasts bool
 }
 
 // Plain is a Sealer that marks and does not hide: hiding is seal's own test.
@@ -117,11 +120,19 @@ func Run(t *testing.T, p *Peer) {
 	if _, ok := p.Source.(lease.Lister); ok {
 		cases["not_on_record"] = orphans
 	}
+	if p.Lasts { // what the others are about is in lasts
+		delete(cases, "says_revoked_and_is_not")
+		delete(cases, "down_at_revoke")
+		cases["lives_and_ends"] = lasts
+	}
 	for name, f := range cases {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, p, &ids)
 			f(r)
 			p.Wire.Restore()
+			if p.Lasts {
+				r.recovered("the end")
+			}
 			r.none()
 		})
 	}
@@ -203,6 +214,42 @@ func oneAtATime(r *rig) {
 		if strings.Contains(string(e.Body), string(secret)) {
 			r.t.Errorf("the credential is in record %s", e.Type)
 		}
+	}
+}
+
+// lasts: what ends by time alone is in sight until then, no alarm before, and one
+// afterwards.
+func lasts(r *rig) {
+	k := r.keeper()
+	l, secret, err := r.issue(k, "t-1")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := r.Works(secret); err != nil || l.Lasts.IsZero() {
+		r.t.Errorf("the credential does not work, or nobody says until when: %v", err)
+	}
+	if err := k.End(r.t.Context(), "t-1"); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := r.Works(secret); err != nil {
+		r.t.Errorf("the case tests nothing: %v", err)
+	}
+	open, err := k.Open(r.t.Context())
+	if err != nil || len(open) != 1 || open[0].State != lease.Revoking || !open[0].Lasts.Equal(l.Lasts) || open[0].Why == "" {
+		r.t.Errorf("got %+v %v", open, err)
+	}
+	if left, err := k.Unconfirmed(r.t.Context()); err != nil || len(left) > 0 {
+		r.t.Errorf("it is an alarm before its time: %+v %v", left, err)
+	}
+	if err := errors.Join(k.End(r.t.Context(), "t-1"), r.keeper().Recover(r.t.Context())); err != nil {
+		r.t.Error(err)
+	}
+	r.recovered("its time")
+	if r.Works(secret) == nil {
+		r.t.Error("the credential works after its end")
+	}
+	if got := r.types(); got != "requested issued revoking lasting revoked" {
+		r.t.Errorf("got records %q", got)
 	}
 }
 
@@ -304,7 +351,12 @@ func crashes(r *rig) {
 		hit := false
 		for _, after := range []bool{false, true} {
 			r.Wire.CutAt(step, after)
-			k := r.keeper(func(s lease.Source) lease.Source { return plain{s} })
+			k := r.keeper(func(s lease.Source) lease.Source {
+				if r.Lasts {
+					return s
+				}
+				return plain{s}
+			})
 			if l, _, err := r.issue(k, "t-1"); err == nil {
 				_ = k.End(r.t.Context(), l.Task)
 			}
@@ -338,7 +390,14 @@ func crashes(r *rig) {
 func (r *rig) recovered(at string) {
 	r.t.Helper()
 	err := r.keeper().Recover(r.t.Context())
-	if err != nil && r.Pass != nil {
+	switch {
+	case r.Lasts:
+		if err != nil {
+			r.t.Errorf("%s: before the time: %v", at, err)
+		}
+		r.Pass()
+		err = r.keeper().Recover(r.t.Context())
+	case err != nil && r.Pass != nil:
 		if left, lerr := r.keeper().Unconfirmed(r.t.Context()); lerr != nil || len(left) != 1 || left[0].Why == "" {
 			r.t.Errorf("%s: %v, and in sight is %+v %v", at, err, left, lerr)
 		}

@@ -382,3 +382,26 @@ func TestExpiry(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSignsIn: whether an account of somebody else's making is taken, by the server's
+// own word: what only cannot be reached was not refused.
+func TestSignsIn(t *testing.T) {
+	s := source(t)
+	for _, tt := range []struct {
+		role, password string
+		want           bool
+	}{{"boundary", "admin-password", true}, {"boundary", "another", false}, {"nobody-there", "another", false}} {
+		secret, err := postgres.Password(tt.role, tt.password)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.SignsIn(t.Context(), secret); err != nil || got != tt.want {
+			t.Errorf("%s %s: got %v %v", tt.role, tt.password, got, err)
+		}
+		away := postgres.New(postgres.Config{Host: t.TempDir(), Port: 5432, Database: "postgres"})
+		defer away.Close()
+		if got, err := away.SignsIn(t.Context(), secret); err == nil || got {
+			t.Errorf("a server that is not there: got %v", got)
+		}
+	}
+}

@@ -246,6 +246,24 @@ func (s *Source) Connect(ctx context.Context, secret []byte, parameters map[stri
 	return c.Hijack()
 }
 
+// Password makes a credential of an account that somebody else made.
+func Password(role, password string) ([]byte, error) {
+	return json.Marshal(credential{Role: role, Password: password})
+}
+
+// SignsIn tries a credential. false without an error is the server's own word that
+// it does not take the password, or knows no such role.
+func (s *Source) SignsIn(ctx context.Context, secret []byte) (bool, error) {
+	c, err := s.Connect(ctx, secret, nil)
+	if err == nil {
+		return true, c.Conn.Close()
+	}
+	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && (pg.Code == "28P01" || pg.Code == "28000") {
+		return false, nil
+	}
+	return false, cause(err)
+}
+
 // Account is the name under which an issued credential signs in, and Secret its
 // password: for who must recognise it where it should not be.
 func Account(secret []byte) (role, password string, err error) {
