@@ -60,6 +60,7 @@ func TestServer(t *testing.T) {
 	t.Run("launch", func(t *testing.T) { launches(t, r) })
 	t.Run("public", func(t *testing.T) { public(t, r) })
 	t.Run("held_actions", func(t *testing.T) { heldActions(t, r) })
+	t.Run("roles", func(t *testing.T) { roles(t, r) })
 	t.Run("stop_cuts_what_streams", func(t *testing.T) { stopCuts(t, r) })
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/policy"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/separation"
 	"github.com/sallyport-dev/sallyport/internal/surface/egress"
 )
 
@@ -391,6 +392,12 @@ func (directory) People(tx record.Tx) ([]approval.Person, error) {
 			}
 			if spec.UnixUser != "" {
 				p.Accounts = append(p.Accounts, "unix:"+spec.UnixUser)
+			}
+			if spec.Email != "" {
+				p.Accounts = append(p.Accounts, "mail:"+separation.Mailbox(spec.Email))
+			}
+			for _, x := range spec.Subjects {
+				p.Accounts = append(p.Accounts, "subject:"+x.Issuer+" "+x.Subject)
 			}
 			out = append(out, p)
 		}

@@ -30,6 +30,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/lease"
 	"github.com/sallyport-dev/sallyport/internal/readiness"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/separation"
 	"github.com/sallyport-dev/sallyport/internal/server"
 	"github.com/sallyport-dev/sallyport/internal/task"
 )
@@ -271,6 +272,12 @@ func (c *Client) Revoke(ctx context.Context, scope, reason string) ([]task.Task,
 func (c *Client) Identity(ctx context.Context) (server.Identity, error) {
 	var out server.Identity
 	return out, c.call(ctx, http.MethodGet, "identity", nil, nil, &out)
+}
+
+// Separation lists who could do what must not meet in one person.
+func (c *Client) Separation(ctx context.Context) ([]separation.Finding, error) {
+	var out []separation.Finding
+	return out, c.call(ctx, http.MethodGet, "separation", nil, nil, &out)
 }
 
 // RotateKeys makes new signing keys now.
