@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/mod/sumdb/note"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/api/apitest"
@@ -49,7 +52,7 @@ func roles(t *testing.T, r *apitest.Rig) {
 		}
 	}
 	var b strings.Builder
-	b.WriteString("# Who comes past the check of roles, by route. Made by TestServer/roles; SALLYPORT_WRITE=1 writes it.\n# x: yes. What a row about one task or question asks beside the role is said in the last column.\n")
+	b.WriteString("# Who comes past the check of roles, by route. Made by TestServer/roles; SALLYPORT_WRITE=1 writes it.\n# x: yes; *: the task decides, as the last column says.\n")
 	fmt.Fprintf(&b, "%-42s", "")
 	for _, p := range players {
 		fmt.Fprintf(&b, " %-8.8s", p.role)
@@ -60,7 +63,9 @@ func roles(t *testing.T, r *apitest.Rig) {
 			fmt.Fprintf(&b, "%-42s", q.row)
 			for _, p := range players {
 				cell := "x"
-				if m.refused(q, p.name) {
+				if besides[route] != "" {
+					cell = "*"
+				} else if m.refused(q, p.name) {
 					cell = "."
 				}
 				fmt.Fprintf(&b, " %-8s", cell)
@@ -157,12 +162,18 @@ func (m *matrix) applies() (out []asked) {
 			raw = all[0]
 		}
 		body := m.document(raw, func(meta, spec map[string]any) {
+			name := meta["name"]
 			if kind != resource.KindTenant {
-				meta["name"] = "matrix"
+				meta["name"] = "NAME" // of who asks
 			}
 			switch kind {
 			case resource.KindTenant:
 				spec["trustDomain"] = "other.example"
+			case resource.KindConnector:
+				meta["name"] = name
+				spec["declaredRoles"] = []any{map[string]any{"person": "nobody", "role": "x", "can": []string{"rules"}}}
+			case resource.KindPerson:
+				spec["subjects"] = []any{map[string]any{"issuer": "https://nobody.example", "subject": "x"}}
 			case resource.KindAgent:
 				spec["owner"] = "nobody"
 			case resource.KindCapability:
@@ -174,7 +185,11 @@ func (m *matrix) applies() (out []asked) {
 			case resource.KindRetention:
 				spec["days"] = 90
 			case resource.KindWitness:
-				spec["url"], spec["key"] = "https://w.example", "w"
+				_, key, err := note.GenerateKey(rand.Reader, "w.example")
+				if err != nil {
+					m.t.Fatal(err)
+				}
+				spec["url"], spec["key"] = "https://w.example", key
 			}
 		})
 		out = append(out, asked{row: "POST apply " + kind, method: "POST", path: "/api/v1/apply", body: body})
@@ -271,11 +286,11 @@ func (m *matrix) refused(q asked, person string) bool {
 		if err != nil && !errors.As(err, &no) {
 			m.t.Fatal(q.row, person, err)
 		}
-		return no != nil && no.Code == "role_missing"
+		return no != nil && (no.Code == "role_missing" || no.Code == "excluded") // the author of what waits
 	}
-	status, answer := send(m.t, m.r, q.method, q.path, header(person), strings.NewReader(q.body))
+	status, answer := send(m.t, m.r, q.method, q.path, header(person), strings.NewReader(strings.ReplaceAll(q.body, "NAME", "matrix-"+person)))
 	if status >= http.StatusInternalServerError {
 		m.t.Errorf("%s as %s: %d %s", q.row, person, status, answer)
 	}
-	return strings.Contains(answer, `"role_missing"`)
+	return strings.HasPrefix(answer, `{"code":"role_missing"`)
 }
