@@ -236,6 +236,8 @@ func (m *matrix) rows(route, pending string) []asked {
 		return one("", "{id}", pending)
 	case "revoke":
 		return one(`{"scope":"task/none","reason":"matrix"}`)
+	case "identity/reinstate":
+		return one(`{"person":"nobody","reason":"matrix"}`)
 	case "certifications":
 		return one(`{"agent":"nobody"}`)
 	case "secrets/{name...}":

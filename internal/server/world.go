@@ -22,6 +22,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/separation"
+	"github.com/sallyport-dev/sallyport/internal/signals"
 	"github.com/sallyport-dev/sallyport/internal/surface/egress"
 )
 
@@ -58,6 +59,8 @@ type world struct {
 	issuers      []identity.OIDC
 	spire        bool // SVIDs are SPIRE's
 	agents       map[string]*agent
+	transmitters map[string]transmitter // by issuer
+	receivers    []receiving
 }
 
 // agent is a declared agent with what follows from it.
@@ -102,7 +105,7 @@ func buildWorld(all map[string]stored) (*world, error) {
 		switch spec := r.Spec.(type) {
 		case *resource.TenantSpec:
 			w.demo, w.trustDomain, w.retention = spec.Demo, spec.TrustDomain, spec.Retention
-			if err := w.identities(spec); err != nil {
+			if err := errors.Join(w.identities(spec), w.signals(spec)); err != nil {
 				return nil, err
 			}
 		case *resource.RetentionSpec:
@@ -370,7 +373,11 @@ type directory struct{}
 func (directory) People(tx record.Tx) ([]approval.Person, error) {
 	var out []approval.Person
 	demo := false
-	err := tx.List(kindResource, func(_ string, raw []byte) error {
+	bars, err := signals.Bars(tx)
+	if err != nil {
+		return nil, err
+	}
+	err = tx.List(kindResource, func(_ string, raw []byte) error {
 		var s stored
 		if err := json.Unmarshal(raw, &s); err != nil {
 			return err
@@ -390,6 +397,7 @@ func (directory) People(tx record.Tx) ([]approval.Person, error) {
 			for _, role := range spec.Roles {
 				p.Roles = append(p.Roles, string(role))
 			}
+			p.Barred, p.Locked = bars[s.Name].Since, bars[s.Name].Locked
 			if spec.UnixUser != "" {
 				p.Accounts = append(p.Accounts, "unix:"+spec.UnixUser)
 			}

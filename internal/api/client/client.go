@@ -280,6 +280,12 @@ func (c *Client) Separation(ctx context.Context) ([]separation.Finding, error) {
 	return out, c.call(ctx, http.MethodGet, "separation", nil, nil, &out)
 }
 
+// Reinstate gives back what security events took from a person.
+func (c *Client) Reinstate(ctx context.Context, person, reason string) (server.Identity, error) {
+	var out server.Identity
+	return out, c.call(ctx, http.MethodPost, "identity/reinstate", nil, api.ReinstateRequest{Person: person, Reason: reason}, &out)
+}
+
 // RotateKeys makes new signing keys now.
 func (c *Client) RotateKeys(ctx context.Context) (server.Identity, error) {
 	var out server.Identity
