@@ -34,6 +34,8 @@ func TestMain(m *testing.M) {
 
 // TestServer runs everything against one server, since starting one examines
 // the machine.
+//
+// Threats: R4 (policy, approval)
 func TestServer(t *testing.T) {
 	r := apitest.Start(t)
 	t.Run("sockets_are_private", func(t *testing.T) { socketsArePrivate(t, r) })

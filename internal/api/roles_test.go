@@ -39,8 +39,6 @@ type asked struct {
 // roles holds testdata/roles.txt against the server: which role comes past the
 // check of roles at which route. A route that is not in the matrix fails, and so
 // does a cell that changed. SALLYPORT_WRITE=1 writes it.
-//
-// Threats: R4 (policy, approval)
 func roles(t *testing.T, r *apitest.Rig) {
 	m := &matrix{t: t, r: r}
 	pending := m.pending()

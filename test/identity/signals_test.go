@@ -287,7 +287,12 @@ func TestSignals(t *testing.T) {
 	if slices.Sort(body.Tasks); times != 1 || body.Txn != ended["txn"] || body.Issuer != p.URL || body.Reason != "Landspeed policy" || !slices.Equal(body.People, []string{"dana"}) || len(body.Tasks) != 2 {
 		t.Errorf("on record %d times: %+v", times, body)
 	}
-	r.OpenTask(t, rig.Intent(action.Sandbox, "jo", "4711")) // she signed in again
+	again := r.OpenTask(t, rig.Intent(action.Sandbox, "jo", "4711")) // she signed in again
+	p.send(p.about("risc/event-type/sessions-revoked", email("mara"), map[string]any{}))
+	rig.Await(t, "the end of a task of her agent", func() bool {
+		y, err := r.Server.Task(t.Context(), "", again.ID)
+		return err == nil && y.State == task.Revoked && y.Code == "barred"
+	})
 
 	locks(t, r, p, func() {
 		faces.Close()
@@ -301,6 +306,13 @@ func TestSignals(t *testing.T) {
 	}, sallyport)
 	if out, exit := sallyport("separation"); exit != 1 || !strings.Contains(out, "noor is database administrator of CredentialSource/") || !strings.Contains(out, "needs the approval of felix or ines") {
 		t.Errorf("separation: exit %d\n%s", exit, out)
+	}
+	report, err := r.Server.Readiness(t.Context(), "", "helpdesk", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := json.Marshal(report); err != nil || !strings.Contains(string(b), "noor can reach rules and secrets: noor has the role policy-author; noor is database administrator of CredentialSource/iam-helpdesk") {
+		t.Errorf("readiness does not say the way: %v\n%s", err, b)
 	}
 	heard(t, dir, p.audience, siem, x.ID)
 }
