@@ -63,8 +63,8 @@ func (s *Server) Member(c Caller, tenantName string) error {
 		// Who belongs to no tenant learns nothing of which there are.
 		return problem(Refused, "not_a_person", "no tenant knows this local user", "ask for a Person with your user name as unixUser")
 	}
-	for _, p := range t.current().people {
-		if uidOf(p.UnixUser) == c.UID {
+	for name, p := range t.current().people {
+		if uidOf(p.UnixUser) == c.UID && !t.bar(name).Locked {
 			return nil
 		}
 	}

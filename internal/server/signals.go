@@ -131,7 +131,7 @@ func (t *tenant) barredTask(w *world, x task.Task) string {
 const fenceLimit = 5 * time.Second
 
 // fenceBarred bars people in memory, then shuts the gate for every task that
-// this ends: on behalf of whom it runs, or whose agent it is.
+// this ends: on behalf of whom it runs, whose agent it is, or who has its session.
 func (t *tenant) fenceBarred(ctx context.Context, bars []signals.Bar) ([]string, error) {
 	t.mu.Lock()
 	for _, b := range bars {
@@ -144,7 +144,7 @@ func (t *tenant) fenceBarred(ctx context.Context, bars []signals.Bar) ([]string,
 	}
 	w, ids := t.current(), []string{}
 	for _, x := range all {
-		if !x.State.Over() && t.barredTask(w, x) != "" {
+		if !x.State.Over() && (t.barredTask(w, x) != "" || t.inHandOf(x.ID, bars)) {
 			ids = append(ids, x.ID)
 		}
 	}
@@ -152,6 +152,18 @@ func (t *tenant) fenceBarred(ctx context.Context, bars []signals.Bar) ([]string,
 	defer cancel()
 	return ids, t.srv.gate.End(ctx, func(a gate.Admission) bool { return a.Tenant == t.name && slices.Contains(ids, a.Task) },
 		"barred", "a security event about the person it acts for, or who owns the agent")
+}
+
+// inHandOf reports whether one of these people has taken the task's session over.
+func (t *tenant) inHandOf(id string, bars []signals.Bar) bool {
+	t.mu.RLock()
+	s := t.sessions[id]
+	t.mu.RUnlock()
+	if s == nil {
+		return false
+	}
+	over := s.hand.over.Load()
+	return over != nil && slices.ContainsFunc(bars, func(b signals.Bar) bool { return b.Person == over.Person })
 }
 
 // endBarred ends tasks, without the transmitter waiting for applications.
