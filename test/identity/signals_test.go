@@ -287,10 +287,21 @@ func TestSignals(t *testing.T) {
 	if slices.Sort(body.Tasks); times != 1 || body.Txn != ended["txn"] || body.Issuer != p.URL || body.Reason != "Landspeed policy" || !slices.Equal(body.People, []string{"dana"}) || len(body.Tasks) != 2 {
 		t.Errorf("on record %d times: %+v", times, body)
 	}
-	again := r.OpenTask(t, rig.Intent(action.Sandbox, "jo", "4711")) // she signed in again
+	again, owned := r.OpenTask(t, rig.Intent(action.Sandbox, "jo", "4711")), r.OpenTask(t, rig.Intent(action.Sandbox, "jo", "4711")) // she signed in again
+	if running, err = r.Server.Run(t.Context(), "", again.ID, rig.Harness(t, &out, "program", "svids", "stay")); err != nil {
+		t.Fatal(err)
+	}
+	rig.Await(t, "tom to have the session", func() bool {
+		_, err := r.Server.Take(t.Context(), "", rig.As("tom"), again.ID, "to look", time.Minute)
+		return err == nil
+	})
+	p.send(p.about("caep/event-type/session-revoked", email("tom"), map[string]any{}))
+	if y := rig.Wait(t, running); y.State != task.Revoked || y.Code != "barred" {
+		t.Errorf("the session that he had: %s %s", y.State, y.Code)
+	}
 	p.send(p.about("risc/event-type/sessions-revoked", email("mara"), map[string]any{}))
 	rig.Await(t, "the end of a task of her agent", func() bool {
-		y, err := r.Server.Task(t.Context(), "", again.ID)
+		y, err := r.Server.Task(t.Context(), "", owned.ID)
 		return err == nil && y.State == task.Revoked && y.Code == "barred"
 	})
 
