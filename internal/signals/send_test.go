@@ -129,7 +129,7 @@ func (d *desk) poll(token, id string, body map[string]any) (all []set) {
 		}
 		all = append(all, x)
 	}
-	slices.SortFunc(all, func(a, b set) int { return strings.Compare(a.Sub.URI, b.Sub.URI) })
+	slices.SortFunc(all, func(a, b set) int { return strings.Compare(a.Sub.URI+" "+a.JTI, b.Sub.URI+" "+b.JTI) })
 	return all
 }
 
