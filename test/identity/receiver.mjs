@@ -1,6 +1,6 @@
 // A receiver of security events with another's JOSE library (jose): it finds the
 // transmitter by its discovery document, asks for a stream, polls, verifies
-// every token by the published keys, and says what it has as lines of JSON.
+// every token by the published keys, and prints what it has as a line of JSON.
 import { createRemoteJWKSet, jwtVerify } from 'jose';
 
 const [issuer, token, count] = process.argv.slice(2);
@@ -18,14 +18,16 @@ if (stream.iss !== issuer || stream.delivery.method !== 'urn:ietf:rfc:8936') thr
 await call('POST', meta.verification_endpoint, { stream_id: stream.stream_id, state: 'abc' });
 const keys = createRemoteJWKSet(new URL(meta.jwks_uri));
 let ack = [];
+const got = [];
 for (let n = 0; n < Number(count);) {
   const { sets } = await call('POST', stream.delivery.endpoint_url, { ack, maxEvents: 10 });
   ack = Object.keys(sets);
   for (const [jti, set] of Object.entries(sets)) {
     const { payload } = await jwtVerify(set, keys, { issuer, audience: stream.aud, typ: 'secevent+jwt', algorithms: ['ES256'] });
     if (payload.jti !== jti) throw new Error('the jti is another');
-    console.log(JSON.stringify(payload));
+    got.push(payload);
     n++;
   }
 }
 await call('POST', stream.delivery.endpoint_url, { ack, maxEvents: 0 });
+console.log(JSON.stringify(got));

@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/tls"
@@ -29,6 +28,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/cli"
+	"github.com/sallyport-dev/sallyport/internal/lease/leasetest"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/task"
 	"github.com/sallyport-dev/sallyport/test/rig"
@@ -325,7 +325,7 @@ func TestSignals(t *testing.T) {
 	if b, err := json.Marshal(report); err != nil || !strings.Contains(string(b), "noor can reach rules and secrets: noor has the role policy-author; noor is database administrator of CredentialSource/iam-helpdesk") {
 		t.Errorf("readiness does not say the way: %v\n%s", err, b)
 	}
-	heard(t, dir, p.audience, siem, x.ID)
+	heard(t, web.pem(), p.audience, siem, x.ID)
 }
 
 // forged is every token that must not be taken: by what it is refused, as RFC 8935
@@ -430,36 +430,25 @@ func locks(t *testing.T, r *rig.Rig, p *provider, restart func(), sallyport func
 }
 
 // heard is what another's library verifies of our events.
-func heard(t *testing.T, dir, issuer, token, of string) {
+func heard(t *testing.T, ca []byte, issuer, token, of string) {
 	t.Helper()
-	if err := install(); err != nil {
-		t.Fatal(err)
+	line := leasetest.StartNode(t, ca, "receiver.mjs", issuer, token, "2")
+	var sets []struct {
+		Txn    string
+		Sub    struct{ Format, URI string } `json:"sub_id"`
+		Events map[string]map[string]any
 	}
-	const count = 2
-	cmd := exec.CommandContext(t.Context(), "node", "receiver.mjs", issuer, token, fmt.Sprint(count))
-	cmd.Env = append(os.Environ(), "NODE_EXTRA_CA_CERTS="+filepath.Join(dir, "ca.pem"))
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	b, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%v: %s", err, stderr.String())
+	if err := json.Unmarshal([]byte(line), &sets); err != nil {
+		t.Fatalf("%s: %v", line, err)
 	}
 	verified, revoked := false, false
-	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
-		var set struct {
-			Txn    string
-			Sub    struct{ Format, URI string } `json:"sub_id"`
-			Events map[string]map[string]any
-		}
-		if err := json.Unmarshal(s.Bytes(), &set); err != nil {
-			t.Fatal(err)
-		}
+	for _, set := range sets {
 		e := set.Events["https://schemas.openid.net/secevent/caep/event-type/session-revoked"]
 		revoked = revoked || e != nil && set.Txn == of && set.Sub.URI == "spiffe://brightwell.example/agent/helpdesk/task/"+of
 		v := set.Events["https://schemas.openid.net/secevent/ssf/event-type/verification"]
 		verified = verified || v != nil && v["state"] == "abc"
 	}
 	if !verified || !revoked {
-		t.Errorf("verified %v, revoked %v, of:\n%s", verified, revoked, b)
+		t.Errorf("verified %v, revoked %v, of:\n%s", verified, revoked, line)
 	}
 }
