@@ -43,6 +43,9 @@ type api struct {
 	data string // folder of the server
 	log  *slog.Logger
 
+	// routes are the patterns of everything on the socket, for the tests.
+	routes []string
+
 	// doctor is held while the machine is examined: one at a time is enough.
 	doctor sync.Mutex
 }
@@ -60,6 +63,7 @@ var written = new(struct{})
 
 // handle adds a route. query lists the parameters it knows beside tenant.
 func (a *api) handle(mux *http.ServeMux, pattern string, f func(*call) (any, error), query ...string) {
+	a.routes = append(a.routes, pattern)
 	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		c, err := a.call(w, r, query)
 		var v any // of a call that was understood and is of a person whom the tenant knows

@@ -34,6 +34,8 @@ func TestMain(m *testing.M) {
 
 // TestServer runs everything against one server, since starting one examines
 // the machine.
+//
+// Threats: R4 (policy, approval)
 func TestServer(t *testing.T) {
 	r := apitest.Start(t)
 	t.Run("sockets_are_private", func(t *testing.T) { socketsArePrivate(t, r) })
@@ -60,6 +62,7 @@ func TestServer(t *testing.T) {
 	t.Run("launch", func(t *testing.T) { launches(t, r) })
 	t.Run("public", func(t *testing.T) { public(t, r) })
 	t.Run("held_actions", func(t *testing.T) { heldActions(t, r) })
+	t.Run("roles", func(t *testing.T) { roles(t, r) })
 	t.Run("stop_cuts_what_streams", func(t *testing.T) { stopCuts(t, r) })
 }
 

@@ -5,3 +5,10 @@ var (
 	MayLaunch  = mayLaunch
 	ListenUnix = listenUnix
 )
+
+// Routes are the patterns of everything on the socket.
+func Routes() []string {
+	a := &api{}
+	a.handler()
+	return a.routes
+}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sallyport-dev/sallyport/internal/api/apitest"
+	"github.com/sallyport-dev/sallyport/internal/resource"
 )
 
 // ask makes one request over a socket as another local user.
@@ -80,15 +81,17 @@ func TestPeoplesSocket(t *testing.T) {
 	if status, answer := ask(t, r.People(), nobody, "GET", "/api/v1/tasks", "", ""); status != http.StatusForbidden || !strings.Contains(answer, "not_a_person") {
 		t.Errorf("without a tenant: got %d %s", status, answer)
 	}
-	file := filepath.Join(r.Files, "people.yaml")
-	b, err := os.ReadFile(file)
+	r.Apply(t)
+	all, err := r.As("dana").Resources(t.Context(), resource.KindPerson, "dana")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(file, []byte(strings.Replace(string(b), "roles: [requester]", "roles: [requester]\n  unixUser: nobody", 1)), 0o600); err != nil {
+	dana, err := resource.FromCanonical(all[0])
+	if err != nil {
 		t.Fatal(err)
 	}
-	r.Apply(t)
+	dana.Spec.(*resource.PersonSpec).UnixUser = "nobody"
+	r.ApplyPeople(t, dana)
 	for _, c := range []struct {
 		name                 string
 		uid                  int

@@ -30,6 +30,10 @@ func (a *api) publicHandler(issuer string) http.Handler {
 	a.oauth(mux, "/t/{tenant}/x509-svid", a.s.X509SVID)
 	a.oauth(mux, "/t/{tenant}/introspect", a.s.Introspection)
 	a.oauth(mux, "/t/{tenant}/revoke", a.s.Revocation)
+	// Shared signals: the paths are those of SSF 1.0 for an issuer with a path.
+	a.document(mux, "/.well-known/ssf-configuration/t/{tenant}", a.s.SSF)
+	a.oauth(mux, "POST /t/{tenant}/ssf/events", a.s.Events)
+	a.oauth(mux, "/t/{tenant}/ssf/{name...}", a.s.Streams)
 	a.document(mux, "/log/{tenant}/checkpoint", a.s.Tiles)
 	a.document(mux, "/log/{tenant}/tile/", a.s.Tiles)
 	mux.HandleFunc("GET /log/{tenant}/tile/entries/", func(w http.ResponseWriter, r *http.Request) {

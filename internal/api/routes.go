@@ -49,6 +49,14 @@ func (a *api) handler() http.Handler {
 	a.handle(mux, "GET "+v1+"identity", func(c *call) (any, error) { return a.s.Identity(c.Context(), c.tenant) })
 	a.handle(mux, "POST "+v1+"identity/rotate", func(c *call) (any, error) { return a.s.RotateKeys(detached(c), c.tenant, c.caller) })
 	a.handle(mux, "POST "+v1+"identity/refresh", func(c *call) (any, error) { return a.s.RefreshBundles(c.Context(), c.tenant, c.caller) })
+	a.handle(mux, "POST "+v1+"identity/reinstate", func(c *call) (any, error) {
+		var in ReinstateRequest
+		if err := c.read(maxRequest, &in); err != nil {
+			return nil, err
+		}
+		return a.s.Reinstate(detached(c), c.tenant, c.caller, in.Person, in.Reason)
+	})
+	a.handle(mux, "GET "+v1+"separation", func(c *call) (any, error) { return list(a.s.Separation(c.tenant)) })
 	a.ledgerRoutes(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusNotFound, notFound("no_such_route", "there is no "+r.Method+" "+r.URL.Path, "see the documentation of the API"))

@@ -43,6 +43,12 @@ type RevokeRequest struct {
 	Reason string `json:"reason"`
 }
 
+// ReinstateRequest is the body of POST identity/reinstate.
+type ReinstateRequest struct {
+	Person string `json:"person"`
+	Reason string `json:"reason"`
+}
+
 // CertifyRequest is the body of POST certifications.
 type CertifyRequest struct {
 	Agent string `json:"agent"`

@@ -3,6 +3,7 @@ package approval
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/receipt"
@@ -18,6 +19,10 @@ type Person struct {
 	// Accounts are the other names by which this person signs in (local user,
 	// OIDC subject). Two people who share one are taken for the same person.
 	Accounts []string
+	// Barred is when a security event took from them what they had been asked
+	// until then; Locked says that they are nobody until they are reinstated.
+	Barred time.Time
+	Locked bool
 }
 
 // Directory is the tenant's people. It reads from the transaction it is given
@@ -132,6 +137,12 @@ func (p people) eligible(s Statement, name string, sig receipt.Signer) error {
 		if p.same(x, name) || slices.ContainsFunc(person.Accounts, func(a string) bool { return strings.EqualFold(a, x) }) {
 			return refuse("excluded", "this person asked for it, wrote it or owns it, and cannot approve it")
 		}
+	}
+	switch {
+	case person.Locked:
+		return refuse("person_locked", "a security event locked this person; an identity administrator reinstates them")
+	case !person.Barred.IsZero() && !s.NotBefore.After(person.Barred):
+		return refuse("asked_before", "a security event about this person came after it was asked: somebody else answers it")
 	}
 	if !slices.Contains(person.Roles, s.Role) {
 		return refuse("role_missing", "this person does not have the role that must approve")

@@ -425,7 +425,7 @@ func (u *user) ledger() {
 		u.Errorf("bundle: %d bytes, %v", len(b), err)
 	}
 	// The approvals and who gave them are in it, and it verifies offline.
-	u.do("", "verify", file).want(u.T, 0, "is valid", "approvals     3")
+	u.do("", "verify", file).want(u.T, 0, "is valid", "approvals     4")
 	u.do("", "ledger", "export", "-f", "/no/such/folder/x").want(u.T, 2, "no such file")
 	// Nothing was certified, and the decision says so, from a server and from what it left.
 	u.do("", "readiness", "helpdesk").want(u.T, 1, "NOT READY", "agent helpdesk")

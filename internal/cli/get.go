@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -18,8 +19,9 @@ func getCommand(e *env) *cobra.Command {
 		Use:   "get [KIND [NAME]]",
 		Short: "Read declared resources back",
 		Long: "Prints what is in force, as it could be applied again. Without a kind it lists all.\n\nKinds: " +
-			strings.Join(resource.Kinds(), ", ") + ", in any case, or in plural.",
-		Example: "  sallyport get capability reset-mfa",
+			strings.Join(resource.Kinds(), ", ") + ", in any case, or in plural.\n\n" +
+			"get separation lists who could do what must not meet in one person, by which way, and\nwho else would have to agree; its exit status is 1 if somebody could alone.",
+		Example: "  sallyport get capability reset-mfa\n  sallyport get separation",
 		Args:    cobra.MaximumNArgs(2),
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 0 {
@@ -28,6 +30,9 @@ func getCommand(e *env) *cobra.Command {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 && strings.EqualFold(args[0], "separation") {
+				return e.separation(cmd.Context())
+			}
 			var kind, name string
 			if len(args) > 0 {
 				if kind = api.Kind(args[0]); kind == "" {
@@ -63,6 +68,44 @@ func getCommand(e *env) *cobra.Command {
 			return err
 		},
 	}
+}
+
+func (e *env) separation(ctx context.Context) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	all, err := c.Separation(ctx)
+	if err != nil {
+		return err
+	}
+	alone := 0
+	err = e.print(all, func(w io.Writer) {
+		for _, f := range all {
+			var powers []string
+			for _, p := range f.Powers {
+				powers = append(powers, string(p))
+			}
+			fmt.Fprintf(w, "%s  %s: %s\n", plain(f.Code), plain(strings.Join(f.People, " = ")), plain(strings.Join(powers, " and ")))
+			for _, step := range f.Path {
+				fmt.Fprintf(w, "  %s\n", plain(step))
+			}
+			if f.Open() {
+				fmt.Fprintln(w, "  ALONE: nobody else has to agree")
+			} else {
+				fmt.Fprintf(w, "  needs the approval of %s\n", plain(strings.Join(f.Guard, " or ")))
+			}
+		}
+	})
+	for _, f := range all {
+		if f.Open() {
+			alone++
+		}
+	}
+	if err == nil && alone > 0 {
+		err = &exit{exitRefused, nil}
+	}
+	return err
 }
 
 func names(w io.Writer, all []json.RawMessage) error {

@@ -46,6 +46,24 @@ last identity by them has expired. Nobody's verification fails meanwhile.`,
 		}
 		return c.RefreshBundles(cmd.Context())
 	})
+	var reason string
+	back := &cobra.Command{Use: "reinstate PERSON", Short: "Give back what a security event took from a person", Args: cobra.ExactArgs(1),
+		Long: `What ended stays ended. From now on the person may open tasks, approve and sign in
+again. An identity administrator does it, and nobody for themselves.`,
+		Example: "  sallyport identity reinstate dana --reason 'new phone, spoken to'",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := e.client()
+			if err != nil {
+				return err
+			}
+			id, err := c.Reinstate(cmd.Context(), args[0], reason)
+			if err != nil {
+				return err
+			}
+			return e.print(id, func(w io.Writer) { showIdentity(w, id) })
+		}}
+	back.Flags().StringVar(&reason, "reason", "", "why, for the record")
+	cmd.AddCommand(back)
 	return cmd
 }
 
@@ -78,5 +96,12 @@ func showIdentity(w io.Writer, id server.Identity) {
 			fmt.Fprintf(w, ", failed %d times in a row", f.Failures)
 		}
 		fmt.Fprintln(w)
+	}
+	for _, b := range id.Barred {
+		what := "ended"
+		if b.Locked {
+			what = "LOCKED"
+		}
+		fmt.Fprintf(w, "%s %s  since %s, by %s: %s\n", what, plain(b.Person), b.Since.Format("2006-01-02 15:04:05Z"), plain(b.Issuer), plain(b.Event))
 	}
 }

@@ -46,6 +46,8 @@ type Spec struct {
 	// Takes are the credentials that the boundary puts into requests.
 	Takes      []Take      `json:"takes,omitempty"`
 	Operations []Operation `json:"operations,omitempty"`
+	// DeclaredRoles are roles that people have in the application.
+	DeclaredRoles []DeclaredRole `json:"declaredRoles,omitempty"`
 }
 
 // ReadsDefault is allow or deny; the zero value is deny.

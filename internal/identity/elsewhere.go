@@ -82,7 +82,8 @@ func (o OIDC) Check() (field, problem string) {
 // oidc is one issuer with its keys.
 type oidc struct {
 	OIDC
-	client *http.Client
+	document string // where discovery is
+	client   *http.Client
 
 	mu    sync.Mutex // held while keys are fetched: one fetch at a time
 	keys  map[string]crypto.PublicKey
@@ -110,23 +111,28 @@ func (i *Issuer) Trust(all []OIDC) error {
 			next[o.Issuer] = old
 			continue
 		}
-		x := &oidc{OIDC: o}
-		conf := &tls.Config{MinVersion: tls.VersionTLS12}
-		if o.Roots != "" {
-			conf.RootCAs = x509.NewCertPool()
-			conf.RootCAs.AppendCertsFromPEM([]byte(o.Roots))
-		}
-		x.client = &http.Client{Timeout: fetchLimit, Transport: &http.Transport{TLSClientConfig: conf, DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10},
-			CheckRedirect: func(*http.Request, []*http.Request) error {
-				return errors.New("the issuer redirects, which is not followed")
-			}}
-		if o.Keys != "" {
-			x.keys, _ = parseKeys([]byte(o.Keys))
-		}
+		x := newOIDC(o)
 		next[o.Issuer] = x
 	}
 	i.issuers.by = next
 	return nil
+}
+
+func newOIDC(o OIDC) *oidc {
+	x := &oidc{OIDC: o, document: o.Issuer + "/.well-known/openid-configuration"}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12}
+	if o.Roots != "" {
+		conf.RootCAs = x509.NewCertPool()
+		conf.RootCAs.AppendCertsFromPEM([]byte(o.Roots))
+	}
+	x.client = &http.Client{Timeout: fetchLimit, Transport: &http.Transport{TLSClientConfig: conf, DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10},
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return errors.New("the issuer redirects, which is not followed")
+		}}
+	if o.Keys != "" {
+		x.keys, _ = parseKeys([]byte(o.Keys))
+	}
+	return x
 }
 
 // find returns a key of the issuer; one that is not known makes it look again,
@@ -158,7 +164,7 @@ func (o *oidc) find(ctx context.Context, kid string, now time.Time) (crypto.Publ
 func (o *oidc) fetch(ctx context.Context) (map[string]crypto.PublicKey, error) {
 	at := o.KeysURL
 	if at == "" {
-		doc, err := o.get(ctx, o.Issuer+"/.well-known/openid-configuration")
+		doc, err := o.get(ctx, o.document)
 		if err != nil {
 			return nil, err
 		}
@@ -255,17 +261,20 @@ func (i *Issuer) verifyOIDC(ctx context.Context, token string) (Foreign, error) 
 	})
 }
 
+// Outside says who shows a token that is addressed to this issuer: a workload of
+// a federated trust domain, or of a declared issuer.
+func (i *Issuer) Outside(ctx context.Context, token string) (Foreign, error) {
+	if strings.Contains(subjectUnverified(token), "spiffe://") {
+		return i.VerifyForeignJWT(ctx, token, i.cfg.IssuerURL)
+	}
+	return i.verifyOIDC(ctx, token)
+}
+
 // elsewhere exchanges the identity of a workload that is not launched here for a
 // token of a running task, if the task's agent declares that workload. It acts
 // for the task (`act`), and is not the task.
 func (i *Issuer) elsewhere(ctx context.Context, r Request) (order, error) {
-	var f Foreign
-	var err error
-	if strings.Contains(subjectUnverified(r.SubjectToken), "spiffe://") {
-		f, err = i.VerifyForeignJWT(ctx, r.SubjectToken, i.cfg.IssuerURL)
-	} else {
-		f, err = i.verifyOIDC(ctx, r.SubjectToken)
-	}
+	f, err := i.Outside(ctx, r.SubjectToken)
 	if err != nil {
 		return order{}, err
 	}
@@ -277,7 +286,7 @@ func (i *Issuer) elsewhere(ctx context.Context, r Request) (order, error) {
 	if err != nil {
 		return order{}, none
 	}
-	n := slices.IndexFunc(o.grant.Elsewhere, func(e Elsewhere) bool { return e.is(f) })
+	n := slices.IndexFunc(o.grant.Elsewhere, func(e Elsewhere) bool { return e.Is(f) })
 	if n < 0 {
 		return order{}, none
 	}
@@ -313,7 +322,8 @@ func (f Foreign) name() string {
 	return f.Issuer + "#" + f.ID
 }
 
-func (e Elsewhere) is(f Foreign) bool {
+// Is reports whether a verified token is of this workload.
+func (e Elsewhere) Is(f Foreign) bool {
 	if e.SPIFFEID != "" {
 		return e.Issuer == "" && e.SPIFFEID == f.ID
 	}

@@ -59,12 +59,14 @@ type foreignHeader struct {
 // verified yet.
 type keysOf func(claims map[string]canon.Value) (issuer string, find func(kid string) (crypto.PublicKey, bool), err error)
 
-// verifyForeign checks a token of somebody else: compact form, strict JSON, an
-// asymmetric algorithm that fits the key, a kid that is exactly one of the
-// issuer's, the audience, and the time with skew. Headers that bring a key or
-// rules of their own are refused.
-func (i *Issuer) verifyForeign(_ context.Context, token, audience string, keys keysOf) (Foreign, error) {
-	fail := func(code, reason string) (Foreign, error) { return Foreign{}, refuse(code, reason) }
+// openForeign checks the form and the signature of somebody else's token: compact
+// form, strict JSON, one of the types, an asymmetric algorithm that fits the key,
+// a kid that is exactly one of the issuer's. Headers that bring a key or rules of
+// their own are refused.
+func openForeign(token string, keys keysOf, types ...string) (c map[string]canon.Value, issuer string, err error) {
+	fail := func(code, reason string) (map[string]canon.Value, string, error) {
+		return nil, "", refuse(code, reason)
+	}
 	if len(token) > maxToken || strings.ContainsAny(token, "\r\n") || strings.Count(token, ".") != 2 {
 		return fail("bad_token", "the token is too long, or not in compact form")
 	}
@@ -76,19 +78,18 @@ func (i *Issuer) verifyForeign(_ context.Context, token, audience string, keys k
 	if !slices.Contains(foreignAlgorithms, jose.SignatureAlgorithm(h.Algorithm)) {
 		return fail("bad_algorithm", "want an asymmetric algorithm of RFC 7518")
 	}
-	if h.Type != "" && h.Type != "JWT" && h.Type != "JOSE" {
+	if !slices.Contains(types, h.Type) {
 		return fail("bad_token", "the token is of another type")
 	}
 	if _, err := base64.RawURLEncoding.Strict().DecodeString(parts[2]); err != nil {
 		return fail("bad_signature", "the signature is not base64url")
 	}
-	var c map[string]canon.Value
 	if err := decodePart(parts[1], &c); err != nil {
 		return fail("bad_claims", "the claims are not strict JSON")
 	}
 	issuer, find, err := keys(c)
 	if err != nil {
-		return Foreign{}, err
+		return nil, "", err
 	}
 	key, ok := find(h.KeyID)
 	if !ok || h.KeyID == "" {
@@ -101,6 +102,16 @@ func (i *Issuer) verifyForeign(_ context.Context, token, audience string, keys k
 	if _, err := jws.Verify(key); err != nil {
 		return fail("bad_signature", "the signature is not by the key that it names")
 	}
+	return c, issuer, nil
+}
+
+// verifyForeign checks a token of somebody else: form and signature, the audience,
+// and the time with skew.
+func (i *Issuer) verifyForeign(_ context.Context, token, audience string, keys keysOf) (Foreign, error) {
+	c, issuer, err := openForeign(token, keys, "", "JWT", "JOSE")
+	if err != nil {
+		return Foreign{}, err
+	}
 	f := Foreign{Issuer: issuer, Claims: c}
 	if err := i.foreignTime(c, &f); err != nil {
 		return Foreign{}, err
@@ -108,8 +119,9 @@ func (i *Issuer) verifyForeign(_ context.Context, token, audience string, keys k
 	if err := hasAudience(c["aud"], audience); err != nil {
 		return Foreign{}, err
 	}
+	var ok bool
 	if f.ID, ok = text(c["sub"]); !ok || f.ID == "" {
-		return fail("bad_subject", "the token has no subject")
+		return Foreign{}, refuse("bad_subject", "the token has no subject")
 	}
 	return f, nil
 }

@@ -98,6 +98,21 @@ func (s *TenantSpec) Resolve(read func(path string) ([]byte, error)) error {
 			return err
 		}
 	}
+	for i := range s.Transmitters {
+		o := &s.Transmitters[i]
+		if err := take(fmt.Sprintf("transmitters[%d].caFile", i), &o.CAFile, &o.CA); err != nil {
+			return err
+		}
+		if err := take(fmt.Sprintf("transmitters[%d].keysFile", i), &o.KeysFile, &o.Keys); err != nil {
+			return err
+		}
+	}
+	for i := range s.Receivers {
+		o := &s.Receivers[i]
+		if err := take(fmt.Sprintf("receivers[%d].caFile", i), &o.CAFile, &o.CA); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -125,19 +140,23 @@ func (v *validator) workloads(r *Resource, s *AgentSpec) {
 			v.bad(r, at+".svid", "is the name of another workload")
 		}
 		named[w.SVID] = w.SVID != ""
-		switch {
-		case (w.SPIFFEID == "") == (w.Issuer == ""):
-			v.bad(r, at, "want spiffeID, or issuer and claims, and not both")
-		case w.SPIFFEID != "" && len(w.Claims) > 0:
-			v.bad(r, at+".claims", "are for an issuer")
-		case w.SPIFFEID != "" && !t.federates(w.SPIFFEID):
-			v.bad(r, at+".spiffeID", "is of no trust domain that the tenant federates with")
-		case w.Issuer != "" && !t.trusts(w.Issuer):
-			v.bad(r, at+".issuer", "is none of the tenant's issuers")
-		case w.Issuer != "" && w.Claims["sub"] == "":
-			// Every workload of an issuer would be the same one.
-			v.bad(r, at+".claims", "want at least sub")
-		}
+		v.workload(r, at, t, w)
+	}
+}
+
+func (v *validator) workload(r *Resource, at string, t *TenantSpec, w WorkloadSpec) {
+	switch {
+	case (w.SPIFFEID == "") == (w.Issuer == ""):
+		v.bad(r, at, "want spiffeID, or issuer and claims, and not both")
+	case w.SPIFFEID != "" && len(w.Claims) > 0:
+		v.bad(r, at+".claims", "are for an issuer")
+	case w.SPIFFEID != "" && !t.federates(w.SPIFFEID):
+		v.bad(r, at+".spiffeID", "is of no trust domain that the tenant federates with")
+	case w.Issuer != "" && !t.trusts(w.Issuer):
+		v.bad(r, at+".issuer", "is none of the tenant's issuers")
+	case w.Issuer != "" && w.Claims["sub"] == "":
+		// Every workload of an issuer would be the same one.
+		v.bad(r, at+".claims", "want at least sub")
 	}
 }
 

@@ -35,6 +35,10 @@ type TenantSpec struct {
 	Issuers []IssuerSpec `json:"issuers,omitempty"`
 	// Identity is where the agents' SVIDs come from; empty is sallyport.
 	Identity IdentitySource `json:"identity,omitempty"`
+	// Transmitters are whose security events about people are believed, and
+	// Receivers who may ask for ours (OpenID Shared Signals Framework).
+	Transmitters []TransmitterSpec `json:"transmitters,omitempty"`
+	Receivers    []ReceiverSpec    `json:"receivers,omitempty"`
 }
 
 // Role is what a person may do.
@@ -77,6 +81,8 @@ type PersonSpec struct {
 	SSHKeyFiles []string `json:"sshKeyFiles,omitempty"`
 	// Passkeys are WebAuthn credentials: approvals are signed with them as well.
 	Passkeys []Passkey `json:"passkeys,omitempty"`
+	// Subjects are who the person is at the tenant's transmitters.
+	Subjects []SubjectSpec `json:"subjects,omitempty"`
 }
 
 // AgentSpec is the body of an Agent.
@@ -186,6 +192,8 @@ type CredentialSourceSpec struct {
 	AWSSTS *AWSSTS `json:"awsSTS,omitempty"`
 	// Of kubernetes.
 	Kubernetes *Kubernetes `json:"kubernetes,omitempty"`
+	// DeclaredRoles are roles that people have in the system behind it.
+	DeclaredRoles []connector.DeclaredRole `json:"declaredRoles,omitempty"`
 }
 
 // SignsIn says that the credential is a session, got by the connector's form.
@@ -319,6 +327,9 @@ func (s *PersonSpec) Validate(_ string, report func(path, problem string)) {
 		if has[RoleSecrets] && has[r] {
 			report("roles", "nobody is both "+string(RoleSecrets)+" and "+string(r))
 		}
+	}
+	if has[RoleIdentity] && has[RoleApprover] {
+		report("roles", "nobody is both "+string(RoleIdentity)+" and "+string(RoleApprover))
 	}
 	if s.UnixUser != "" && !unixUser.MatchString(s.UnixUser) {
 		report("unixUser", "want a user name of the local machine")

@@ -130,7 +130,11 @@ func (v *validator) one(r *Resource) {
 		for i, p := range s.Reviewers {
 			v.person(r, fmt.Sprintf("spec.reviewers[%d]", i), p, RoleAuditor)
 		}
+		v.signals(r, s)
+	case *PersonSpec:
+		v.subjects(r, s)
 	case *CredentialSourceSpec:
+		v.declaredRoles(r, s.DeclaredRoles)
 		if s.Connector != "" && v.refer(r, "spec.connector", KindConnector, s.Connector) {
 			c, _ := Of[connector.Spec](v.all, r.Metadata.Tenant, s.Connector)
 			if s.SignsIn() && c.SignIn == nil {
@@ -159,6 +163,7 @@ func (v *validator) one(r *Resource) {
 	case *connector.Spec:
 		v.takes(r, s)
 		v.fields(r, s)
+		v.declaredRoles(r, s.DeclaredRoles)
 	case *capability.Spec:
 		v.capability(r, s)
 	case *SuiteSpec:

@@ -24,7 +24,7 @@ import (
 type Applied struct {
 	Kind    string        `json:"kind"`
 	Name    string        `json:"name"`
-	Change  string        `json:"change"` // created, changed, unchanged
+	Change  string        `json:"change"` // created, changed, unchanged, or proposed: in force once it is approved
 	Digest  action.Digest `json:"digest"`
 	Pending string        `json:"pending,omitempty"` // the approval that it waits for
 }
@@ -136,7 +136,7 @@ type line struct {
 func lines(next map[string]stored, done []Applied, before map[string]stored) []line {
 	out := []line{}
 	for _, d := range done {
-		if d.Change != "unchanged" {
+		if d.Change == "created" || d.Change == "changed" {
 			id := d.Kind + "/" + d.Name
 			out = append(out, line{d.Kind, d.Name, next[id].Digest, before[id].Digest})
 		}
@@ -146,7 +146,7 @@ func lines(next map[string]stored, done []Applied, before map[string]stored) []l
 
 func putAll(tx record.Tx, next map[string]stored, done []Applied) error {
 	for _, d := range done {
-		if d.Change != "unchanged" {
+		if d.Change == "created" || d.Change == "changed" {
 			s := next[d.Kind+"/"+d.Name]
 			if err := tx.Put(kindResource, s.id(), s); err != nil {
 				return err
@@ -210,6 +210,9 @@ func (t *tenant) apply(ctx context.Context, author string, all []resource.Resour
 	}
 	if w.demo != before.demo {
 		return nil, problem(Refused, "demo_fixed", "a tenant cannot become a demonstration, nor stop being one", "make another tenant")
+	}
+	if w, err = t.propose(ctx, author, w, next, done); err != nil {
+		return nil, err
 	}
 	if changed := lines(next, done, before.resources); len(changed) > 0 {
 		_, err = t.log.Append(ctx, record.Draft{Type: "resource.applied", Actor: "person:" + author,
@@ -296,6 +299,20 @@ func (t *tenant) askApprovals(ctx context.Context, w *world) (map[string]string,
 		pending[id] = out.Nonce
 		return err
 	}
+	proposed, err := t.proposals(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range slices.Sorted(maps.Keys(proposed)) {
+		p := proposed[id]
+		st, authors, err := w.askFor(p)
+		if err != nil {
+			return nil, err
+		}
+		if err := ask(approval.Resource, id, st, authors); err != nil {
+			return nil, err
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(w.capabilities)) {
 		r, spec := w.resources[resource.KindCapability+"/"+name], w.capabilities[name]
 		st := approval.Statement{Subject: name, Digest: r.Digest, Details: map[string]string{
@@ -337,6 +354,10 @@ func (t *tenant) withdrawSuperseded(ctx context.Context, w *world) error {
 	if err != nil {
 		return err
 	}
+	proposed, err := t.proposals(ctx)
+	if err != nil {
+		return err
+	}
 	changed := map[string]bool{} // certifications of a boundary that is declared otherwise now
 	for _, c := range certs {
 		a := w.agents[c.Agent]
@@ -353,6 +374,8 @@ func (t *tenant) withdrawSuperseded(ctx context.Context, w *world) error {
 			return x == nil || x.declared.Digest() != s.Digest
 		case approval.Certification:
 			return a.State == approval.Pending && changed[s.Subject]
+		case approval.Resource:
+			return a.State == approval.Pending && proposed[s.Subject].Digest != s.Digest
 		}
 		return false
 	})

@@ -58,6 +58,8 @@ func (s *Server) Approve(ctx context.Context, tenantName, id, person string, sig
 	}
 	var release func(record.Tx, approval.Statement) error
 	switch a.Statement.Kind {
+	case approval.Resource:
+		return t.approveProposal(ctx, id, person, signature)
 	case approval.Action, approval.Certification:
 		// Used later: by the gate, or by certify.Issue below.
 	default:
@@ -66,16 +68,21 @@ func (s *Server) Approve(ctx context.Context, tenantName, id, person string, sig
 				approved{Digest: st.Digest, Approval: st.Nonce, At: time.Now().UTC()})
 		}
 	}
-	out, err := t.approvals.Grant(ctx, id, person, signature, release)
+	out, err := t.grant(ctx, id, person, signature, release)
 	if err != nil {
-		var r *approval.Refusal
-		if errors.As(err, &r) {
-			return out, problem(Refused, r.Code, r.Reason, "see who may: sallyport approvals "+id)
-		}
 		return out, err
 	}
 	if out.State == approval.Granted && out.Statement.Kind == approval.Certification {
 		err = t.issue(ctx, out.Statement)
+	}
+	return out, err
+}
+
+func (t *tenant) grant(ctx context.Context, id, person string, signature []byte, release func(record.Tx, approval.Statement) error) (approval.Approval, error) {
+	out, err := t.approvals.Grant(ctx, id, person, signature, release)
+	var r *approval.Refusal
+	if errors.As(err, &r) {
+		err = problem(Refused, r.Code, r.Reason, "see who may: sallyport approvals "+id)
 	}
 	return out, err
 }

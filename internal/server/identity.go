@@ -13,6 +13,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/identity"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/signals"
 	"github.com/sallyport-dev/sallyport/internal/task"
 )
 
@@ -176,6 +177,8 @@ type Identity struct {
 	Keys        []identity.Key       `json:"keys"`
 	Federations []identity.Federated `json:"federations"`
 	SPIRE       *identity.SPIREState `json:"spire,omitempty"` // where SVIDs come from it
+	// Barred are the people from whom security events took something.
+	Barred []signals.Bar `json:"barred"`
 }
 
 // Identity says where a tenant's keys and federations stand.
@@ -185,8 +188,14 @@ func (s *Server) Identity(ctx context.Context, tenantName string) (Identity, err
 		return Identity{}, err
 	}
 	keys, err := t.issuer.State(ctx)
+	barred := []signals.Bar{}
+	t.mu.RLock()
+	for _, p := range slices.Sorted(maps.Keys(t.bars)) {
+		barred = append(barred, t.bars[p])
+	}
+	t.mu.RUnlock()
 	return Identity{TrustDomain: t.issuer.TrustDomain(), Issuer: s.cfg.Issuer + "/t/" + t.name, EndpointID: t.issuer.EndpointID(),
-		Keys: keys, Federations: t.issuer.Federations(), SPIRE: t.issuer.SPIREState()}, err
+		Keys: keys, Federations: t.issuer.Federations(), SPIRE: t.issuer.SPIREState(), Barred: barred}, err
 }
 
 // RotateKeys makes new signing keys of the tenant now.

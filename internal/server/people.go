@@ -44,6 +44,9 @@ func (t *tenant) identify(c Caller) (string, []resource.Role, error) {
 		return "", nil, problem(Refused, "person_unknown", "there is no person "+strconv.Quote(c.Person), "see: sallyport get Person")
 	}
 	if uidOf(p.UnixUser) == c.UID || w.demo && c.operator() {
+		if b := t.bar(c.Person); b.Locked {
+			return "", nil, problem(Refused, "person_locked", "a security event of "+b.Issuer+" locked "+c.Person, "ask an identity administrator: sallyport identity reinstate "+c.Person)
+		}
 		return c.Person, p.Roles, nil
 	}
 	return "", nil, problem(Refused, "not_this_person", "this local user is not "+c.Person, "sign in as the unixUser of the Person")
@@ -60,8 +63,8 @@ func (s *Server) Member(c Caller, tenantName string) error {
 		// Who belongs to no tenant learns nothing of which there are.
 		return problem(Refused, "not_a_person", "no tenant knows this local user", "ask for a Person with your user name as unixUser")
 	}
-	for _, p := range t.current().people {
-		if uidOf(p.UnixUser) == c.UID {
+	for name, p := range t.current().people {
+		if uidOf(p.UnixUser) == c.UID && !t.bar(name).Locked {
 			return nil
 		}
 	}

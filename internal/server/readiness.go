@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
@@ -18,8 +16,8 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/readiness"
 	"github.com/sallyport-dev/sallyport/internal/record"
-	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/seal"
+	"github.com/sallyport-dev/sallyport/internal/separation"
 )
 
 // Readiness decides whether an agent may act in production, today, as it is now.
@@ -104,7 +102,11 @@ func (v view) World(ctx context.Context, name string) (readiness.World, error) {
 			out.Open = append(out.Open, l)
 		}
 	}
-	out.Conflicts = w.conflicts()
+	for _, f := range separation.Analyse(w.estate()) {
+		if f.Open() {
+			out.Conflicts = append(out.Conflicts, f.String())
+		}
+	}
 	if w.retention != "" {
 		out.Retention = w.retention
 		if spec, ok := w.retentions[w.retention]; ok {
@@ -166,33 +168,6 @@ func (s source) Open(ctx context.Context, agent, capability string) error {
 func (s source) Approve(ctx context.Context, id, person string, signature []byte) error {
 	_, err := s.t.srv.Approve(ctx, s.t.name, id, person, signature)
 	return err
-}
-
-// conflicts lists people whose roles must not meet in one person, also over two
-// names that share a local account.
-func (w *world) conflicts() []string {
-	apart := [][2]resource.Role{
-		{resource.RoleSecrets, resource.RolePolicy}, {resource.RoleSecrets, resource.RoleApprover},
-		{resource.RoleSecrets, resource.RoleIdentity}, {resource.RolePolicy, resource.RoleApprover}, {resource.RoleOwner, resource.RoleApprover},
-	}
-	var out []string
-	roles := map[string][]resource.Role{}
-	for _, name := range slices.Sorted(maps.Keys(w.people)) {
-		p := w.people[name]
-		id := name
-		if p.UnixUser != "" && !w.demo {
-			id = "local user " + p.UnixUser
-		}
-		roles[id] = append(roles[id], p.Roles...)
-	}
-	for _, id := range slices.Sorted(maps.Keys(roles)) {
-		for _, pair := range apart {
-			if slices.Contains(roles[id], pair[0]) && slices.Contains(roles[id], pair[1]) {
-				out = append(out, fmt.Sprintf("%s is both %s and %s", id, pair[0], pair[1]))
-			}
-		}
-	}
-	return out
 }
 
 var _ readiness.Prober = source{}

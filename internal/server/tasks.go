@@ -126,6 +126,9 @@ func (t *tenant) mayOpen(ctx context.Context, w *world, a *agent, o Intent) erro
 	if err := t.srv.root.Err(); err != nil {
 		return problem(Refused, "keys_closed", err.Error(), "bring the key-encryption key back: sallyport secret keys")
 	}
+	if b := t.bar(a.owner); b.Locked {
+		return problem(Refused, "owner_locked", "a security event of "+b.Issuer+" locked "+a.owner+", who owns agent "+a.name, "name another owner, or reinstate them")
+	}
 	type need struct {
 		kind   approval.Kind
 		name   string
@@ -361,6 +364,9 @@ func (t *tenant) unchanged(ctx context.Context, w *world, x task.Task) error {
 	}
 	if d, err := in.Digest(); err != nil || d != x.GrantDigest {
 		return changed("capability " + x.Capability)
+	}
+	if why := t.barredTask(w, x); why != "" {
+		return problem(Refused, "barred", why, "open a new task")
 	}
 	return t.mayOpen(ctx, w, a, Intent{Capability: x.Capability})
 }

@@ -18,6 +18,7 @@ import (
 	leasessh "github.com/sallyport-dev/sallyport/internal/lease/ssh"
 	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/signals"
 	"github.com/sallyport-dev/sallyport/internal/task"
 )
 
@@ -35,13 +36,15 @@ type tenant struct {
 	certs      *certify.Engine
 	certifying one // agents whose suites run now
 	issuer     *identity.Issuer
+	sender     *signals.Sender
 	attestor   *identity.LaunchAttestor
 
 	// mu guards what follows. world is replaced whole by apply.
 	mu       sync.RWMutex
 	world    *world
-	sessions map[string]*session // by task, running ones
-	parts    map[string]int      // that agents opened and are not over, by the task at the top
+	sessions map[string]*session    // by task, running ones
+	parts    map[string]int         // that agents opened and are not over, by the task at the top
+	bars     map[string]signals.Bar // by person: what security events took
 
 	swept time.Time // when expirePayloads last looked; used by expire only
 
@@ -62,6 +65,9 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	}
 	t := &tenant{srv: s, name: name, log: log, seal: sealer, attestor: s.attestor, sessions: map[string]*session{}, parts: map[string]int{}, keys: leasessh.NewKeys(), codes: newCodes()}
 	if t.world, err = loadWorld(ctx, log); err != nil {
+		return nil, err
+	}
+	if err = log.View(ctx, func(tx record.Tx) (err error) { t.bars, err = signals.Bars(tx); return err }); err != nil {
 		return nil, err
 	}
 	t.approvals = approval.New(log, directory{}, nil)
@@ -91,8 +97,10 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	if err := t.trust(ctx, t.world); err != nil {
 		return nil, err
 	}
+	t.sender = t.transmit()
 	s.background(t.issuer.RunFederation)
 	s.background(t.issuer.RunSPIRE)
+	s.background(t.sender.Run)
 	s.background(t.leases.Run)
 	s.background(t.tasks.Run)
 	s.background(t.expire)

@@ -21,6 +21,8 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/policy"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/separation"
+	"github.com/sallyport-dev/sallyport/internal/signals"
 	"github.com/sallyport-dev/sallyport/internal/surface/egress"
 )
 
@@ -57,6 +59,8 @@ type world struct {
 	issuers      []identity.OIDC
 	spire        bool // SVIDs are SPIRE's
 	agents       map[string]*agent
+	transmitters map[string]transmitter // by issuer
+	receivers    []receiving
 }
 
 // agent is a declared agent with what follows from it.
@@ -101,7 +105,7 @@ func buildWorld(all map[string]stored) (*world, error) {
 		switch spec := r.Spec.(type) {
 		case *resource.TenantSpec:
 			w.demo, w.trustDomain, w.retention = spec.Demo, spec.TrustDomain, spec.Retention
-			if err := w.identities(spec); err != nil {
+			if err := errors.Join(w.identities(spec), w.signals(spec)); err != nil {
 				return nil, err
 			}
 		case *resource.RetentionSpec:
@@ -375,7 +379,11 @@ type directory struct{}
 func (directory) People(tx record.Tx) ([]approval.Person, error) {
 	var out []approval.Person
 	demo := false
-	err := tx.List(kindResource, func(_ string, raw []byte) error {
+	bars, err := signals.Bars(tx)
+	if err != nil {
+		return nil, err
+	}
+	err = tx.List(kindResource, func(_ string, raw []byte) error {
 		var s stored
 		if err := json.Unmarshal(raw, &s); err != nil {
 			return err
@@ -395,8 +403,15 @@ func (directory) People(tx record.Tx) ([]approval.Person, error) {
 			for _, role := range spec.Roles {
 				p.Roles = append(p.Roles, string(role))
 			}
+			p.Barred, p.Locked = bars[s.Name].Since, bars[s.Name].Locked
 			if spec.UnixUser != "" {
 				p.Accounts = append(p.Accounts, "unix:"+spec.UnixUser)
+			}
+			if spec.Email != "" {
+				p.Accounts = append(p.Accounts, "mail:"+separation.Mailbox(spec.Email))
+			}
+			for _, x := range spec.Subjects {
+				p.Accounts = append(p.Accounts, "subject:"+x.Issuer+" "+x.Subject)
 			}
 			out = append(out, p)
 		}

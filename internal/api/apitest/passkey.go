@@ -81,7 +81,27 @@ func (r *Rig) SetPasskeys(t testing.TB, person string, keys ...*Passkey) {
 	for _, k := range keys {
 		spec.Passkeys = append(spec.Passkeys, k.Passkey)
 	}
-	if _, err := r.As("kofi").Apply(t.Context(), []resource.Resource{p}); err != nil {
+	r.ApplyPeople(t, p)
+}
+
+// ApplyPeople changes people as the one who administers them, and has what they
+// gain approved by felix.
+func (r *Rig) ApplyPeople(t testing.TB, people ...resource.Resource) {
+	t.Helper()
+	done, err := r.As("kofi").Apply(t.Context(), people)
+	if err != nil {
 		t.Fatal(err)
+	}
+	for _, d := range done {
+		if d.Pending == "" {
+			continue
+		}
+		a, err := r.As("felix").Approval(t.Context(), d.Pending)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.As("felix").Approve(t.Context(), a, r.Keys["felix"]); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -31,6 +31,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/readiness"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/seal"
+	"github.com/sallyport-dev/sallyport/internal/separation"
 	"github.com/sallyport-dev/sallyport/internal/server"
 	"github.com/sallyport-dev/sallyport/internal/task"
 )
@@ -272,6 +273,18 @@ func (c *Client) Revoke(ctx context.Context, scope, reason string) ([]task.Task,
 func (c *Client) Identity(ctx context.Context) (server.Identity, error) {
 	var out server.Identity
 	return out, c.call(ctx, http.MethodGet, "identity", nil, nil, &out)
+}
+
+// Separation lists who could do what must not meet in one person.
+func (c *Client) Separation(ctx context.Context) ([]separation.Finding, error) {
+	var out []separation.Finding
+	return out, c.call(ctx, http.MethodGet, "separation", nil, nil, &out)
+}
+
+// Reinstate gives back what security events took from a person.
+func (c *Client) Reinstate(ctx context.Context, person, reason string) (server.Identity, error) {
+	var out server.Identity
+	return out, c.call(ctx, http.MethodPost, "identity/reinstate", nil, api.ReinstateRequest{Person: person, Reason: reason}, &out)
 }
 
 // RotateKeys makes new signing keys now.

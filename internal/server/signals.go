@@ -1,0 +1,286 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/identity"
+	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/signals"
+	"github.com/sallyport-dev/sallyport/internal/task"
+)
+
+// transmitter is a declared one with where its keys are.
+type transmitter struct {
+	spec resource.TransmitterSpec
+	keys *identity.EventKeys
+}
+
+// signals reads whose security events are believed, and who may ask for ours.
+func (w *world) signals(spec *resource.TenantSpec) error {
+	w.transmitters = map[string]transmitter{}
+	for i, o := range spec.Transmitters {
+		x := identity.OIDC{Issuer: o.Issuer, Keys: o.Keys, KeysURL: o.KeysURL, Roots: o.CA}
+		if field, problem := x.Check(); field != "" {
+			return fmt.Errorf("tenant: spec.transmitters[%d].%s: %s", i, field, problem)
+		}
+		keys, err := identity.NewEventKeys(x)
+		if err != nil {
+			return err
+		}
+		w.transmitters[o.Issuer] = transmitter{o, keys}
+	}
+	for _, o := range spec.Receivers {
+		w.receivers = append(w.receivers, receiving{signals.Receiving{Name: o.Name, Push: o.Push, Roots: o.CA},
+			identity.Elsewhere{SPIFFEID: o.Workload.SPIFFEID, Issuer: o.Workload.Issuer, Claims: o.Workload.Claims}})
+	}
+	return nil
+}
+
+// receiver takes security events about this tenant's people.
+func (t *tenant) receiver() *signals.Receiver {
+	return &signals.Receiver{
+		Log: t.log,
+		Find: func(issuer string) (signals.Transmitter, bool) {
+			x, ok := t.current().transmitters[issuer]
+			out := signals.Transmitter{Issuer: issuer, Audience: x.spec.Audience}
+			for _, f := range x.spec.Subjects {
+				out.Formats = append(out.Formats, string(f))
+			}
+			if a := x.spec.Authorization; a != nil {
+				out.Authorization = func(ctx context.Context) ([]byte, error) { return t.secret(ctx, a.Sealed) }
+			}
+			return out, ok
+		},
+		Open:    t.openEvent,
+		People:  func(tr signals.Transmitter, all []signals.Subject) []string { return t.current().named(tr, all) },
+		Fence:   t.fenceBarred,
+		End:     t.endBarred,
+		Refused: func(code string) { t.issuer.RefusedAt("signals", code) },
+	}
+}
+
+func (t *tenant) openEvent(ctx context.Context, token string) (map[string]canon.Value, error) {
+	c, err := identity.OpenEvent(ctx, token, func(issuer string) *identity.EventKeys { return t.current().transmitters[issuer].keys })
+	r, ok := errors.AsType[*identity.Refusal](err)
+	if !ok {
+		return c, err
+	}
+	code := map[string]string{"unknown_issuer": "invalid_issuer", "unknown_key": "invalid_key", "bad_signature": "invalid_key", "bad_algorithm": "invalid_key"}[r.Code]
+	if code == "" {
+		code = "invalid_request"
+	}
+	return nil, &signals.Rejection{Code: code, Description: r.Reason}
+}
+
+// named are the people whom one of the identifiers names, in a format that the
+// transmitter is believed in.
+func (w *world) named(t signals.Transmitter, all []signals.Subject) []string {
+	out := []string{}
+	for name, p := range w.people {
+		if slices.ContainsFunc(all, func(s signals.Subject) bool {
+			if !slices.Contains(t.Formats, s.Format) {
+				return false
+			}
+			if s.Format == "email" {
+				return p.Email != "" && strings.EqualFold(p.Email, s.ID)
+			}
+			// Another issuer's subject is nobody that this transmitter may speak of.
+			return (s.Issuer == "" || s.Issuer == t.Issuer) && slices.Contains(p.Subjects, resource.SubjectSpec{Issuer: t.Issuer, Subject: s.ID})
+		}) {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// bar is what a security event took from a person; the zero value is nothing.
+func (t *tenant) bar(person string) signals.Bar {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.bars[person]
+}
+
+// barredTask says why a task may not start or go on: who asked for it, or owns
+// its agent, was barred after it was opened.
+func (t *tenant) barredTask(w *world, x task.Task) string {
+	who := []string{x.Requester}
+	if a := w.agents[x.Agent]; a != nil {
+		who = append(who, a.owner)
+	}
+	for _, p := range who {
+		if b := t.bar(p); b.Locked || !b.Since.IsZero() && !x.Opened.After(b.Since) {
+			return "a security event of " + b.Issuer + " about " + p + " came after the task was opened"
+		}
+	}
+	return ""
+}
+
+// fenceLimit bounds how long a dispatch in flight is waited for before an event
+// is on record; the fence stands either way.
+const fenceLimit = 5 * time.Second
+
+// fenceBarred bars people in memory, then shuts the gate for every task that
+// this ends: on behalf of whom it runs, whose agent it is, or who has its session.
+func (t *tenant) fenceBarred(ctx context.Context, bars []signals.Bar) ([]string, error) {
+	t.mu.Lock()
+	for _, b := range bars {
+		t.bars[b.Person] = t.bars[b.Person].With(b)
+	}
+	t.mu.Unlock()
+	all, err := t.tasks.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w, ids := t.current(), []string{}
+	for _, x := range all {
+		if !x.State.Over() && (t.barredTask(w, x) != "" || t.inHandOf(x.ID, bars)) {
+			ids = append(ids, x.ID)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, fenceLimit)
+	defer cancel()
+	return ids, t.srv.gate.End(ctx, func(a gate.Admission) bool { return a.Tenant == t.name && slices.Contains(ids, a.Task) },
+		"barred", "a security event about the person it acts for, or who owns the agent")
+}
+
+// inHandOf reports whether one of these people has taken the task's session over.
+func (t *tenant) inHandOf(id string, bars []signals.Bar) bool {
+	t.mu.RLock()
+	s := t.sessions[id]
+	t.mu.RUnlock()
+	if s == nil {
+		return false
+	}
+	over := s.hand.over.Load()
+	return over != nil && slices.ContainsFunc(bars, func(b signals.Bar) bool { return b.Person == over.Person })
+}
+
+// endBarred ends tasks, without the transmitter waiting for applications.
+func (t *tenant) endBarred(tasks []string, why string) {
+	t.srv.background(func(context.Context) {
+		var wg sync.WaitGroup
+		for _, id := range tasks {
+			wg.Go(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
+				defer cancel()
+				if _, err := t.tasks.Close(ctx, id, task.Revoked, "barred", why, "sallyport"); err != nil {
+					t.srv.log.Warn("task is still closing", "task", id, "err", err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+// Reinstate gives back what security events took from a person. An identity
+// administrator does it, and nobody for themselves.
+func (s *Server) Reinstate(ctx context.Context, tenantName string, c Caller, person, reason string) (Identity, error) {
+	t, err := s.tenant(tenantName)
+	if err != nil {
+		return Identity{}, err
+	}
+	by, err := t.require(c, "reinstate a person", resource.RoleIdentity)
+	if err != nil {
+		return Identity{}, err
+	}
+	b := t.bar(person)
+	switch {
+	case reason == "" || len(reason) > maxWhy:
+		return Identity{}, problem(Invalid, "bad_reason", "to reinstate somebody needs a reason, of at most "+fmt.Sprint(maxWhy)+" bytes", "add --reason")
+	case b.Person == "":
+		return Identity{}, problem(NotFound, "not_barred", "no security event took anything from "+person, "see: sallyport identity show")
+	case by == person:
+		return Identity{}, problem(Refused, "excluded", "nobody reinstates themselves", "ask another identity administrator")
+	}
+	// The record first: a crash in between leaves them barred in this process,
+	// which is over.
+	_, err = t.log.Append(ctx, record.Draft{Type: "person.reinstated", Actor: "person:" + by,
+		Body: map[string]any{"person": person, "reason": reason, "since": b.Since, "issuer": b.Issuer, "event": b.Event, "jti": b.JTI},
+		Change: func(tx record.Tx) error {
+			var now signals.Bar
+			if err := tx.Get(signals.KindBarred, person, &now); err != nil || now.JTI != b.JTI {
+				return errors.Join(err, problem(Refused, "changed", "another event came meanwhile", "look at it, and try again"))
+			}
+			return tx.Delete(signals.KindBarred, person)
+		}})
+	if err != nil {
+		return Identity{}, err
+	}
+	t.mu.Lock()
+	if t.bars[person].JTI == b.JTI {
+		delete(t.bars, person)
+	}
+	t.mu.Unlock()
+	return s.Identity(ctx, tenantName)
+}
+
+// Events is where a tenant's transmitters deliver.
+func (s *Server) Events(tenantName string) (http.Handler, error) {
+	t, err := s.tenant(tenantName)
+	if err != nil {
+		return nil, err
+	}
+	return t.receiver(), nil
+}
+
+// transmit makes the tenant's own transmitter.
+func (t *tenant) transmit() *signals.Sender {
+	return &signals.Sender{
+		Log:  t.log,
+		Head: func(ctx context.Context) (int64, error) { h, err := t.log.Head(ctx); return h.Size, err },
+		Seal: t.seal, URL: t.issuer.URL(), TrustDomain: t.issuer.TrustDomain(), Sign: t.issuer.SignEvent,
+		Authenticate: func(ctx context.Context, token string) (signals.Receiving, error) {
+			f, err := t.issuer.Outside(ctx, token)
+			if err != nil {
+				return signals.Receiving{}, err
+			}
+			return t.current().receiving(func(r receiving) bool { return r.workload.Is(f) })
+		},
+		Declared: func(name string) (signals.Receiving, bool) {
+			r, err := t.current().receiving(func(r receiving) bool { return r.Name == name })
+			return r, err == nil
+		},
+	}
+}
+
+// receiving is a declared receiver with how it proves itself.
+type receiving struct {
+	signals.Receiving
+	workload identity.Elsewhere
+}
+
+func (w *world) receiving(is func(receiving) bool) (signals.Receiving, error) {
+	if i := slices.IndexFunc(w.receivers, is); i >= 0 {
+		return w.receivers[i].Receiving, nil
+	}
+	return signals.Receiving{}, errors.New("no such receiver is declared")
+}
+
+// Streams is the API of a tenant's receivers.
+func (s *Server) Streams(tenantName string) (http.Handler, error) {
+	t, err := s.tenant(tenantName)
+	if err != nil {
+		return nil, err
+	}
+	return t.sender.Manage(), nil
+}
+
+// SSF is the configuration of a tenant's transmitter.
+func (s *Server) SSF(tenantName string) (http.Handler, error) {
+	t, err := s.tenant(tenantName)
+	if err != nil {
+		return nil, err
+	}
+	return t.sender.Metadata(), nil
+}
