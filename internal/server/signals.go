@@ -138,13 +138,13 @@ func (t *tenant) fenceBarred(ctx context.Context, bars []signals.Bar) ([]string,
 		t.bars[b.Person] = t.bars[b.Person].With(b)
 	}
 	t.mu.Unlock()
-	all, err := t.tasks.List(ctx)
+	all, err := t.tasks.Unfinished(ctx)
 	if err != nil {
 		return nil, err
 	}
 	w, ids := t.current(), []string{}
 	for _, x := range all {
-		if !x.State.Over() && (t.barredTask(w, x) != "" || t.inHandOf(x.ID, bars)) {
+		if t.barredTask(w, x) != "" || t.inHandOf(x.ID, bars) {
 			ids = append(ids, x.ID)
 		}
 	}

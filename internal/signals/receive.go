@@ -59,7 +59,7 @@ type Receiver struct {
 	// People are those whom a subject names.
 	People func(Transmitter, []Subject) []string
 	// Fence takes their authority in memory and returns, when nothing that they
-	// had is dispatched any more, the tasks that are to end.
+	// had is dispatched any more, the tasks that are to end; nil if it cannot say.
 	Fence func(context.Context, []Bar) ([]string, error)
 	// End ends tasks. It is called after the record, also if that failed.
 	End func(tasks []string, why string)
@@ -172,7 +172,9 @@ func (r *Receiver) Take(ctx context.Context, t Transmitter, s SET) error {
 	}
 	var fence error
 	if len(bars) > 0 {
-		b.Tasks, fence = r.Fence(ctx, bars)
+		if b.Tasks, fence = r.Fence(ctx, bars); b.Tasks == nil {
+			return fence // not taken: it is sent again
+		}
 	}
 	_, err := r.Log.Append(ctx, record.Draft{Type: "signal.received", Actor: "transmitter:" + s.Issuer, Body: b,
 		Change: func(tx record.Tx) error {
