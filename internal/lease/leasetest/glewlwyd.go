@@ -142,6 +142,7 @@ func StartGlewlwyd(t testing.TB, life time.Duration) *Glewlwyd {
 		"access-token-duration": seconds, "refresh-token-duration": seconds, "code-duration": seconds, "allow-non-oidc": true,
 		"auth-type-code-enabled": true, "auth-type-token-enabled": false, "auth-type-id-token-enabled": true, "auth-type-none-enabled": false,
 		"auth-type-password-enabled": false, "auth-type-client-enabled": true, "auth-type-device-enabled": false, "auth-type-refresh-enabled": false,
+		"request-parameter-allow": true, "request-maximum-exp": 3600, "client-jwks-parameter": "jwks",
 		"introspection-revocation-allowed": true, "introspection-revocation-allow-target-client": true, "subject-type": "public"}})
 	g.admin("client/", map[string]any{"client_id": GlewlwydClient, "name": "boundary", "confidential": true, "enabled": true, "password": GlewlwydSecret,
 		"authorization_type": []string{"client_credentials"}, "scope": []string{"read"}, "redirect_uri": []string{}, "token_endpoint_auth_method": []string{"client_secret_basic"}})
@@ -177,6 +178,33 @@ func (g *Glewlwyd) admin(path string, body any) {
 	if said, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
 		g.t.Fatalf("Glewlwyd, %s: %s %s", path, resp.Status, said)
 	}
+}
+
+// Asserts registers a client that shows assertions by the keys of jwks, and Assert
+// asks for a token of it with one (RFC 7523).
+func (g *Glewlwyd) Asserts(client string, jwks []byte) {
+	g.t.Helper()
+	g.admin("client/", map[string]any{"client_id": client, "name": client, "confidential": true, "enabled": true, "jwks": json.RawMessage(jwks),
+		"authorization_type": []string{"client_credentials"}, "scope": []string{"read"}, "redirect_uri": []string{}, "token_endpoint_auth_method": []string{"private_key_jwt"}})
+}
+
+// Assert returns the status, and the token or what was said instead.
+func (g *Glewlwyd) Assert(assertion string) (status int, token string) {
+	g.t.Helper()
+	resp, err := g.client.PostForm(g.direct+"/api/oidc/token", url.Values{"grant_type": {"client_credentials"}, "scope": {"read"},
+		"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}, "client_assertion": {assertion}})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	var says struct {
+		Token string `json:"access_token"`
+	}
+	if json.Unmarshal(b, &says) != nil || says.Token == "" {
+		return resp.StatusCode, string(b)
+	}
+	return resp.StatusCode, says.Token
 }
 
 // Labels are those of the tokens that its database holds as good.

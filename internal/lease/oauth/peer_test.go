@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -43,19 +44,26 @@ func noRedirects() *http.Client {
 	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 }
 
-func startProvider(t *testing.T) *provider {
+// startIssuer is an issuer whose keys are below the server's /t/acme.
+func startIssuer(t *testing.T, now func() time.Time) (*identity.Issuer, *httptest.Server) {
 	t.Helper()
-	p := &provider{}
 	mux := http.NewServeMux()
 	srv := httptest.NewTLSServer(mux)
 	t.Cleanup(srv.Close)
-	var err error
-	p.ours, err = identity.Open(t.Context(), gatetest.NewLog("acme"), leasetest.Plain{}, always{}, identity.Config{TrustDomain: "acme.example", IssuerURL: srv.URL + "/t/acme", Now: p.now})
+	ours, err := identity.Open(t.Context(), gatetest.NewLog("acme"), leasetest.Plain{}, always{}, identity.Config{TrustDomain: "acme.example", IssuerURL: srv.URL + "/t/acme", Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(p.ours.Close)
-	mux.Handle("/t/acme/keys", p.ours.Keys())
+	t.Cleanup(ours.Close)
+	mux.Handle("/t/acme/keys", ours.Keys())
+	return ours, srv
+}
+
+func startProvider(t *testing.T) *provider {
+	t.Helper()
+	p := &provider{}
+	var srv *httptest.Server
+	p.ours, srv = startIssuer(t, p.now)
 	p.OIDC = leasetest.StartOIDC(t, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}),
 		"spiffe://acme.example/agent/helper", srv.URL+"/t/acme/keys", srv.URL+"/t/acme", life)
 	return p
@@ -157,6 +165,28 @@ func TestSuiteGlewlwyd(t *testing.T) {
 	c := oauth.Config{Server: server, Grant: oauth.ClientCredentials, ClientID: leasetest.GlewlwydClient, Scope: []string{"read"}, Life: life,
 		Secret: func(context.Context) ([]byte, error) { return []byte(leasetest.GlewlwydSecret), nil },
 		Now:    func() time.Time { return time.Now().Add(by()) }}
+	t.Run("takes_our_assertion", func(t *testing.T) {
+		ours, srv := startIssuer(t, time.Now)
+		resp, err := srv.Client().Get(srv.URL + "/t/acme/keys")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		jwks, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.Asserts("spiffe://acme.example/agent/helper", jwks)
+		for agent, want := range map[string]int{"helper": http.StatusOK, "other": http.StatusForbidden} {
+			a, err := ours.AssertClient(t.Context(), identity.Client{Agent: agent}, g.Issuer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if status, said := g.Assert(a.Reveal()); status != want {
+				t.Errorf("%s: got %d %s, want %d", agent, status, said, want)
+			}
+		}
+	})
 	leasetest.Run(t, &leasetest.Peer{Source: &ahead{Source: oauth.New(c), passed: by, then: map[string]time.Duration{}}, Wire: g.Wire,
 		Works: func(secret []byte) error { return works(g.Active, secret) }, Labels: func() []string { return g.Labels(life) },
 		Pass: func() {
