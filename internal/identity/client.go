@@ -59,7 +59,7 @@ func (i *Issuer) AssertClient(ctx context.Context, c Client, server string) (Tok
 	now := i.cfg.Now().UTC().Truncate(time.Second)
 	claims := tokenClaims{Issuer: id, Subject: id, Audience: audience, Expires: earlier(now.Add(assertionTTL), a.expires).Unix(), IssuedAt: now.Unix(),
 		ID: base64.RawURLEncoding.EncodeToString(raw[:])}
-	t, err := sign(a, headerType(kindAssertion), claims)
+	t, err := sign(a, headerType(kindAssertion), claims.signed(kindAssertion))
 	if err != nil {
 		return Token{}, fmt.Errorf("%w: sign token: %w", ErrUnavailable, err)
 	}

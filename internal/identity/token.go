@@ -90,6 +90,21 @@ type tokenClaims struct {
 	Parents []string `json:"parents,omitempty"`
 }
 
+// assertionClaims are those of a client assertion: some authorization servers read
+// an audience that is a string and no array, and there is one server to name.
+type assertionClaims struct {
+	tokenClaims
+	Audience string `json:"aud"`
+}
+
+// signed is what is signed of the claims.
+func (c tokenClaims) signed(kind string) any {
+	if kind == kindAssertion && len(c.Audience) == 1 {
+		return assertionClaims{c, c.Audience[0]}
+	}
+	return c
+}
+
 func (c tokenClaims) scopes() []string { return strings.Fields(c.Scope) }
 
 func headerType(kind string) string {
@@ -143,7 +158,7 @@ func (i *Issuer) issueToken(ctx context.Context, o order) (Token, tokenClaims, e
 	if o.kind == kindTxn {
 		c.Client, c.Request = "", o.client
 	}
-	t, err := sign(a, headerType(o.kind), c)
+	t, err := sign(a, headerType(o.kind), c.signed(o.kind))
 	if err != nil {
 		return Token{}, tokenClaims{}, fmt.Errorf("%w: sign token: %w", ErrUnavailable, err)
 	}

@@ -22,8 +22,11 @@ type OAuth struct {
 	// left out, and is the SPIFFE ID of the agent.
 	ClientID string     `json:"clientID,omitempty"`
 	Secret   *SecretRef `json:"secret,omitempty"` // of client_secret_basic
-	Scope    []string   `json:"scope,omitempty"`
-	Resource []string   `json:"resource,omitempty"` // RFC 8707
+	// AssertionAudience is whom the assertion of private_key_jwt is for; left out, it
+	// is the issuer.
+	AssertionAudience OAuthAudience `json:"assertionAudience,omitempty"`
+	Scope             []string      `json:"scope,omitempty"`
+	Resource          []string      `json:"resource,omitempty"` // RFC 8707
 	// LifeSeconds is the longest that a token may live; 0 is 3600. Of a server that
 	// cannot end its tokens, or cannot tell, at most 300.
 	LifeSeconds int64 `json:"lifeSeconds,omitempty"`
@@ -68,6 +71,21 @@ func (OAuthAuth) Values() []string {
 	return []string{string(AuthPrivateKeyJWT), string(AuthClientSecretBasic)}
 }
 
+// OAuthAudience is whom an assertion names (RFC 7523 section 3). Its issuer is what
+// no other server takes for itself; some servers want the endpoint's URL.
+type OAuthAudience string
+
+// The audiences.
+const (
+	AudienceIssuer   OAuthAudience = "issuer"
+	AudienceEndpoint OAuthAudience = "endpoint"
+)
+
+// Values lists what may be written.
+func (OAuthAudience) Values() []string {
+	return []string{string(AudienceIssuer), string(AudienceEndpoint)}
+}
+
 // Life is the longest that a token is taken for, in seconds.
 func (o *OAuth) Life() int64 {
 	if o.LifeSeconds == 0 {
@@ -87,6 +105,8 @@ func (o *OAuth) validate(report func(path, problem string)) {
 		report("clientID", "is missing")
 	case !basic && o.Secret != nil:
 		report("secret", "is of client_secret_basic")
+	case basic && o.AssertionAudience != "":
+		report("assertionAudience", "is of private_key_jwt")
 	case o.Secret != nil && !secretName.MatchString(o.Secret.Sealed):
 		report("secret.sealed", wantSecret)
 	}

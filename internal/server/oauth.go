@@ -110,8 +110,11 @@ func (t *tenant) tokenSource(w *world, src *resource.CredentialSourceSpec, l lea
 		if c.ClientID, err = t.issuer.ClientID(client); err != nil {
 			return nil, err
 		}
-		c.Assertion = func(ctx context.Context, _ string) (string, error) {
-			a, err := t.issuer.AssertClient(ctx, client, st.Issuer)
+		c.Assertion = func(ctx context.Context, _, endpoint string) (string, error) {
+			if spec.AssertionAudience != resource.AudienceEndpoint {
+				endpoint = st.Issuer
+			}
+			a, err := t.issuer.AssertClient(ctx, client, endpoint)
 			return a.Reveal(), err
 		}
 	}

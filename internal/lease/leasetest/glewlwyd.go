@@ -180,31 +180,11 @@ func (g *Glewlwyd) admin(path string, body any) {
 	}
 }
 
-// Asserts registers a client that shows assertions by the keys of jwks, and Assert
-// asks for a token of it with one (RFC 7523).
+// Asserts registers a client that shows assertions by the keys of jwks (RFC 7523).
 func (g *Glewlwyd) Asserts(client string, jwks []byte) {
 	g.t.Helper()
 	g.admin("client/", map[string]any{"client_id": client, "name": client, "confidential": true, "enabled": true, "jwks": json.RawMessage(jwks),
 		"authorization_type": []string{"client_credentials"}, "scope": []string{"read"}, "redirect_uri": []string{}, "token_endpoint_auth_method": []string{"private_key_jwt"}})
-}
-
-// Assert returns the status, and the token or what was said instead.
-func (g *Glewlwyd) Assert(assertion string) (status int, token string) {
-	g.t.Helper()
-	resp, err := g.client.PostForm(g.direct+"/api/oidc/token", url.Values{"grant_type": {"client_credentials"}, "scope": {"read"},
-		"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}, "client_assertion": {assertion}})
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, _ := io.ReadAll(resp.Body)
-	var says struct {
-		Token string `json:"access_token"`
-	}
-	if json.Unmarshal(b, &says) != nil || says.Token == "" {
-		return resp.StatusCode, string(b)
-	}
-	return resp.StatusCode, says.Token
 }
 
 // Labels are those of the tokens that its database holds as good.
@@ -244,16 +224,29 @@ func (g *Glewlwyd) Pass(d time.Duration) {
 	}
 }
 
-// Active introspects a token, apart from the source. Glewlwyd tells nobody but the
-// client that has it.
-func (g *Glewlwyd) Active(token string) bool {
-	r, err := http.NewRequest(http.MethodPost, g.direct+"/api/oidc/introspect", strings.NewReader(url.Values{"token": {token}}.Encode()))
+// Active introspects a token, apart from the source, with a client's assertion for
+// the endpoint, or as GlewlwydClient. Glewlwyd tells nobody but the client that has
+// the token, in the way in which it got it.
+func (g *Glewlwyd) Active(token string, assert func(endpoint string) (string, error)) bool {
+	form := url.Values{"token": {token}}
+	if assert != nil {
+		a, err := assert(strings.TrimSuffix(g.Issuer, "/") + "/introspect")
+		if err != nil {
+			g.t.Error(err)
+			return false
+		}
+		form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+		form.Set("client_assertion", a)
+	}
+	r, err := http.NewRequest(http.MethodPost, g.direct+"/api/oidc/introspect", strings.NewReader(form.Encode()))
 	if err != nil {
 		g.t.Error(err)
 		return false
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	r.SetBasicAuth(GlewlwydClient, GlewlwydSecret)
+	if assert == nil {
+		r.SetBasicAuth(GlewlwydClient, GlewlwydSecret)
+	}
 	resp, err := g.client.Do(r)
 	if err != nil {
 		g.t.Error(err)

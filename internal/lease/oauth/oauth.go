@@ -52,8 +52,8 @@ type Config struct {
 	Grant    Grant
 	ClientID string
 	// Assertion authenticates by private_key_jwt (RFC 7523): a new one for each
-	// request, for the server's issuer.
-	Assertion func(ctx context.Context, label string) (string, error)
+	// request, for the server's issuer or the endpoint that is asked.
+	Assertion func(ctx context.Context, label, endpoint string) (string, error)
 	// Secret authenticates by client_secret_basic.
 	Secret func(ctx context.Context) ([]byte, error)
 	// Subject is the token that is exchanged: a JWT for the server's issuer.
@@ -150,6 +150,17 @@ func (s *Source) Issue(ctx context.Context, o lease.Order) ([]byte, error) {
 		}
 		return nil, err
 	}
+	// A server that calls a token inactive while it lives, as some do to a client that
+	// it does not take for the token's, would call it inactive at its end as well.
+	if m.Introspection != "" {
+		alive, err := s.active(ctx, m.Introspection, o.Label, got.Access)
+		if err == nil && !alive {
+			err = errors.New("the server says that a token which it has just given is inactive, so its word on the end would mean nothing")
+		}
+		if err != nil {
+			return nil, errors.Join(err, s.Revoke(ctx, lease.Credential{Label: o.Label, Secret: credential}))
+		}
+	}
 	return credential, nil
 }
 
@@ -236,13 +247,9 @@ func (s *Source) Confirm(ctx context.Context, c lease.Credential) error {
 			if t == "" {
 				continue
 			}
-			var says struct {
-				Active *bool `json:"active"`
-			}
-			if _, err := s.ask(ctx, m.Introspection, c.Label, url.Values{"token": {t}}, &says); err != nil {
+			if alive, err := s.active(ctx, m.Introspection, c.Label, t); err != nil {
 				return err
-			}
-			if says.Active == nil || *says.Active {
+			} else if alive {
 				return errors.New("the server does not say that the token is inactive")
 			}
 		}
@@ -258,6 +265,15 @@ func (s *Source) Confirm(ctx context.Context, c lease.Credential) error {
 	return nil
 }
 
+// active asks whether a token is (RFC 7662); an answer that does not say counts as yes.
+func (s *Source) active(ctx context.Context, endpoint, label, token string) (bool, error) {
+	var says struct {
+		Active *bool `json:"active"`
+	}
+	_, err := s.ask(ctx, endpoint, label, url.Values{"token": {token}}, &says)
+	return says.Active == nil || *says.Active, err
+}
+
 // ask posts a form as the client and reads the answer into out. sent is false if
 // nothing of it can have arrived.
 func (s *Source) ask(ctx context.Context, endpoint, label string, form url.Values, out any) (sent bool, err error) {
@@ -265,7 +281,7 @@ func (s *Source) ask(ctx context.Context, endpoint, label string, form url.Value
 	var secrets []string
 	switch {
 	case s.Assertion != nil:
-		assertion, err := s.Assertion(ctx, label)
+		assertion, err := s.Assertion(ctx, label, endpoint)
 		if err != nil {
 			return false, fmt.Errorf("client assertion: %w", err)
 		}

@@ -77,7 +77,7 @@ func (p *provider) config(t testing.TB) oauth.Config {
 	}
 	c := identity.Client{Agent: "helper"}
 	return oauth.Config{Server: server, Grant: oauth.ClientCredentials, ClientID: "spiffe://acme.example/agent/helper", Life: life, Now: p.now,
-		Assertion: func(ctx context.Context, label string) (string, error) {
+		Assertion: func(ctx context.Context, label, _ string) (string, error) {
 			c.Lease = label
 			a, err := p.ours.AssertClient(ctx, c, p.Issuer)
 			return a.Reveal(), err
@@ -147,8 +147,8 @@ func TestSuiteOIDCProvider(t *testing.T) {
 	}
 }
 
-// The suite with Glewlwyd, whose tokens are JWTs and whose other endpoints take a
-// secret alone.
+// The suite with Glewlwyd, whose tokens are JWTs, and whose endpoints take assertions
+// that name them.
 //
 // Threats: K2, K4, K7, K23 (lease)
 func TestSuiteGlewlwyd(t *testing.T) {
@@ -165,32 +165,42 @@ func TestSuiteGlewlwyd(t *testing.T) {
 	c := oauth.Config{Server: server, Grant: oauth.ClientCredentials, ClientID: leasetest.GlewlwydClient, Scope: []string{"read"}, Life: life,
 		Secret: func(context.Context) ([]byte, error) { return []byte(leasetest.GlewlwydSecret), nil },
 		Now:    func() time.Time { return time.Now().Add(by()) }}
-	t.Run("takes_our_assertion", func(t *testing.T) {
-		ours, srv := startIssuer(t, time.Now)
-		resp, err := srv.Client().Get(srv.URL + "/t/acme/keys")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		jwks, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		g.Asserts("spiffe://acme.example/agent/helper", jwks)
-		for agent, want := range map[string]int{"helper": http.StatusOK, "other": http.StatusForbidden} {
-			a, err := ours.AssertClient(t.Context(), identity.Client{Agent: agent}, g.Issuer)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if status, said := g.Assert(a.Reveal()); status != want {
-				t.Errorf("%s: got %d %s, want %d", agent, status, said, want)
+	ours, srv := startIssuer(t, time.Now)
+	g.Asserts("helper-here", keysOf(t, srv))
+	byKey := c
+	byKey.ClientID, byKey.Secret = "helper-here", nil
+	byKey.Assertion = func(ctx context.Context, label, endpoint string) (string, error) {
+		a, err := ours.AssertClient(ctx, identity.Client{Agent: "helper", ID: "helper-here", Lease: label}, endpoint)
+		return a.Reveal(), err
+	}
+	for name, c := range map[string]oauth.Config{"client_secret_basic": c, "private_key_jwt": byKey} {
+		active := func(token string) bool { return g.Active(token, nil) }
+		if c.Assertion != nil {
+			active = func(token string) bool {
+				return g.Active(token, func(endpoint string) (string, error) { return c.Assertion(context.Background(), "", endpoint) })
 			}
 		}
-	})
-	leasetest.Run(t, &leasetest.Peer{Source: &ahead{Source: oauth.New(c), passed: by, then: map[string]time.Duration{}}, Wire: g.Wire,
-		Works: func(secret []byte) error { return works(g.Active, secret) }, Labels: func() []string { return g.Labels(life) },
-		Pass: func() {
-			passed.Add(int64(life + 2*time.Minute))
-			g.Pass(life + 2*time.Minute)
-		}})
+		t.Run(name, func(t *testing.T) {
+			leasetest.Run(t, &leasetest.Peer{Source: &ahead{Source: oauth.New(c), passed: by, then: map[string]time.Duration{}}, Wire: g.Wire,
+				Works: func(secret []byte) error { return works(active, secret) }, Labels: func() []string { return g.Labels(life) },
+				Pass: func() {
+					passed.Add(int64(life + 2*time.Minute))
+					g.Pass(life + 2*time.Minute)
+				}})
+		})
+	}
+}
+
+func keysOf(t *testing.T, srv *httptest.Server) []byte {
+	t.Helper()
+	resp, err := srv.Client().Get(srv.URL + "/t/acme/keys")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

@@ -29,11 +29,12 @@ type hostile struct {
 	answer func(w http.ResponseWriter, r *http.Request) // of the token endpoint
 	ended  []string
 	alive  bool // what introspection says
+	lies   bool // a revocation does nothing
 	got    []*http.Request
 }
 
 func newHostile(t testing.TB) *hostile {
-	h := &hostile{}
+	h := &hostile{alive: true}
 	h.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -47,6 +48,7 @@ func newHostile(t testing.TB) *hostile {
 			h.answer(w, r)
 		case "/revoke":
 			h.ended = append(h.ended, r.PostForm.Get("token"))
+			h.alive = h.alive && h.lies
 		case "/introspect":
 			fmt.Fprintf(w, `{"active": %v}`, h.alive)
 		default:
@@ -156,8 +158,10 @@ func TestTokenEndpoint(t *testing.T) {
 		not    bool // certainly not issued
 		ended  bool
 		grants oauth.Grant
+		dead   bool // introspection says inactive always
 	}{
 		"good":            {says: ok},
+		"dead_from_birth": {says: ok, dead: true, want: "just given is inactive", ended: true},
 		"lower_case_type": {says: with("token_type", "bearer")},
 		"dpop":            {says: with("token_type", "DPoP"), want: "of type DPoP", not: true, ended: true},
 		"no_type":         {says: with("token_type", nil), want: "want Bearer", not: true, ended: true},
@@ -183,6 +187,7 @@ func TestTokenEndpoint(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHostile(t)
+			h.alive = !tt.dead
 			if h.answer = tt.does; h.answer == nil {
 				h.answer = func(w http.ResponseWriter, _ *http.Request) { json.NewEncoder(w).Encode(tt.says) }
 			}
@@ -233,7 +238,7 @@ func TestEndIsNotBelieved(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := lease.Credential{Label: "sallyport-1", Secret: secret}
-	h.alive = true
+	h.lies = true
 	if err := s.Revoke(t.Context(), c); err != nil || s.Confirm(t.Context(), c) == nil {
 		t.Errorf("%v; a live token is confirmed dead", err)
 	}
