@@ -15,7 +15,7 @@ import (
 )
 
 func getCommand(e *env) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "get [KIND [NAME]]",
 		Short: "Read declared resources back",
 		Long: "Prints what is in force, as it could be applied again. Without a kind it lists all.\n\nKinds: " +
@@ -68,6 +68,8 @@ func getCommand(e *env) *cobra.Command {
 			return err
 		},
 	}
+	cmd.AddCommand(getBoundary(e))
+	return cmd
 }
 
 func (e *env) separation(ctx context.Context) error {
