@@ -142,6 +142,7 @@ func TestServer(t *testing.T) {
 	r.Stop(t)
 	t.Run("task_unreachable", func(t *testing.T) { u.in(t).do("", "task", "list").want(t, 3, "no server answers") })
 	t.Run("ledger_of_a_stopped_server", func(t *testing.T) { u.in(t).ledger() })
+	t.Run("certified", func(t *testing.T) { u.in(t).certified() })
 }
 
 type user struct {
