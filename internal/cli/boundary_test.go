@@ -85,7 +85,7 @@ func (u *user) certified() {
 func (u *user) proposed(now *server.Boundary) (c certify.Certification) {
 	u.stopped(func(s *rig.Stopped) (err error) {
 		c = rig.Passed(now)
-		facts := slices.DeleteFunc(c.Manifest.Facts, func(f boundary.Fact) bool { return f.Name == "model.id" })
+		facts := slices.DeleteFunc(slices.Clone(c.Manifest.Facts), func(f boundary.Fact) bool { return f.Name == "model.id" })
 		facts = append(facts, boundary.Fact{Name: "model.id", Value: "scripted-1", Grade: boundary.Observed, Source: "inference response", Owner: "owner", Measured: time.Now()},
 			boundary.Fact{Name: "browser.version", Value: "Chromium 141", Grade: boundary.Pinned, Source: "launch", Owner: "operator", Measured: time.Now()})
 		if c.Manifest, err = boundary.New("helpdesk", facts); err == nil {
