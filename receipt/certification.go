@@ -24,7 +24,9 @@ type Certification struct {
 	Ran         string // RFC 3339
 	Expires     string // of one that passed
 	Rates       []Rate
-	Keys        []string // names of the keys that signed the statement
+	// Keys signed the statement: the name in the bundle, and the SHA-256 of the raw
+	// key, by which a reader knows it.
+	Keys []string
 	// Approved are the people who signed an approval of exactly this statement
 	// that the bundle has, and Quorum is how many it takes.
 	Approved []string
@@ -107,7 +109,14 @@ func (v *verifier) certification(envelope []byte, s SignedStatement) error {
 	if s.Type != "application/vnd.in-toto+json" || !ok {
 		return nil
 	}
-	c.Keys, c.Issued, c.Ended = s.Keys, -1, -1
+	c.Issued, c.Ended = -1, -1
+	for _, i := range s.Signers {
+		raw, err := rawKey(v.keys[i])
+		if err != nil {
+			return err
+		}
+		c.Keys = append(c.Keys, v.names[i]+" "+digest(raw))
+	}
 	if x, ok := v.lives.issued[c.ID]; ok {
 		form, err := canonical(envelope) // as records are
 		if err != nil || !bytes.Equal(x.envelope, form) {
