@@ -100,7 +100,14 @@ func (u *user) proposed(now *server.Boundary) (c certify.Certification) {
 func (u *user) stopped(f func(*rig.Stopped) error) {
 	u.Helper()
 	u.r.Stop(u.T)
-	if err := rig.WithStopped(u.Context(), u.r.Data, u.r.Store, "brightwell", f); err != nil {
+	err := rig.WithStopped(u.Context(), u.r.Data, u.r.Store, func(of func(string) (*rig.Stopped, error)) error {
+		s, err := of("brightwell")
+		if err != nil {
+			return err
+		}
+		return f(s)
+	})
+	if err != nil {
 		u.Fatal(err)
 	}
 	u.r.Open(u.T)

@@ -29,8 +29,12 @@ func TestProductionWithoutCertification(t *testing.T) {
 // past, as the clock would.
 func age(t *testing.T, r *rig.Rig) {
 	t.Helper()
-	stopped(t, r, "brightwell", func(ctx context.Context, s *rig.Stopped) error {
-		_, err := s.Log.Append(ctx, record.Draft{Type: "test.clock", Actor: "test", Body: map[string]any{}, Change: func(tx record.Tx) error {
+	stopped(t, r, func(ctx context.Context, of func(string) (*rig.Stopped, error)) error {
+		s, err := of("brightwell")
+		if err != nil {
+			return err
+		}
+		_, err = s.Log.Append(ctx, record.Draft{Type: "test.clock", Actor: "test", Body: map[string]any{}, Change: func(tx record.Tx) error {
 			var ids []string
 			if err := tx.List("certification", func(id string, _ []byte) error { ids = append(ids, id); return nil }); err != nil {
 				return err

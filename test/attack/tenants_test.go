@@ -24,7 +24,7 @@ func TestTwoTenants(t *testing.T) {
 	ctx := t.Context()
 	x := r.OpenTask(t, rig.Intent(action.Sandbox, "jo", "4711"))
 	r.StopApprover()
-	secondTenant(t, r)
+	anotherTenant(t, r, "northgate")
 	const a, b = "brightwell", "northgate"
 
 	// Nothing of A is approved in B, though every digest is the same, and A's
@@ -110,15 +110,15 @@ func TestTwoTenants(t *testing.T) {
 	refusedWith(t, err, "tenant_unclear")
 }
 
-// secondTenant declares northgate, which is brightwell under another name.
-func secondTenant(t *testing.T, r *rig.Rig) {
+// anotherTenant declares a tenant that is brightwell under another name.
+func anotherTenant(t *testing.T, r *rig.Rig, name string) {
 	t.Helper()
 	all, err := r.Resources(func(files map[string][]byte) {
-		for name, b := range files {
-			if strings.HasSuffix(name, ".yaml") {
-				b = bytes.ReplaceAll(b, []byte("tenant: brightwell"), []byte("tenant: northgate"))
-				b = bytes.ReplaceAll(b, []byte("name: brightwell"), []byte("name: northgate"))
-				files[name] = bytes.ReplaceAll(b, []byte("trustDomain: brightwell.example"), []byte("trustDomain: northgate.example"))
+		for file, b := range files {
+			if strings.HasSuffix(file, ".yaml") {
+				b = bytes.ReplaceAll(b, []byte("tenant: brightwell"), []byte("tenant: "+name))
+				b = bytes.ReplaceAll(b, []byte("name: brightwell"), []byte("name: "+name))
+				files[file] = bytes.ReplaceAll(b, []byte("trustDomain: brightwell.example"), []byte("trustDomain: "+name+".example"))
 			}
 		}
 	})

@@ -20,11 +20,12 @@ import (
 type Stopped struct {
 	Log       *ledger.Log
 	Certs     *certify.Engine
-	Approvals *approval.Engine
+	approvals *approval.Engine
 }
 
-// WithStopped opens the state in a data folder, or in a database if one is named.
-func WithStopped(ctx context.Context, data, url, tenant string, f func(*Stopped) error) (err error) {
+// WithStopped opens the state in a data folder, or in a database if one is named, for
+// as long as f runs. of gives f the state of a tenant.
+func WithStopped(ctx context.Context, data, url string, f func(of func(tenant string) (*Stopped, error)) error) (err error) {
 	root, err := seal.Load(data)
 	if err != nil {
 		return err
@@ -39,19 +40,18 @@ func WithStopped(ctx context.Context, data, url, tenant string, f func(*Stopped)
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
-	s := &Stopped{}
-	if s.Log, err = l.Tenant(ctx, tenant); err != nil {
-		return err
-	}
-	sealer, err := root.Sealer(tenant)
-	if err != nil {
-		return err
-	}
-	if s.Certs, err = certify.Open(ctx, s.Log, sealer, func() string { return fmt.Sprintf("c-rig-%d", made.Add(1)) }); err != nil {
-		return err
-	}
-	s.Approvals = approval.New(s.Log, nobody{}, nil)
-	return f(s)
+	return f(func(tenant string) (*Stopped, error) {
+		log, err := l.Tenant(ctx, tenant)
+		if err != nil {
+			return nil, err
+		}
+		sealer, err := root.Sealer(tenant)
+		if err != nil {
+			return nil, err
+		}
+		certs, err := certify.Open(ctx, log, sealer, func() string { return fmt.Sprintf("c-rig-%d", made.Add(1)) })
+		return &Stopped{Log: log, Certs: certs, approvals: approval.New(log, nobody{}, nil)}, err
+	})
 }
 
 var made atomic.Int64
@@ -74,7 +74,7 @@ func (s *Stopped) Propose(ctx context.Context, c certify.Certification, valid ti
 	if err != nil || c.State != certify.Proposed {
 		return c, err
 	}
-	_, err = s.Approvals.Request(ctx, approval.Draft{Valid: time.Hour, Requester: c.Author, Statement: approval.Statement{Kind: approval.Certification,
+	_, err = s.approvals.Request(ctx, approval.Draft{Valid: time.Hour, Requester: c.Author, Statement: approval.Statement{Kind: approval.Certification,
 		Subject: c.ID, Digest: c.Statement(), Agent: c.Agent, BoundaryDigest: c.Boundary, Role: "approver", Excluded: []string{c.Author}}})
 	return c, err
 }
