@@ -32,7 +32,8 @@
 // What verification proves: the holder of the log's key vouched for the file,
 // the records are in its log as of the checkpoint, the approvals were signed
 // by the listed keys of the people named (SSH, FIDO included, or WebAuthn with
-// its relying party and origins), the statements by a listed key. That
+// its relying party and origins), the statements by a listed key. Of a statement that
+// certifies an agent, Certification says which approvals and records are of it. That
 // the listed keys are those people's is the log's word. That this is the right
 // log is only as good as the verifier key given in Options: without one the
 // report says so (Pinned).

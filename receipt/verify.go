@@ -55,6 +55,8 @@ type Report struct {
 	// bundle all are.
 	Pictures, Seen int
 	Statements     []SignedStatement
+	// Certifications are those of the statements that certify an agent.
+	Certifications []Certification
 	Documents      []Document
 }
 
@@ -74,7 +76,7 @@ type SignedStatement struct {
 // Verify reads a bundle to its end and verifies all of it. Every byte counts:
 // there is no part of a bundle that can be changed, added or left out.
 func Verify(r io.Reader, o Options) (Report, error) {
-	v := &verifier{o: o, sum: sha256.New(), last: place{rank: -1}, people: map[string][]string{}, shown: pictures{}, at: map[int64][]Checkpoint{}}
+	v := &verifier{o: o, sum: sha256.New(), last: place{rank: -1}, people: map[string][]string{}, shown: pictures{}, lives: newLives(), at: map[int64][]Checkpoint{}}
 	if err := v.run(r); err != nil {
 		return Report{}, fmt.Errorf("%w: line %d: %w", ErrBundle, v.line, err)
 	}
@@ -94,6 +96,7 @@ type verifier struct {
 	at     map[int64][]Checkpoint
 	people map[string][]string
 	shown  pictures
+	lives  lives
 	keys   []crypto.PublicKey
 	names  []string // of keys
 }
@@ -217,6 +220,9 @@ func (v *verifier) statement(e Envelope) error {
 		out.Keys = append(out.Keys, v.names[i])
 	}
 	v.rep.Statements = append(v.rep.Statements, out)
+	if err := v.certification(e.Envelope, out); err != nil {
+		return fmt.Errorf("statement %s: %w", e.Name, err)
+	}
 	return nil
 }
 
@@ -290,6 +296,7 @@ func (v *verifier) record(raw []byte, proof []tlog.Hash) error {
 		v.rep.First = r.Time
 	}
 	v.shown.record(r)
+	v.lives.record(r)
 	v.rep.Last, v.next = r.Time, r.Seq+1
 	v.rep.Records++
 	if v.o.Each != nil {

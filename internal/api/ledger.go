@@ -61,6 +61,9 @@ type Export struct {
 	Task string `json:"task,omitempty"`
 	From int64  `json:"from,omitempty"`
 	To   int64  `json:"to,omitempty"`
+	// Certification names one: its statement, and the records of its run, issue,
+	// approvals and end, are all that is wanted.
+	Certification string `json:"certification,omitempty"`
 }
 
 func (a *api) ledgerRoutes(mux *http.ServeMux) {
@@ -212,6 +215,9 @@ func export(c *call, log *ledger.Log) (any, error) {
 	}
 	if in.From < 0 || in.To < 0 || in.To > 0 && in.To <= in.From {
 		return nil, invalid("invalid_range", "from and to do not name a range of records", "give from < to")
+	}
+	if in.Certification != "" && (Export{Certification: in.Certification}) != in {
+		return nil, invalid("invalid_selection", "a certification is exported whole", "leave out task, from and to")
 	}
 	c.w.Header().Set("Content-Type", "application/vnd.sallyport.bundle")
 	w := &begun{ResponseWriter: c.w}

@@ -240,7 +240,7 @@ func (m *matrix) rows(route, pending string) []asked {
 		return one(`{"agent":"nobody"}`)
 	case "secrets/{name...}":
 		return one("value", "{name...}", "matrix")
-	case "readiness/{agent}":
+	case "readiness/{agent}", "boundary/{agent}":
 		return one("", "{agent}", "nobody")
 	case "ledger/{seq}", "ledger/proof/{seq}":
 		return one("", "{seq}", "0")

@@ -1,29 +1,45 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/api"
+	"github.com/sallyport-dev/sallyport/internal/api/client"
 	"github.com/sallyport-dev/sallyport/internal/certify"
 )
 
 func certifyCommand(e *env) *cobra.Command {
-	var suite, stage string
-	var history bool
+	var suite, stage, file string
+	var history, statement bool
 	cmd := &cobra.Command{
-		Use:   "certify AGENT [--suite S]",
+		Use:   "certify AGENT [--suite S | --history | --statement [ID]]",
 		Short: "Run a suite against an agent, or show its certifications",
 		Long: `Runs the agent's real harness inside the real boundary in the sandbox, scenario by
 scenario, and reads from the ledger what happened. If nothing happened that must
 never happen, and the suite's rates are reached, people are asked to approve the
-certification. A run that was cut goes on where it was.`,
-		Example: "  sallyport certify helpdesk --suite helpdesk-core --as mara\n  sallyport certify helpdesk --history",
-		Args:    cobra.ExactArgs(1),
+certification. A run that was cut goes on where it was.
+
+With --statement nothing is run: the signed statement of a certification, of the one
+in force if none is named, is written as a bundle with its approvals and the proofs
+that the log has it, for "sallyport verify" anywhere.`,
+		Example: "  sallyport certify helpdesk --suite helpdesk-core --as mara\n  sallyport certify helpdesk --statement -f helpdesk.sallyport",
+		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case len(args) > 1 && !statement:
+				return usage("%q: the name of a certification goes with --statement", args[1])
+			case file != "" && !statement:
+				return usage("-f goes with --statement")
+			case statement && (history || suite != ""):
+				return usage("--statement runs no suite and shows no history")
+			}
 			if stage != string(action.Production) {
 				return usage("--stage %q: only production asks for a certification", stage)
 			}
@@ -37,6 +53,9 @@ certification. A run that was cut goes on where it was.`,
 					return err
 				}
 				return e.print(all, func(w io.Writer) { certifications(w, all) })
+			}
+			if statement {
+				return e.statement(cmd.Context(), c, file, args[0], args[1:])
 			}
 			say, done := progress(e.err)
 			cert, err := c.Certify(cmd.Context(), args[0], suite, say)
@@ -57,7 +76,28 @@ certification. A run that was cut goes on where it was.`,
 	f.StringVar(&suite, "suite", "", "suite; not needed where the agent has one")
 	f.StringVar(&stage, "stage", string(action.Production), "the stage that it is for")
 	f.BoolVar(&history, "history", false, "show what was certified, and what became of it")
+	f.BoolVar(&statement, "statement", false, "write the statement of a certification, to be verified offline")
+	f.StringVarP(&file, "file", "f", "", "where the statement goes; default: standard output")
 	return cmd
+}
+
+// statement writes the bundle of one certification of the agent: of the one that is
+// named, or of the live one.
+func (e *env) statement(ctx context.Context, c *client.Client, file, agent string, id []string) error {
+	all, err := c.Certifications(ctx, agent)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(all, func(x certify.Certification) bool {
+		if len(id) > 0 {
+			return x.ID == id[0]
+		}
+		return x.State == certify.Live
+	})
+	if i < 0 {
+		return fmt.Errorf("agent %s has no such certification, or none in force; see: sallyport certify %s --history", agent, agent)
+	}
+	return e.export(ctx, c, file, api.Export{Certification: all[i].ID})
 }
 
 // progress shows how far a run is: on a terminal by a bar, above which what did

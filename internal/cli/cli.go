@@ -110,8 +110,9 @@ own and authority for one bounded task, records every step before it takes
 effect, and says whether the agent may act in production as it is now.`,
 		Example:       "  sallyport up --data ~/sallyport",
 		SilenceErrors: true, SilenceUsage: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			if e.output != "text" && e.output != "json" {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			_, own := cmd.Annotations[e.output]
+			if e.output != "text" && e.output != "json" && !own {
 				return fmt.Errorf("-o %q: want text or json", e.output)
 			}
 			e.began = true

@@ -75,6 +75,11 @@ func TestUsage(t *testing.T) {
 		"reject_no_reason":  {[]string{"reject", "x"}, "--reason"},
 		"revoke_no_reason":  {[]string{"revoke", "agent/x"}, "--reason"},
 		"certify_sandbox":   {[]string{"certify", "x", "--stage", "sandbox"}, "only production"},
+		"bill_of_tasks":     {[]string{"task", "list", "-o", "cyclonedx"}, "want text or json"},
+		"bill_and_against":  {[]string{"get", "boundary", "x", "-o", "cyclonedx", "--against", "live"}, "--against"},
+		"statement_unasked": {[]string{"certify", "x", "c-1"}, "goes with --statement"},
+		"statement_and_run": {[]string{"certify", "x", "--statement", "--suite", "s"}, "runs no suite"},
+		"file_unasked":      {[]string{"certify", "x", "-f", "y"}, "goes with --statement"},
 		"kind_unknown":      {[]string{"get", "pods"}, "there is no kind"},
 		"record_negative":   {[]string{"ledger", "show", "--", "-1"}, "its number"},
 		"policy_test_empty": {[]string{"policy", "test"}, "give files"},
@@ -110,7 +115,7 @@ func TestNoServer(t *testing.T) {
 }
 
 func TestHelpHasAnExample(t *testing.T) {
-	for _, c := range []string{"up", "apply", "get", "task", "task open", "task show", "task close", "task list", "task take", "task screen", "task act", "task give-back", "run", "approvals", "approve", "reject", "revoke", "certify",
+	for _, c := range []string{"up", "apply", "get", "get boundary", "get separation", "task", "task open", "task show", "task close", "task list", "task take", "task screen", "task act", "task give-back", "run", "approvals", "approve", "reject", "revoke", "certify",
 		"secret", "secret put", "secret list", "secret rewrap", "secret keys", "ledger", "ledger list", "ledger show", "ledger verify", "ledger prove", "ledger export",
 		"policy", "policy check", "policy test", "doctor", "estate", "version"} {
 		run(t, "", append(strings.Fields(c), "--help")...).want(t, 0, "Examples:\n  sallyport "+c)
@@ -137,6 +142,7 @@ func TestServer(t *testing.T) {
 	r.Stop(t)
 	t.Run("task_unreachable", func(t *testing.T) { u.in(t).do("", "task", "list").want(t, 3, "no server answers") })
 	t.Run("ledger_of_a_stopped_server", func(t *testing.T) { u.in(t).ledger() })
+	t.Run("certified", func(t *testing.T) { u.in(t).certified() })
 }
 
 type user struct {

@@ -15,13 +15,12 @@ import (
 )
 
 func getCommand(e *env) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "get [KIND [NAME]]",
 		Short: "Read declared resources back",
 		Long: "Prints what is in force, as it could be applied again. Without a kind it lists all.\n\nKinds: " +
-			strings.Join(resource.Kinds(), ", ") + ", in any case, or in plural.\n\n" +
-			"get separation lists who could do what must not meet in one person, by which way, and\nwho else would have to agree; its exit status is 1 if somebody could alone.",
-		Example: "  sallyport get capability reset-mfa\n  sallyport get separation",
+			strings.Join(resource.Kinds(), ", ") + ", in any case, or in plural.",
+		Example: "  sallyport get capability reset-mfa",
 		Args:    cobra.MaximumNArgs(2),
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 0 {
@@ -30,9 +29,6 @@ func getCommand(e *env) *cobra.Command {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 1 && strings.EqualFold(args[0], "separation") {
-				return e.separation(cmd.Context())
-			}
 			var kind, name string
 			if len(args) > 0 {
 				if kind = api.Kind(args[0]); kind == "" {
@@ -68,6 +64,15 @@ func getCommand(e *env) *cobra.Command {
 			return err
 		},
 	}
+	cmd.AddCommand(getBoundary(e), &cobra.Command{
+		Use:   "separation",
+		Short: "Show who could do what must not meet in one person",
+		Long: `Lists who could come to powers that must not meet in one person, by which way, and who
+else would have to agree; the exit status is 1 if somebody could alone.`,
+		Example: "  sallyport get separation", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return e.separation(cmd.Context()) },
+	})
+	return cmd
 }
 
 func (e *env) separation(ctx context.Context) error {

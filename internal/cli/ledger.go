@@ -365,15 +365,7 @@ func ledgerExport(e *env) *cobra.Command {
 	cmd := &cobra.Command{Use: "export [-f FILE]", Short: "Write a bundle that verifies offline", Args: cobra.NoArgs,
 		Example: "  sallyport ledger export -f bundle.sallyport",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return e.withLog(cmd.Context(), func(l reader) error {
-				if file == "" || file == "-" {
-					if terminal(e.out) {
-						return usage("a bundle is not for a terminal: name a file with -f")
-					}
-					return l.Export(cmd.Context(), e.out, in)
-				}
-				return e.exportTo(cmd.Context(), l, file, in)
-			})
+			return e.withLog(cmd.Context(), func(l reader) error { return e.export(cmd.Context(), l, file, in) })
 		}}
 	f := cmd.Flags()
 	f.StringVarP(&file, "file", "f", "", "where to; default: standard output")
@@ -381,6 +373,17 @@ func ledgerExport(e *env) *cobra.Command {
 	f.Int64Var(&in.From, "from", 0, "from this record on")
 	f.Int64Var(&in.To, "to", 0, "up to before this record")
 	return cmd
+}
+
+// export writes a bundle to a file, or to standard output.
+func (e *env) export(ctx context.Context, l reader, file string, in api.Export) error {
+	if file != "" && file != "-" {
+		return e.exportTo(ctx, l, file, in)
+	}
+	if terminal(e.out) {
+		return usage("a bundle is not for a terminal: name a file with -f")
+	}
+	return l.Export(ctx, e.out, in)
 }
 
 // exportTo writes beside the file and moves it there when it is whole.

@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,7 +21,11 @@ func verifyCommand(e *env) *cobra.Command {
 		Long: `Checks every byte of a bundle: the records against the signed checkpoint, the
 approvals against the keys of their people, the statements against the tenant's
 key. With --key it also checks that the log is the one that you know; without it,
-the bundle is only consistent with the key that it names.`,
+the bundle is only consistent with the key that it names.
+
+Of every certification in it, it says what was certified, whether the approvals of
+it are there, and whether the log has it as issued. Whether something ended it
+later than the checkpoint, or in a record that a selection left out, no file can say.`,
 		Example: "  sallyport verify bundle.sallyport --key \"$(cat log.key)\"",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -43,11 +49,47 @@ the bundle is only consistent with the key that it names.`,
 					"records", fmt.Sprintf("%d, %s to %s", r.Records, r.First, r.Last), "approvals", strconv.Itoa(len(r.Approvals)),
 					"pictures", fmt.Sprintf("%d of %d that approvals name are in the records", r.Seen, r.Pictures),
 					"statements", strconv.Itoa(len(r.Statements)), "documents", strconv.Itoa(len(r.Documents)))
+				for _, c := range r.Certifications {
+					fmt.Fprintln(w)
+					certified(w, r, c)
+				}
 			})
 		},
 	}
 	cmd.Flags().StringVar(&key, "key", "", "verifier key of the log, as published or kept by you (C2SP signed-note)")
 	return cmd
+}
+
+func certified(w io.Writer, r receipt.Report, c receipt.Certification) {
+	model := c.Model
+	if model == "scripted" {
+		model = "scripted: this says nothing about a real model"
+	}
+	var rates []string
+	for _, x := range c.Rates {
+		rates = append(rates, fmt.Sprintf("%s %d/%d, at least %s where %s is required", x.Kind, x.Passed, x.Trials, x.Lower, x.Required))
+	}
+	expires := c.Expires
+	if t, err := time.Parse(time.RFC3339, c.Expires); err == nil && c.Result == "PASSED" && !time.Now().Before(t) {
+		expires += ", which is over"
+	}
+	approved := "none of it are in the file"
+	if n := len(c.Approved); n > 0 {
+		approved = fmt.Sprintf("%s; %d of %d", strings.Join(c.Approved, ", "), n, c.Quorum)
+	}
+	in := "the file has no record that it was issued"
+	if c.Issued >= 0 {
+		in = fmt.Sprintf("issued by record %d of the log, which is under the checkpoint of %d records", c.Issued, r.Checkpoint.Size)
+	}
+	ended := "the file has no record of it"
+	switch {
+	case c.Ended >= 0:
+		ended = fmt.Sprintf("by record %d: %s", c.Ended, c.Why)
+	case r.Header.Complete && c.Issued >= 0:
+		ended = "not by any record under the checkpoint"
+	}
+	pairs(w, "certification", c.ID, "agent", c.Agent, "boundary", c.Boundary, "suite", c.Suite, "suite digest", c.SuiteDigest, "result", c.Result, "rates", strings.Join(rates, " | "),
+		"model", model, "stage", c.Stage, "author", c.Author, "ran", c.Ran, "expires", expires, "approvals", approved, "log", in, "ended", ended, "signed by", strings.Join(c.Keys, ", "))
 }
 
 func yesNo(b bool) string {

@@ -15,9 +15,11 @@ import (
 type Filter struct {
 	Task     string
 	From, To int64 // records From to To-1; To 0 is the end
+	// Only, if not nil, are the numbers of the records that are wanted.
+	Only map[int64]bool
 }
 
-func (f Filter) all() bool { return f == Filter{} }
+func (f Filter) all() bool { return f.Task == "" && f.From == 0 && f.To == 0 && f.Only == nil }
 
 // Export writes a bundle (package receipt) of the selected records as of now.
 // extra, which may be nil, adds people, keys, approvals, statements and
@@ -51,6 +53,9 @@ func (g *Log) export(ctx context.Context, w io.Writer, f Filter, extra func(*rec
 	err = g.entries(ctx, f.Task, f.From, func(e record.Entry) error {
 		if e.Seq >= end {
 			return stop
+		}
+		if f.Only != nil && !f.Only[e.Seq] {
+			return nil
 		}
 		if f.all() {
 			return out.Record(e.Raw, nil)

@@ -14,8 +14,15 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/surface/inference"
 	"github.com/sallyport-dev/sallyport/internal/task"
+)
+
+// Sources of measured facts.
+const (
+	atLaunch    = "launch"
+	atInference = "inference " // and the phase of the call
 )
 
 // measured is what one session saw of its boundary. A fact that was seen with
@@ -60,17 +67,20 @@ func (m *measured) all() map[string]boundary.Fact {
 	return maps.Clone(m.facts)
 }
 
-// ownerOf is the role that may change a fact.
+// ownerOf is the role that may change a fact: who may apply the resource that it
+// is in, or who installs what runs on this machine.
 func ownerOf(name string) string {
+	switch name {
+	case "browser.version", "browser.flags", "containment", "sallyport.binary", "policy.shipped", "identity.source":
+		return string(resource.RoleOperations)
+	}
 	switch kind, _, _ := strings.Cut(name, "."); kind {
 	case "connector", "capability", "policy", "suite":
-		return "policy-author"
+		return string(resource.RolePolicy)
 	case "credential":
-		return "secrets-administrator"
-	case "containment", "sallyport", "browser":
-		return "operator"
+		return string(resource.RoleSecrets)
 	}
-	return "owner"
+	return string(resource.RoleOwner)
 }
 
 // manifest joins what is declared with what was measured; a measurement of a
@@ -93,6 +103,25 @@ func manifest(a *agent, seen *measured) (boundary.Manifest, error) {
 	return boundary.New(a.name, out)
 }
 
+// certified is the certification under which a production task of the agent may be
+// opened: in force, of the boundary that is declared now, and by the suite that is
+// part of it. An apply ends the certifications of what it changes; one that people
+// approve afterwards can be of what is not declared any more.
+func (t *tenant) certified(a *agent) (certify.Certification, error) {
+	next := "sallyport certify " + a.name
+	c, err := t.certs.Live(a.name, action.Production)
+	if err != nil {
+		return c, problem(Refused, "no_certification", err.Error(), next)
+	}
+	if changes := drifted(a, c.Manifest); len(changes) > 0 {
+		return c, problem(Refused, "drift", "the boundary is not the one that was certified: "+describe(changes), next)
+	}
+	if f, ok := c.Manifest.Get("suite." + c.Suite); !ok || f.Value != string(c.SuiteDigest) {
+		return c, problem(Refused, "no_certification", fmt.Sprintf("the certification %s of agent %s is by suite %s, which is not part of its boundary", c.ID, a.name, c.Suite), next)
+	}
+	return c, nil
+}
+
 // holdAgainst compares what was measured at launch with what was certified, or
 // in the sandbox with what is declared. Drift in production lapses.
 func (t *tenant) holdAgainst(ctx context.Context, s *session) error {
@@ -112,6 +141,11 @@ func (t *tenant) holdAgainst(ctx context.Context, s *session) error {
 	changes := base.Drift(declaredAnd(s.seen.values(), a, base, s.task.Stage))
 	changes = append(changes, undeclared(base, a.declared)...)
 	if len(changes) == 0 {
+		if s.task.Stage == action.Production {
+			t.mu.Lock()
+			t.launched[a.name] = s.seen
+			t.mu.Unlock()
+		}
 		return nil
 	}
 	// Another harness is what a caller of run brought, not a change of the
@@ -237,7 +271,7 @@ func (o observer) Observe(ctx context.Context, m inference.Measurement) error {
 			changes = append(changes, boundary.Change{Name: n, Old: old, New: v})
 		}
 	}
-	s.seen.set(boundary.Observed, "inference "+string(m.Phase), seen)
+	s.seen.set(boundary.Observed, atInference+string(m.Phase), seen)
 	if len(changes) == 0 {
 		return nil
 	}

@@ -160,7 +160,7 @@ func (s source) Open(ctx context.Context, agent, capability string) error {
 	if err := s.t.mayOpen(ctx, w, a, Intent{Agent: agent, Capability: capability}); err != nil {
 		return err
 	}
-	_, err := s.t.certs.Live(agent, action.Production)
+	_, err := s.t.certified(a)
 	return err
 }
 

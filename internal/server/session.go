@@ -299,7 +299,7 @@ func (s *session) measure(h Harness) error {
 		return fmt.Errorf("harness: %w", err)
 	}
 	version, flags, kind := s.browser.Facts()
-	s.seen.set(boundary.Pinned, "launch", map[string]string{
+	s.seen.set(boundary.Pinned, atLaunch, map[string]string{
 		"harness.binary": string(bin), "harness.args": string(args), "harness.environment": string(env), "harness.files": string(bound),
 		"browser.version": version, "browser.flags": string(flags), "browser.kind": kind,
 		"containment": s.t.srv.containment(), "sallyport.binary": string(s.t.srv.self),

@@ -82,9 +82,9 @@ func (t *tenant) open(ctx context.Context, requester string, o Intent) (task.Tas
 		CapabilityDigest: w.resources[resource.KindCapability+"/"+o.Capability].Digest, GrantDigest: digest, Seconds: in.Budgets.Seconds, Suite: o.suite, Routes: o.routes,
 		OpenedBy: o.openedBy}
 	if o.Stage == action.Production {
-		cert, err := t.certs.Live(a.name, o.Stage)
+		cert, err := t.certified(a)
 		if err != nil {
-			return task.Task{}, problem(Refused, "no_certification", err.Error(), "sallyport certify "+a.name)
+			return task.Task{}, err
 		}
 		x.Certification, x.BoundaryDigest = cert.ID, cert.Boundary
 	}

@@ -43,6 +43,7 @@ type tenant struct {
 	mu       sync.RWMutex
 	world    *world
 	sessions map[string]*session    // by task, running ones
+	launched map[string]*measured   // by agent: what its last launch for production saw, of this process
 	parts    map[string]int         // that agents opened and are not over, by the task at the top
 	bars     map[string]signals.Bar // by person: what security events took
 
@@ -63,7 +64,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tenant{srv: s, name: name, log: log, seal: sealer, attestor: s.attestor, sessions: map[string]*session{}, parts: map[string]int{}, keys: leasessh.NewKeys(), codes: newCodes()}
+	t := &tenant{srv: s, name: name, log: log, seal: sealer, attestor: s.attestor, sessions: map[string]*session{}, launched: map[string]*measured{}, parts: map[string]int{}, keys: leasessh.NewKeys(), codes: newCodes()}
 	if t.world, err = loadWorld(ctx, log); err != nil {
 		return nil, err
 	}

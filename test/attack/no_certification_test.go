@@ -1,14 +1,13 @@
 package attack
 
 import (
+	"context"
 	"testing"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/certify"
-	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/record"
-	"github.com/sallyport-dev/sallyport/internal/seal"
 	"github.com/sallyport-dev/sallyport/internal/task"
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
@@ -30,54 +29,30 @@ func TestProductionWithoutCertification(t *testing.T) {
 // past, as the clock would.
 func age(t *testing.T, r *rig.Rig) {
 	t.Helper()
-	if err := r.CloseServer(); err != nil {
-		t.Fatal(err)
-	}
-	ctx := t.Context()
-	root, err := seal.Load(r.Dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := r.OpenStore(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := ledger.Open(ctx, s, root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	log, err := l.Tenant(ctx, "brightwell")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = log.Append(ctx, record.Draft{Type: "test.clock", Actor: "test", Body: map[string]any{}, Change: func(tx record.Tx) error {
-		var ids []string
-		if err := tx.List("certification", func(id string, _ []byte) error { ids = append(ids, id); return nil }); err != nil {
+	stopped(t, r, func(ctx context.Context, of func(string) (*rig.Stopped, error)) error {
+		s, err := of("brightwell")
+		if err != nil {
 			return err
 		}
-		for _, id := range ids {
-			var c certify.Certification
-			if err := tx.Get("certification", id, &c); err != nil {
+		_, err = s.Log.Append(ctx, record.Draft{Type: "test.clock", Actor: "test", Body: map[string]any{}, Change: func(tx record.Tx) error {
+			var ids []string
+			if err := tx.List("certification", func(id string, _ []byte) error { ids = append(ids, id); return nil }); err != nil {
 				return err
 			}
-			c.Expires = time.Now().Add(-time.Second).UTC()
-			if err := tx.Put("certification", id, c); err != nil {
-				return err
+			for _, id := range ids {
+				var c certify.Certification
+				if err := tx.Get("certification", id, &c); err != nil {
+					return err
+				}
+				c.Expires = time.Now().Add(-time.Second).UTC()
+				if err := tx.Put("certification", id, c); err != nil {
+					return err
+				}
 			}
-		}
-		return nil
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []interface{ Close() error }{l, s} {
-		if err := c.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := r.Open(); err != nil {
-		t.Fatal(err)
-	}
+			return nil
+		}})
+		return err
+	})
 }
 
 // The certification's time is over. A task that was opened while it lived must

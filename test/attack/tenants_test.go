@@ -24,27 +24,13 @@ func TestTwoTenants(t *testing.T) {
 	ctx := t.Context()
 	x := r.OpenTask(t, rig.Intent(action.Sandbox, "jo", "4711"))
 	r.StopApprover()
-	all, err := r.Resources(func(files map[string][]byte) {
-		for name, b := range files {
-			if strings.HasSuffix(name, ".yaml") {
-				b = bytes.ReplaceAll(b, []byte("tenant: brightwell"), []byte("tenant: northgate"))
-				b = bytes.ReplaceAll(b, []byte("name: brightwell"), []byte("name: northgate"))
-				files[name] = bytes.ReplaceAll(b, []byte("trustDomain: brightwell.example"), []byte("trustDomain: northgate.example"))
-			}
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := r.Server.Apply(ctx, rig.As("noor"), all); err != nil {
-		t.Fatal(err)
-	}
+	anotherTenant(t, r, "northgate")
 	const a, b = "brightwell", "northgate"
 
 	// Nothing of A is approved in B, though every digest is the same, and A's
 	// signatures do not count there.
 	in := rig.Intent(action.Sandbox, "jo", "4711")
-	_, err = r.Server.OpenTask(ctx, b, rig.As("dana"), in)
+	_, err := r.Server.OpenTask(ctx, b, rig.As("dana"), in)
 	refusedWith(t, err, "not_approved")
 	granted, err := r.Server.Approvals(ctx, a, approval.Used)
 	if err != nil {
@@ -122,4 +108,24 @@ func TestTwoTenants(t *testing.T) {
 	// With two of them, a call that names none is refused.
 	_, err = r.Server.OpenTask(ctx, "", rig.As("dana"), in)
 	refusedWith(t, err, "tenant_unclear")
+}
+
+// anotherTenant declares a tenant that is brightwell under another name.
+func anotherTenant(t *testing.T, r *rig.Rig, name string) {
+	t.Helper()
+	all, err := r.Resources(func(files map[string][]byte) {
+		for file, b := range files {
+			if strings.HasSuffix(file, ".yaml") {
+				b = bytes.ReplaceAll(b, []byte("tenant: brightwell"), []byte("tenant: "+name))
+				b = bytes.ReplaceAll(b, []byte("name: brightwell"), []byte("name: "+name))
+				files[file] = bytes.ReplaceAll(b, []byte("trustDomain: brightwell.example"), []byte("trustDomain: "+name+".example"))
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Server.Apply(t.Context(), rig.As("noor"), all); err != nil {
+		t.Fatal(err)
+	}
 }

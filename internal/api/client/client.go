@@ -275,6 +275,16 @@ func (c *Client) Identity(ctx context.Context) (server.Identity, error) {
 	return out, c.call(ctx, http.MethodGet, "identity", nil, nil, &out)
 }
 
+// Boundary is what an agent is made of now; against is as in server.Boundary.
+func (c *Client) Boundary(ctx context.Context, agent, against string) (*server.Boundary, error) {
+	var q url.Values
+	if against != "" {
+		q = url.Values{"against": {against}}
+	}
+	out := &server.Boundary{}
+	return out, c.call(ctx, http.MethodGet, "boundary/"+seg(agent), q, nil, out)
+}
+
 // Separation lists who could do what must not meet in one person.
 func (c *Client) Separation(ctx context.Context) ([]separation.Finding, error) {
 	var out []separation.Finding

@@ -1,0 +1,185 @@
+package receipt
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+)
+
+// Certification is what a statement says of an agent (in-toto Statement v1,
+// predicate test-result/v0.1), and what the bundle shows of its life.
+type Certification struct {
+	ID          string
+	Agent       string
+	Boundary    string // digest of everything that was measured
+	Suite       string
+	SuiteDigest string
+	Result      string // PASSED or FAILED
+	Model       string // real or scripted
+	Stage       string
+	Author      string
+	Ran         string // RFC 3339
+	Expires     string // of one that passed
+	Rates       []Rate
+	// Keys signed the statement: the name in the bundle, and the SHA-256 of the raw
+	// key, by which a reader knows it.
+	Keys []string
+	// Approved are the people who signed an approval of exactly this statement
+	// that the bundle has, and Quorum is how many it takes.
+	Approved []string
+	Quorum   int
+	// Issued is the number of the record that made it live and holds exactly this
+	// statement, or -1.
+	Issued int64
+	// Ended is the number of the record after which it was not in force any more,
+	// or -1, and Why the reason. A selection may have left that record out.
+	Ended int64
+	Why   string
+}
+
+// Rate is how many trials of one kind passed; Lower bounds the rate at 95 %, and
+// Required is what that had to reach.
+type Rate struct {
+	Kind     string `json:"kind"`
+	Passed   int    `json:"passed"`
+	Trials   int    `json:"trials"`
+	Lower    string `json:"lower"`
+	Required string `json:"required"`
+}
+
+// lives is what records say became of certifications.
+type lives struct {
+	issued map[string]issue  // by certification
+	live   map[string]string // by agent and stage
+	ended  map[string]end
+}
+
+type issue struct {
+	seq      int64
+	envelope []byte
+}
+
+type end struct {
+	seq int64
+	why string
+}
+
+func newLives() lives {
+	return lives{map[string]issue{}, map[string]string{}, map[string]end{}}
+}
+
+// record reads what a record says. What cannot be read says nothing.
+func (l lives) record(r Record) {
+	var b struct {
+		ID       string          `json:"id"`
+		Stage    string          `json:"stage"`
+		Envelope json.RawMessage `json:"envelope"`
+		Lapse    struct {
+			Code string `json:"code"`
+			Why  string `json:"why"`
+		} `json:"lapse"`
+	}
+	switch r.Type {
+	case "certification.issued":
+		if json.Unmarshal(r.Body, &b) != nil {
+			return
+		}
+		slot := r.Agent + "/" + b.Stage
+		if old := l.live[slot]; old != "" {
+			l.ended[old] = end{r.Seq, "replaced by " + b.ID}
+		}
+		l.issued[b.ID], l.live[slot] = issue{r.Seq, b.Envelope}, b.ID
+	case "certification.lapsed":
+		if json.Unmarshal(r.Body, &b) != nil {
+			return
+		}
+		l.ended[b.ID] = end{r.Seq, b.Lapse.Code + ": " + b.Lapse.Why}
+		if slot := r.Agent + "/" + b.Stage; l.live[slot] == b.ID {
+			delete(l.live, slot)
+		}
+	}
+}
+
+// certification reads a verified statement, if it is one of a certification.
+func (v *verifier) certification(envelope []byte, s SignedStatement) error {
+	c, ok := readCertification(s.Payload)
+	if s.Type != "application/vnd.in-toto+json" || !ok {
+		return nil
+	}
+	c.Issued, c.Ended = -1, -1
+	for _, i := range s.Signers {
+		raw, err := rawKey(v.keys[i])
+		if err != nil {
+			return err
+		}
+		c.Keys = append(c.Keys, v.names[i]+" "+digest(raw))
+	}
+	if x, ok := v.lives.issued[c.ID]; ok {
+		form, err := canonical(envelope) // as records are
+		if err != nil || !bytes.Equal(x.envelope, form) {
+			return fmt.Errorf("record %d issued another statement as certification %s", x.seq, c.ID)
+		}
+		c.Issued = x.seq
+	}
+	if x, ok := v.lives.ended[c.ID]; ok {
+		c.Ended, c.Why = x.seq, x.why
+	}
+	sum := sha256.Sum256(s.Payload)
+	for _, a := range v.rep.Approvals {
+		var st struct {
+			Kind     string   `json:"kind"`
+			Tenant   string   `json:"tenant"`
+			Subject  string   `json:"subject"`
+			Digest   string   `json:"digest"`
+			Quorum   int      `json:"quorum"`
+			Excluded []string `json:"excluded"`
+		}
+		if json.Unmarshal(a.Statement, &st) != nil || st.Kind != "certification" || st.Tenant != v.rep.Header.Tenant || st.Subject != c.ID ||
+			st.Digest != "sha256:"+hex.EncodeToString(sum[:]) || slices.Contains(st.Excluded, a.Person) || slices.Contains(c.Approved, a.Person) {
+			continue
+		}
+		c.Approved, c.Quorum = append(c.Approved, a.Person), max(c.Quorum, st.Quorum)
+	}
+	v.rep.Certifications = append(v.rep.Certifications, c)
+	return nil
+}
+
+type descriptor struct {
+	Name   string `json:"name"`
+	Digest struct {
+		SHA256 string `json:"sha256"`
+	} `json:"digest"`
+	Annotations struct {
+		Certification string `json:"certification"`
+		Stage         string `json:"stage"`
+		Model         string `json:"model"`
+		Author        string `json:"author"`
+		Ran           string `json:"ran"`
+		Expires       string `json:"expires"`
+		Rates         []Rate `json:"rates"`
+	} `json:"annotations"`
+}
+
+func readCertification(payload []byte) (c Certification, ok bool) {
+	var st struct {
+		Type      string       `json:"_type"`
+		Subject   []descriptor `json:"subject"`
+		Kind      string       `json:"predicateType"`
+		Predicate struct {
+			Result        string       `json:"result"`
+			Configuration []descriptor `json:"configuration"`
+		} `json:"predicate"`
+	}
+	form, err := canonical(payload) // it has one meaning
+	if err != nil || json.Unmarshal(form, &st) != nil || st.Type != "https://in-toto.io/Statement/v1" || st.Kind != "https://in-toto.io/attestation/test-result/v0.1" ||
+		len(st.Subject) != 1 || len(st.Predicate.Configuration) != 1 || st.Predicate.Configuration[0].Annotations.Certification == "" {
+		return c, false
+	}
+	agent, suite := st.Subject[0], st.Predicate.Configuration[0]
+	x := suite.Annotations
+	return Certification{ID: x.Certification, Agent: agent.Name, Boundary: "sha256:" + agent.Digest.SHA256, Suite: suite.Name, SuiteDigest: "sha256:" + suite.Digest.SHA256,
+		Result: st.Predicate.Result, Model: x.Model, Stage: x.Stage, Author: x.Author, Ran: x.Ran, Expires: x.Expires, Rates: x.Rates}, true
+}
