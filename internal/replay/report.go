@@ -37,9 +37,17 @@ func side(a action.Action, d action.Decision) Side {
 	return Side{a.Operation, d.Verdict, d.Layer, d.Code, d.Reason, d.Policies, d.Approvers}
 }
 
-// key is everything but the reason, which people wrote and may write better.
+// key is everything but the reason, which people wrote and may write better, and
+// the place of a rule in its grant, which another rule before it moves.
 func (s Side) key() string {
-	return fmt.Sprintf("%q %q %q %q %q %q", s.Operation, s.Verdict, s.Layer, s.Code, s.Policies, s.Approvers)
+	var policies []string
+	for _, id := range s.Policies {
+		if strings.HasPrefix(id, "grant/") {
+			id = strings.TrimRight(id, "0123456789")
+		}
+		policies = append(policies, id)
+	}
+	return fmt.Sprintf("%q %q %q %q %q %q", s.Operation, s.Verdict, s.Layer, s.Code, slices.Compact(policies), s.Approvers)
 }
 
 // At is a decision on record.

@@ -119,7 +119,7 @@ func (p *past) random(t *testing.T, seed uint64, tasks ...*server.Asker) {
 		default:
 			q := action.Request{Method: of("GET", "POST", "PUT", "HEAD", "OPTIONS"), Origin: of(p.origin("iam"), p.origin("tickets"), "https://elsewhere.example"),
 				Path:  of("/", "/users/jo", "/users/tom/", "/users/jo/mfa/reset", "/static/a.css", "/users/jo/disable", "/tickets/4711/close", "/tickets/4712/close", "/%2e/x"),
-				Query: of("", "", "a=1", "_method=delete"), Destination: of("document", "empty", "websocket")}
+				Query: of("", "", "a=1"), Destination: of("document", "empty", "websocket")}
 			body := ""
 			if q.Method == "POST" || q.Method == "PUT" {
 				body = url.Values{"_csrf": {"a"}, of("user", "_csrf", "body"): {of("jo", "tom")}}.Encode()
@@ -200,6 +200,8 @@ func rewritten(files map[string][]byte) {
 }
 
 // TestReplay: what is on record, decided again.
+//
+// Threats: R5 (policy, ledger)
 func TestReplay(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts the sample estate")
@@ -257,6 +259,7 @@ forbid (principal, action == Action::"tickets.ticket.comment", resource == App::
 			"loosened 1 tickets.ticket.comment: deny grant count_spent -> allow grant permitted"}},
 		"count_lowered": {rig.Replace("capability.yaml", "max: 2", "max: 1"), []string{
 			"tightened 1 tickets.ticket.comment: hold guardrail needs_approval -> deny grant count_spent"}},
+		"rule_added_before": {rig.Replace("capability.yaml", "  operations:\n", "  operations:\n    - {operation: iam.user.enable, where: {user: \"{{user}}\"}, max: 1}\n"), nil},
 		"capability_narrowed": {rig.Replace("capability.yaml", `where: {ticket: "{{ticket}}", text: {any: true}}`, `where: {ticket: "{{ticket}}", text: done}`), []string{
 			"tightened 1 tickets.ticket.comment: hold guardrail needs_approval -> deny grant outside_grant",
 			"otherwise 1 tickets.ticket.comment: deny grant count_spent -> deny grant outside_grant"}},
@@ -350,8 +353,6 @@ func replayGrantsNothing(t *testing.T, p *past) {
 }
 
 // Who may not, what is not theirs, and records that are not what they say.
-//
-// Threats: R5 (policy)
 func replayAttacked(t *testing.T, p *past) {
 	told := replay.Filter{Since: p.since}
 	for _, person := range []string{"dana", "mara", "ines", "sven", "kofi", "ada", "nobody"} {
