@@ -118,7 +118,7 @@ func (p *past) random(t *testing.T, seed uint64, tasks ...*server.Asker) {
 				Element: &action.Element{FrameOrigin: origin, TopOrigin: origin, InputType: of("", "password"), Uninspectable: of("", "", "canvas")}})
 		default:
 			q := action.Request{Method: of("GET", "POST", "PUT", "HEAD", "OPTIONS"), Origin: of(p.origin("iam"), p.origin("tickets"), "https://elsewhere.example"),
-				Path:  of("/", "/users/jo", "/users/tom/", "/users/jo/mfa/reset", "/static/a.css", "/users/jo/disable", "/tickets/4711/close", "/tickets/4712/close", "/%2e/x"),
+				Path:  of("/", "/users/jo", "/users/tom/", "/users/jo/mfa/reset", "/static/a.css", "/users/jo/disable", "/tickets/4711", "/tickets/4711", "/tickets/4711/close", "/tickets/4712/close", "/%2e/x"),
 				Query: of("", "", "a=1"), Destination: of("document", "empty", "websocket")}
 			body := ""
 			if q.Method == "POST" || q.Method == "PUT" {
@@ -263,7 +263,10 @@ forbid (principal, action == Action::"tickets.ticket.comment", resource == App::
 		"capability_narrowed": {rig.Replace("capability.yaml", `where: {ticket: "{{ticket}}", text: {any: true}}`, `where: {ticket: "{{ticket}}", text: done}`), []string{
 			"tightened 1 tickets.ticket.comment: hold guardrail needs_approval -> deny grant outside_grant",
 			"otherwise 1 tickets.ticket.comment: deny grant count_spent -> deny grant outside_grant"}},
-		"task_refused": {rig.Replace("capability.yaml", `pattern: "[0-9]{4,8}"`, `pattern: "[0-9]{8}"`), []string{
+		"task_refused": {func(files map[string][]byte) {
+			rig.Replace("capability.yaml", `pattern: "[0-9]{4,8}"`, `pattern: "[0-9]{8}"`)(files)
+			renamed(`ticket: "471`, `ticket: "0000471`)(files)
+		}, []string{
 			"tightened 1 iam.user.mfa.reset: hold grant needs_approval -> deny authority not_opened",
 			"tightened 1 iam.user.read: allow grant permitted -> deny authority not_opened",
 			"tightened 1 tickets.ticket.comment: hold guardrail needs_approval -> deny authority not_opened",
