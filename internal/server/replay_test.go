@@ -42,6 +42,8 @@ func newPast(t *testing.T) *past {
 	p.Ready(t)
 	var top, part *server.Asker
 	p.rest, top, part = p.open(t)
+	p.ask(t, part, "GET", "tickets", "/tickets/4711", "", "allow permitted") // untrusted, so that this asks for a person:
+	p.ask(t, top, "POST", "iam", "/users/jo/mfa/reset", "_csrf=a", "allow approved")
 	p.random(t, 7, top, part)
 	p.since = time.Now()
 	p.told, top, part = p.open(t)
