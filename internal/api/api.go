@@ -48,6 +48,8 @@ type api struct {
 
 	// doctor is held while the machine is examined: one at a time is enough.
 	doctor sync.Mutex
+	// replaying is held while decisions are replayed, which may take a minute.
+	replaying sync.Mutex
 }
 
 // call is one request with who sent it.

@@ -211,6 +211,8 @@ func (m *matrix) rows(route, pending string) []asked {
 		return one("", "{kind}", "Person", "{name}", "dana")
 	case "tasks":
 		return one(`{"capability":"nothing"}`)
+	case "policy/replay":
+		return one(`{"limit":1}`)
 	case "tasks/{id}", "tasks/{id}/close", "tasks/{id}/take", "tasks/{id}/give-back", "tasks/{id}/act":
 		return one(`{}`, "{id}", "none")
 	case "approvals/{id}", accessAt + "/{id}":

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/contain"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/server"
@@ -60,6 +61,7 @@ func (a *api) handler() http.Handler {
 		return a.s.Reinstate(detached(c), c.tenant, c.caller, in.Person, in.Reason)
 	})
 	a.handle(mux, "GET "+v1+"separation", func(c *call) (any, error) { return list(a.s.Separation(c.tenant)) })
+	a.handle(mux, "POST "+v1+"policy/replay", a.replay)
 	a.ledgerRoutes(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusNotFound, notFound("no_such_route", "there is no "+r.Method+" "+r.URL.Path, "see the documentation of the API"))
@@ -84,16 +86,39 @@ func (a *api) apply(c *call) (any, error) {
 	if err := c.read(maxApply, &in); err != nil {
 		return nil, err
 	}
-	docs := make([][]byte, len(in.Resources))
-	for i, r := range in.Resources {
+	all, err := received(in.Resources)
+	if err != nil {
+		return nil, err
+	}
+	done, err := a.s.Apply(detached(c), c.caller, all)
+	return ApplyResponse{done}, err
+}
+
+func received(in []canon.Value) ([]resource.Resource, error) {
+	docs := make([][]byte, len(in))
+	for i, r := range in {
 		docs[i] = r
 	}
 	all, err := resource.Receive(docs)
 	if err != nil {
 		return nil, invalid("invalid_resources", err.Error(), "correct the files and apply again; nothing was applied")
 	}
-	done, err := a.s.Apply(detached(c), c.caller, all)
-	return ApplyResponse{done}, err
+	return all, nil
+}
+
+// replay decides again what is on record. One at a time is enough.
+func (a *api) replay(c *call) (any, error) {
+	var in ReplayRequest
+	if err := c.read(maxApply, &in); err != nil {
+		return nil, err
+	}
+	all, err := received(in.Resources)
+	if err != nil {
+		return nil, err
+	}
+	a.replaying.Lock()
+	defer a.replaying.Unlock()
+	return a.s.Replay(c.Context(), c.tenant, c.caller, all, in.Filter)
 }
 
 func (a *api) resources(c *call) (any, error) {

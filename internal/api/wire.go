@@ -6,6 +6,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/contain"
+	"github.com/sallyport-dev/sallyport/internal/replay"
 	"github.com/sallyport-dev/sallyport/internal/server"
 	"github.com/sallyport-dev/sallyport/internal/task"
 )
@@ -35,6 +36,13 @@ type ApplyRequest struct {
 // ApplyResponse says what came of each.
 type ApplyResponse struct {
 	Resources []server.Applied `json:"resources"`
+}
+
+// ReplayRequest is the body of POST policy/replay: resources as for apply, or none
+// for those in force, and which decisions.
+type ReplayRequest struct {
+	Resources []canon.Value `json:"resources,omitempty"`
+	replay.Filter
 }
 
 // RevokeRequest is the body of POST revoke.

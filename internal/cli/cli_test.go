@@ -83,6 +83,8 @@ func TestUsage(t *testing.T) {
 		"kind_unknown":      {[]string{"get", "pods"}, "there is no kind"},
 		"record_negative":   {[]string{"ledger", "show", "--", "-1"}, "its number"},
 		"policy_test_empty": {[]string{"policy", "test"}, "give files"},
+		"replay_since":      {[]string{"policy", "replay", "--since", "yesterday"}, "want a date"},
+		"replay_no_file":    {[]string{"policy", "replay", "-f", "/no/such"}, "no such file"},
 		"hold_limit_zero":   {[]string{"up", "--hold-limit", "0s"}, "--hold-limit"},
 		"listen_malformed":  {[]string{"up", "--listen", "8470"}, "--listen"},
 		"kek_unknown":       {[]string{"up", "--kek", "vault"}, "--kek: \"vault\": want file, passphrase or unix"},
@@ -108,7 +110,7 @@ func TestNoServer(t *testing.T) {
 	t.Setenv("SALLYPORT_SERVER", "")
 	dir := t.TempDir()
 	for _, args := range [][]string{{"task", "list"}, {"get"}, {"approvals"}, {"ledger", "verify"}, {"revoke", "agent/x", "--reason", "x"},
-		{"run", "--task", "t", "--", "/bin/true"}, {"secret", "list"}, {"certify", "x"}} {
+		{"run", "--task", "t", "--", "/bin/true"}, {"secret", "list"}, {"certify", "x"}, {"policy", "replay"}} {
 		run(t, "", append([]string{"--data", dir}, args...)...).want(t, 3, "no server answers", "sallyport up --data "+dir)
 	}
 	run(t, "", "--server", "unix:///nonexistent/s", "ledger", "verify").want(t, 3, "/nonexistent/s")
@@ -117,7 +119,7 @@ func TestNoServer(t *testing.T) {
 func TestHelpHasAnExample(t *testing.T) {
 	for _, c := range []string{"up", "apply", "get", "get boundary", "get separation", "task", "task open", "task show", "task close", "task list", "task take", "task screen", "task act", "task give-back", "run", "approvals", "approve", "reject", "revoke", "certify",
 		"secret", "secret put", "secret list", "secret rewrap", "secret keys", "ledger", "ledger list", "ledger show", "ledger verify", "ledger prove", "ledger export",
-		"policy", "policy check", "policy test", "doctor", "estate", "version"} {
+		"policy", "policy check", "policy test", "policy replay", "doctor", "estate", "version"} {
 		run(t, "", append(strings.Fields(c), "--help")...).want(t, 0, "Examples:\n  sallyport "+c)
 	}
 	run(t, "", "version").want(t, 0, "sallyport")
@@ -138,6 +140,7 @@ func TestServer(t *testing.T) {
 	t.Run("run", func(t *testing.T) { u.in(t).run() })
 	t.Run("take_over", func(t *testing.T) { u.in(t).takeOver() })
 	t.Run("evidence", func(t *testing.T) { u.in(t).evidence() })
+	t.Run("replay", func(t *testing.T) { u.in(t).replay() })
 	t.Run("ledger", func(t *testing.T) { u.in(t).ledger() })
 	r.Stop(t)
 	t.Run("task_unreachable", func(t *testing.T) { u.in(t).do("", "task", "list").want(t, 3, "no server answers") })
@@ -413,6 +416,34 @@ func (u *user) evidence() {
 		return
 	}
 	u.Error("no record has a screenshot")
+}
+
+// replay: what the sample agent did, decided again.
+func (u *user) replay() {
+	u.do("", "policy", "replay", "--as", "noor").want(u.T, 0, "decisions unchanged")
+	file := u.file("policies/company.cedar")
+	own, err := os.ReadFile(file)
+	if err != nil {
+		u.Fatal(err)
+	}
+	defer os.WriteFile(file, own, 0o600)
+	write := func(text string) {
+		if err := os.WriteFile(file, append(bytes.Clone(own), text...), 0o600); err != nil {
+			u.Fatal(err)
+		}
+	}
+	const frozen = `@id("company/frozen") @code("frozen") forbid (principal, action == Action::"tickets.ticket.comment", resource);`
+	write(frozen)
+	u.do("", "policy", "replay", "-f", u.r.Files, "--as", "noor").want(u.T, 1, "TIGHTENED:\n  tickets.ticket.comment\n    was  allow by grant, permitted (grant/reset-mfa/",
+		"    now  deny by guardrail, frozen (company/frozen)\n    1: record ")
+	u.do("", "policy", "replay", "-f", u.r.Files, "--as", "noor", "--agent", "helpdesk", "--since", "2999-01-01").want(u.T, 0, "0 of 0 decisions unchanged")
+	u.do("", "policy", "replay", "-f", u.r.Files, "--as", "lin", "-o", "json").want(u.T, 1, `"change": "tightened"`)
+	u.do("", "policy", "replay", "--as", "noor", "--task", "t-none").want(u.T, 2, "no_such_task")
+	u.do("", "policy", "replay", "-f", u.r.Files, "--as", "dana").want(u.T, 1, "role_missing")
+	write("permit (principal, action, resource);")
+	u.do("", "policy", "replay", "-f", u.r.Files, "--as", "noor").want(u.T, 2, "company.cedar")
+	u.do("", "ledger", "list", "--type", "policy.replayed").want(u.T, 0, "person:noor", "person:lin")
+	u.do("", "apply", "-f", u.file("capability.yaml"), "--as", "noor").want(u.T, 0, "unchanged")
 }
 
 func (u *user) ledger() {

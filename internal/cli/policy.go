@@ -15,8 +15,8 @@ import (
 )
 
 func policyCommand(e *env) *cobra.Command {
-	cmd := &cobra.Command{Use: "policy", Short: "Check and test policies, without a server", Example: "  sallyport policy check policies/company.cedar"}
-	cmd.AddCommand(policyCheck(e), policyTest(e))
+	cmd := &cobra.Command{Use: "policy", Short: "Check, test and replay policies", Example: "  sallyport policy check policies/company.cedar"}
+	cmd.AddCommand(policyCheck(e), policyTest(e), policyReplay(e))
 	return cmd
 }
 

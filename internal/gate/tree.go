@@ -37,27 +37,37 @@ func (r *running) spent(now time.Time) (d *action.Decision) {
 }
 
 // above is what becomes of a decision of a part when the task above it is asked
-// the same as if it acted itself: the stricter of the two. Which model answers is
-// a matter of the part's own boundary. r.mu is held.
+// the same as if it acted itself. r.mu is held.
 func (r *running) above(d action.Decision, f Facts) action.Decision {
-	if d.Verdict != action.Allow && d.Verdict != action.Hold || f.Action.Surface == action.Inference {
+	if !AsksAbove(d, f.Action) {
 		return d
 	}
 	f.Action.Task, f.Action.Agent = r.Task, r.Agent
 	f.Tier, f.Params, f.Labels, f.Counts = r.Tier, r.Params, slices.Clone(r.labels), r.counts
-	u := r.Policy.Decide(f)
+	return Stricter(d, r.Policy.Decide(f))
+}
+
+// AsksAbove reports whether a part's own decision leaves anything to the task
+// above it. Which model answers is a matter of the part's own boundary.
+func AsksAbove(d action.Decision, a action.Action) bool {
+	return (d.Verdict == action.Allow || d.Verdict == action.Hold) && a.Surface != action.Inference
+}
+
+// Stricter is the stricter of what a part's policies decided and of what those of
+// the task above it did.
+func Stricter(d, above action.Decision) action.Decision {
 	switch {
-	case u.Verdict == action.Allow:
+	case above.Verdict == action.Allow:
 		return d
-	case u.Verdict == action.Hold && d.Verdict == action.Allow:
-		return u
-	case u.Verdict == action.Hold && u.Approvers == d.Approvers:
+	case above.Verdict == action.Hold && d.Verdict == action.Allow:
+		return above
+	case above.Verdict == action.Hold && above.Approvers == d.Approvers:
 		return d
-	case u.Verdict == action.Hold:
+	case above.Verdict == action.Hold:
 		return action.Denied(action.LayerHold, "two_holds", "the task and the one above it ask different people", "let both ask the same")
 	}
-	u.Verdict = action.Deny
-	return u
+	above.Verdict = action.Deny
+	return above
 }
 
 // count takes an action that passes out of the budget. r.mu is held.

@@ -2,13 +2,18 @@ package server
 
 import (
 	"context"
+	"crypto/rand"
 	"net/http"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/boundary"
+	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/surface/cdp"
 	"github.com/sallyport-dev/sallyport/internal/surface/computer"
+	"github.com/sallyport-dev/sallyport/internal/surface/egress"
 	"github.com/sallyport-dev/sallyport/internal/task"
 )
 
@@ -78,6 +83,44 @@ func (a *Asker) Ask(ctx context.Context, agent, capability string, params map[st
 	_, err := a.s.delegate(ctx, delegation{Agent: agent, Capability: capability, Params: params})
 	return err
 }
+
+// Request has the gate decide a request as the door of a browser does, and sends
+// nothing. explained is the input that explains it.
+func (a *Asker) Request(ctx context.Context, q action.Request, body, explained string) (gate.Result, error) {
+	s := a.s
+	if body != "" {
+		q.BodyType, q.BodySize, q.BodyDigest = "application/x-www-form-urlencoded", int64(len(body)), canon.Digest([]byte(body))
+	}
+	rec, err := recognizer{s.world.connectors, s.task.Stage, s.agent.apps}.Recognize(q, []byte(body))
+	if err != nil {
+		return gate.Result{}, err
+	}
+	x := egress.Name(action.Action{Surface: action.Egress, Source: "browser"}, q, rec)
+	x.Explained = explained
+	var blobs []record.Blob
+	if body != "" {
+		blobs = []record.Blob{{Name: "request-body", Type: q.BodyType, Data: []byte(body)}}
+	}
+	return a.Act(ctx, x, blobs...), nil
+}
+
+// Act has the gate decide an action of the task, and does nothing.
+func (a *Asker) Act(ctx context.Context, x action.Action, blobs ...record.Blob) gate.Result {
+	x.Tenant, x.Task, x.Agent = a.s.t.name, a.s.task.ID, a.s.task.Agent
+	x.Digest = canon.Digest([]byte(rand.Text()))
+	return a.s.t.srv.gate.Act(ctx, x, blobs, func(_ context.Context, p gate.Permit) action.Outcome {
+		if err := p.Consume(x.Digest); err != nil {
+			return action.Outcome{State: action.Failed, Detail: err.Error()}
+		}
+		return action.Outcome{State: action.Done}
+	})
+}
+
+// Model is what the agent's calls of its model are pinned to.
+func (a *Asker) Model() (endpoint, model string) { return a.s.agent.messages(), a.s.agent.model }
+
+// AppOf is the application that owns an origin.
+func (a *Asker) AppOf(origin string) string { return a.s.appOf(origin) }
 
 // Take makes the session one that a person has.
 func (a *Asker) Take(yes bool) {

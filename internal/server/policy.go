@@ -27,6 +27,11 @@ func (d decider) Decide(f gate.Facts) action.Decision {
 	})
 }
 
+// decider is what decides about a task of the agent that has the grant.
+func (w *world) decider(a *agent, grant *policy.Set) decider {
+	return decider{guardrails: a.guardrails, grant: grant, demo: w.demo, endpoint: a.messages(), model: a.model}
+}
+
 // compile turns a filled-in capability into the task's own grant.
 func compile(tenant, agent, task string, in *capability.Instance, w *world) (*policy.Set, error) {
 	return policy.CompileGrant(resource.Grant(in, tenant, agent, task, func(name string) (*resource.CredentialSourceSpec, bool) { s, ok := w.sources[name]; return s, ok }))

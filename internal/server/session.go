@@ -198,7 +198,7 @@ func (s *session) admit() error {
 	budgets := s.instance.Budgets
 	return s.t.srv.gate.Admit(gate.Admission{
 		Tenant: s.t.name, Task: t.ID, Agent: t.Agent, Stage: t.Stage, Tier: t.Tier, Params: t.Params, Parent: t.Parent(),
-		Policy: decider{guardrails: guard, grant: grant, demo: s.world.demo, endpoint: s.agent.messages(), model: s.agent.model},
+		Policy: s.world.decider(s.agent, grant),
 		Holds: holds{engine: s.t.approvals, task: t, instance: s.instance, policy: guard.Digest(),
 			excluded: []string{s.agent.owner, s.agent.deputy}},
 		Log: s.t.log, Deadline: s.until(), MaxActions: budgets.Actions,

@@ -29,6 +29,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/lease"
 	"github.com/sallyport-dev/sallyport/internal/readiness"
+	"github.com/sallyport-dev/sallyport/internal/replay"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/seal"
 	"github.com/sallyport-dev/sallyport/internal/separation"
@@ -161,17 +162,35 @@ func seg(s string) string { return url.PathEscape(s) }
 
 // Apply declares resources that were decoded and inlined.
 func (c *Client) Apply(ctx context.Context, all []resource.Resource) ([]server.Applied, error) {
-	var in api.ApplyRequest
+	docs, err := canonical(all)
+	if err != nil {
+		return nil, err
+	}
+	var out api.ApplyResponse
+	err = c.call(ctx, http.MethodPost, "apply", nil, api.ApplyRequest{Resources: docs}, &out)
+	return out.Resources, err
+}
+
+func canonical(all []resource.Resource) (docs []canon.Value, err error) {
 	for i := range all {
 		b, err := all[i].Canonical()
 		if err != nil {
 			return nil, err
 		}
-		in.Resources = append(in.Resources, canon.Value(b))
+		docs = append(docs, canon.Value(b))
 	}
-	var out api.ApplyResponse
-	err := c.call(ctx, http.MethodPost, "apply", nil, in, &out)
-	return out.Resources, err
+	return docs, nil
+}
+
+// Replay decides again what is on record, under resources that are not applied; all
+// may be empty.
+func (c *Client) Replay(ctx context.Context, all []resource.Resource, f replay.Filter) (replay.Report, error) {
+	var out replay.Report
+	docs, err := canonical(all)
+	if err != nil {
+		return out, err
+	}
+	return out, c.call(ctx, http.MethodPost, "policy/replay", nil, api.ReplayRequest{Resources: docs, Filter: f}, &out)
 }
 
 // Resources reads declared resources: of one kind, or of all when kind is

@@ -321,7 +321,7 @@ func TestPermitIsForTheseBytes(t *testing.T) {
 	for name, f := range change {
 		req := action.Request{Method: "POST", Origin: o.name(), Path: "/w"}
 		x := &exchange{p: r.p, up: up, in: incoming{to: to, body: []byte("body")}, out: outgoing(req, http.Header{}, []byte("body"))}
-		a := r.p.action(req, Recognized{Operation: "app.write", Effect: action.Write, Allowed: true}, false)
+		a := Name(r.p.actor(), req, Recognized{Operation: "app.write", Effect: action.Write, Allowed: true})
 		a.Digest, _ = wireDigest(x.out, x.in.body)
 		f(x)
 		res := r.Act(t.Context(), a, nil, x.dispatch)

@@ -109,8 +109,8 @@ func (p *Proxy) held(w http.ResponseWriter, r *http.Request, res gate.Result, wa
 // recordMalformed sends input without a canonical form through the gate, which
 // denies and records it. to is what it was meant for, if that is known.
 func (p *Proxy) recordMalformed(ctx context.Context, code string, raw []byte, to *target) gate.Result {
-	a := action.Action{Tenant: p.cfg.Tenant, Task: p.cfg.Task, Agent: p.cfg.Agent, Surface: action.Egress, Source: p.cfg.Source,
-		Operation: "egress.malformed", Effect: action.Irreversible, Params: map[string]string{"why": code}, Digest: canon.Digest(raw)}
+	a := p.actor()
+	a.Operation, a.Effect, a.Params, a.Digest = "egress.malformed", action.Irreversible, map[string]string{"why": code}, canon.Digest(raw)
 	if to != nil && to.host != "" {
 		a.Params["origin"] = to.origin()
 	}

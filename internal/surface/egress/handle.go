@@ -172,7 +172,7 @@ func (p *Proxy) decide(w http.ResponseWriter, r *http.Request, in incoming) {
 		p.malformedRequest(w, r, "address_literal", in)
 		return
 	}
-	if code := checkOverride(in.query, req.BodyType, in.body, rec.Override); code != "" {
+	if code := Doubt(req, rec, in.body); code != "" {
 		p.malformedRequest(w, r, code, in)
 		return
 	}
@@ -187,7 +187,7 @@ func (p *Proxy) decide(w http.ResponseWriter, r *http.Request, in incoming) {
 		return
 	}
 	req.RedirectOf = p.redirects.take(req)
-	a := p.action(req, rec, in.websocket)
+	a := Name(p.actor(), req, rec)
 	if p.cfg.Inputs != nil {
 		a.Explained, a.Element, a.Evidence = p.cfg.Inputs.Explain(r.Context(), req, a.Effect.Changes(), time.Now())
 	}
@@ -250,10 +250,16 @@ func (p *Proxy) actContext(r *http.Request) (context.Context, context.CancelFunc
 	return ctx, func() { stop(); cancel() }
 }
 
-// action fills the vocabulary from what was recognised.
-func (p *Proxy) action(req action.Request, rec Recognized, websocket bool) action.Action {
-	a := action.Action{Tenant: p.cfg.Tenant, Task: p.cfg.Task, Agent: p.cfg.Agent, Surface: action.Egress, Source: p.cfg.Source,
-		Operation: rec.Operation, Effect: rec.Effect, App: rec.App, Labels: rec.Labels, Request: &req, Params: map[string]string{}}
+// actor is what every action of this door has in common.
+func (p *Proxy) actor() action.Action {
+	return action.Action{Tenant: p.cfg.Tenant, Task: p.cfg.Task, Agent: p.cfg.Agent, Surface: action.Egress, Source: p.cfg.Source}
+}
+
+// Name fills the vocabulary of an action from what was recognised of its request.
+// It is all that the door adds to a connector's word, so that a recorded request
+// can be named again.
+func Name(a action.Action, req action.Request, rec Recognized) action.Action {
+	a.Operation, a.Effect, a.App, a.Labels, a.Request, a.Params = rec.Operation, rec.Effect, rec.App, rec.Labels, &req, map[string]string{}
 	for k, v := range rec.Params {
 		a.Params[k] = v
 	}
@@ -263,7 +269,7 @@ func (p *Proxy) action(req action.Request, rec Recognized, websocket bool) actio
 		a.Effect = action.Irreversible
 	}
 	switch {
-	case websocket && (unmatched || !rec.WebSocket):
+	case req.Destination == "websocket" && (unmatched || !rec.WebSocket):
 		// A socket can write, whatever its handshake looks like.
 		a.Operation, a.Effect = "egress.websocket", action.Write
 	case unmatched:
@@ -281,7 +287,7 @@ func (p *Proxy) action(req action.Request, rec Recognized, websocket bool) actio
 	a.Params["method"], a.Params["origin"] = req.Method, req.Origin
 	if !rec.Allowed {
 		a.App = ""
-		if p.cfg.Source == "browser" && browserInternal(req.Origin) {
+		if a.Source == "browser" && browserInternal(req.Origin) {
 			a.Params["class"] = "browser-internal"
 		}
 	}

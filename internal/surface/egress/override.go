@@ -8,6 +8,8 @@ import (
 	"mime/multipart"
 	"net/url"
 	"strings"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
 )
 
 // methodField reports the fields by which frameworks (Rails, Laravel, Symfony,
@@ -20,6 +22,12 @@ func methodField(name string) bool {
 		return true
 	}
 	return false
+}
+
+// Doubt is the code under which a request has no canonical form because of what
+// its connector read, or did not read, in it; "" if it has one.
+func Doubt(req action.Request, rec Recognized, body []byte) string {
+	return checkOverride(req.Query, req.BodyType, body, rec.Override)
 }
 
 // checkOverride refuses a field of that kind that the connector did not read.
