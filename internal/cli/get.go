@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
@@ -20,8 +22,9 @@ func getCommand(e *env) *cobra.Command {
 		Short: "Read declared resources back",
 		Long: "Prints what is in force, as it could be applied again. Without a kind it lists all.\n\nKinds: " +
 			strings.Join(resource.Kinds(), ", ") + ", in any case, or in plural.\n\n" +
-			"get separation lists who could do what must not meet in one person, by which way, and\nwho else would have to agree; its exit status is 1 if somebody could alone.",
-		Example: "  sallyport get capability reset-mfa\n  sallyport get separation",
+			"get separation lists who could do what must not meet in one person, by which way, and\nwho else would have to agree; its exit status is 1 if somebody could alone.\n\n" +
+			"get notify lists who is told what happens, and since when something waits for them; its\nexit status is 1 if that is a day.",
+		Example: "  sallyport get capability reset-mfa\n  sallyport get separation\n  sallyport get notify",
 		Args:    cobra.MaximumNArgs(2),
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 0 {
@@ -32,6 +35,9 @@ func getCommand(e *env) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 && strings.EqualFold(args[0], "separation") {
 				return e.separation(cmd.Context())
+			}
+			if len(args) == 1 && strings.EqualFold(args[0], "notify") {
+				return e.notify(cmd.Context())
 			}
 			var kind, name string
 			if len(args) > 0 {
@@ -103,6 +109,32 @@ func (e *env) separation(ctx context.Context) error {
 		}
 	}
 	if err == nil && alone > 0 {
+		err = &exit{exitRefused, nil}
+	}
+	return err
+}
+
+func (e *env) notify(ctx context.Context) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	all, err := c.Notify(ctx)
+	if err != nil {
+		return err
+	}
+	late := false
+	var rows [][]string
+	for _, s := range all {
+		late = late || s.Late
+		waits := "nothing"
+		if !s.Waits.IsZero() {
+			waits = "since " + s.Waits.Format(time.RFC3339)
+		}
+		rows = append(rows, []string{s.Target, s.URL, waits, strconv.Itoa(s.Fails), s.Why})
+	}
+	err = e.print(all, func(w io.Writer) { table(w, []string{"TARGET", "URL", "WAITS", "FAILED TRIES", "WHY"}, rows) })
+	if err == nil && late {
 		err = &exit{exitRefused, nil}
 	}
 	return err

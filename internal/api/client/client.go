@@ -28,6 +28,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/lease"
+	"github.com/sallyport-dev/sallyport/internal/notify"
 	"github.com/sallyport-dev/sallyport/internal/readiness"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/seal"
@@ -279,6 +280,12 @@ func (c *Client) Identity(ctx context.Context) (server.Identity, error) {
 func (c *Client) Separation(ctx context.Context) ([]separation.Finding, error) {
 	var out []separation.Finding
 	return out, c.call(ctx, http.MethodGet, "separation", nil, nil, &out)
+}
+
+// Notify says how telling the tenant's targets goes.
+func (c *Client) Notify(ctx context.Context) ([]notify.Standing, error) {
+	var out []notify.Standing
+	return out, c.call(ctx, http.MethodGet, "notify", nil, nil, &out)
 }
 
 // Reinstate gives back what security events took from a person.
