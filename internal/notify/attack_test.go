@@ -104,7 +104,7 @@ func TestBadTargets(t *testing.T) {
 	greeting := notify.Target{Name: "greeting", URL: "smtp://" + babbler(t), Local: true, From: "a@b.example", To: []string{"c@d.example"}}
 	led := redirects.target("redirects")
 	led.Authorization = opened("Bearer of the first")
-	d.targets = []notify.Target{slow.target("slow"), led, endless.target("endless"), here, other, header.target("header"), greeting, good.target("good")}
+	d.declare(slow.target("slow"), led, endless.target("endless"), here, other, header.target("header"), greeting, good.target("good"))
 	d.run()
 	for range 3 {
 		d.rewrapped()
@@ -178,7 +178,7 @@ func (l *torn) Append(ctx context.Context, d record.Draft) (e record.Entry, err 
 // Threats: S4 (ledger)
 func TestKilledBetweenSendingAndCursor(t *testing.T) {
 	d, h := newDesk(t), newHook(t, nil)
-	d.targets = []notify.Target{h.target("siem")}
+	d.declare(h.target("siem"))
 	log := &torn{Log: d.log, lost: make(chan struct{})}
 	d.restart(log)
 	stop := d.run()
@@ -203,11 +203,11 @@ func TestKilledBetweenSendingAndCursor(t *testing.T) {
 			t.Errorf("the id is %q", id)
 		}
 	}
-	d.targets = nil
+	d.declare()
 	await(t, "the cursor to go", func() bool { return len(d.records("notify.ended")) == 1 })
 	d.rewrapped()
 	stop()
-	d.targets = []notify.Target{h.target("siem")}
+	d.declare(h.target("siem"))
 	d.restart(d.log)
 	stop = d.run()
 	d.rewrapped()
@@ -228,7 +228,7 @@ func TestLateAndStopped(t *testing.T) {
 	h, quiet := newHook(t, nil), newHook(t, nil)
 	x := quiet.target("quiet")
 	x.Events = []string{"dev.sallyport.task.*"}
-	d.targets = []notify.Target{away.target("away"), h.target("siem"), x}
+	d.declare(away.target("away"), h.target("siem"), x)
 	d.restart(&old{d.log})
 	d.run()
 	d.rewrapped()

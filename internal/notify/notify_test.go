@@ -3,15 +3,18 @@ package notify_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"io"
 	"mime/quotedprintable"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	netmail "net/mail"
+	"net/smtp"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,7 +36,7 @@ const issuer = "https://sallyport.example/t/acme"
 type desk struct {
 	*testing.T
 	log       record.Log
-	targets   []notify.Target
+	targets   atomic.Pointer[[]notify.Target]
 	approvers []string
 	stopped   atomic.Bool
 	looked    atomic.Int64 // how often the log was looked at
@@ -42,15 +45,19 @@ type desk struct {
 
 func newDesk(t *testing.T) *desk {
 	d := &desk{T: t, log: ledgertest.New(t)}
+	d.declare()
 	d.restart(d.log)
 	return d
 }
+
+// declare is what the tenant declares from now on.
+func (d *desk) declare(all ...notify.Target) { d.targets.Store(&all) }
 
 // restart forgets what a process knows; log may be a broken one.
 func (d *desk) restart(log record.Log) {
 	d.n = &notify.Notifier{Log: log, Source: issuer,
 		Head:      func(ctx context.Context) (int64, error) { h, err := d.log.(*ledger.Log).Head(ctx); return h.Size, err },
-		Targets:   func() []notify.Target { d.looked.Add(1); return d.targets },
+		Targets:   func() []notify.Target { d.looked.Add(1); return *d.targets.Load() },
 		Owned:     func(p string) []string { return map[string][]string{"dana": {"helpdesk"}}[p] },
 		Approvers: func(context.Context, string) ([]string, error) { return d.approvers, nil },
 		Stopped: func() error {
@@ -69,7 +76,7 @@ func (d *desk) run() (stop func()) {
 	go func() { d.n.Run(ctx); close(done) }()
 	stop = func() { cancel(); <-done }
 	d.Cleanup(stop)
-	for _, t := range d.targets {
+	for _, t := range *d.targets.Load() {
 		await(d.T, "the cursor of "+t.Name, func() bool {
 			return d.log.View(d.Context(), func(tx record.Tx) error { return tx.Get("notify", t.Name, &struct{ Next int64 }{}) }) == nil
 		})
@@ -211,8 +218,8 @@ func TestTold(t *testing.T) {
 	hook, mails, over := p.hook(), p.mail("smtp", p.startTLS), p.mail("smtps", p.tls)
 	mails.Events, over.Name = []string{"dev.sallyport.*"}, "over"
 	over.Events = []string{"dev.sallyport.keys.rewrapped"}
-	d.targets = []notify.Target{hook, mails, over}
-	for _, x := range d.targets {
+	d.declare(hook, mails, over)
+	for _, x := range *d.targets.Load() {
 		if field, problem := x.Check(); field != "" {
 			t.Fatalf("%s: %s", field, problem)
 		}
@@ -302,8 +309,8 @@ func TestTold(t *testing.T) {
 	}
 }
 
-// A password goes to no mail server in the clear, nor to one with another name, and
-// a mail server on loopback that has no TLS is told without one.
+// A password goes to no mail server in the clear, nor to one with another name. A
+// mail server on loopback that has no TLS is told without one, and no other is.
 //
 // Threats: S8 (door)
 func TestMailInTheClear(t *testing.T) {
@@ -312,7 +319,7 @@ func TestMailInTheClear(t *testing.T) {
 	naked.Name, other.Name, open.Name = "clear", "other", "open"
 	other.URL = "smtps://localhost:" + p.tls
 	open.Username, open.Password = "", nil
-	d.targets = []notify.Target{naked, other, open}
+	d.declare(naked, other, open)
 	d.run()
 	d.append("keys.rewrapped", "", "", map[string]any{"kind": "kms", "keyID": "k2"})
 	why := map[string]string{}
@@ -327,5 +334,18 @@ func TestMailInTheClear(t *testing.T) {
 	}
 	if h := p.got(); h.Mails[0].Secure || len(h.Errors) > 0 {
 		t.Errorf("got %+v", h)
+	}
+	conn, err := net.Dial("tcp", "127.0.0.1:"+p.clear)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c, err := smtp.NewClient(conn, "127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 25}
+	if err := notify.Hello(t.Context(), c, open, &tls.Config{}, false, elsewhere); err == nil || !strings.Contains(err.Error(), "STARTTLS") {
+		t.Errorf("a server elsewhere without TLS: got %v", err)
 	}
 }

@@ -36,14 +36,15 @@ func (s *Sender) Run(ctx context.Context) {
 // A crash in between sends the event again, under the same jti.
 func (s *Sender) push(ctx context.Context, receiver, id string, l *live) error {
 	r, ok := s.Declared(receiver)
+	if !ok {
+		return nil
+	}
 	st, err := s.stream(ctx, r, id)
 	switch {
-	case errors.Is(err, errNoStream), err == nil && st.Status != enabled:
-		return nil
+	case errors.Is(err, errNoStream), err == nil && (st.Status != enabled || !r.below(st.Endpoint)):
+		return nil // gone, waits, or declared elsewhere
 	case err != nil:
 		return err
-	case !ok || !r.below(st.Endpoint):
-		return nil // it is not declared any more, or elsewhere
 	}
 	all, err := s.pending(ctx, st, l, atOnce)
 	for _, o := range all {
