@@ -211,10 +211,34 @@ func TestKilledBetweenSendingAndCursor(t *testing.T) {
 	d.restart(d.log)
 	stop = d.run()
 	d.rewrapped()
-	await(t, "what comes after it is declared again", func() bool { return len(h.seen()) > 4 })
+	await(t, "what comes after it is declared again", func() bool { return len(d.records("notify.sent")) == 4 })
 	stop()
 	if got := h.seen(); len(got) != 5 {
 		t.Errorf("got %d events, want none of the time without a declaration", len(got))
+	}
+	// Nor, after a restart, what it did not ask for.
+	few := h.target("siem")
+	few.Events = []string{"dev.sallyport.task.*"}
+	d.declare(few)
+	d.restart(d.log)
+	stop = d.run()
+	await(t, "other events", func() bool { return len(d.records("notify.started")) == 3 })
+	d.rewrapped()
+	d.append("task.failed", "t-1", "helpdesk", map[string]any{"code": "x"})
+	await(t, "the task", func() bool { return len(d.records("notify.sent")) == 5 })
+	d.rewrapped()
+	more := d.looked.Load() + 3
+	await(t, "a few more looks", func() bool { return d.looked.Load() > more })
+	d.declare(h.target("siem"))
+	await(t, "all events", func() bool { return len(d.records("notify.started")) == 4 })
+	stop()
+	d.restart(d.log)
+	stop = d.run()
+	d.rewrapped()
+	await(t, "what comes after", func() bool { return len(d.records("notify.sent")) == 6 })
+	stop()
+	if got := h.seen(); len(got) != 7 {
+		t.Errorf("got %d events, want none that was not asked for", len(got))
 	}
 }
 

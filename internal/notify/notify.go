@@ -11,10 +11,10 @@
 //     else waits for a target that is away.
 //   - Nothing is sent but to what the tenant declares now.
 //
-// Order of writes: the cursor, when a target is declared (notify.started); then for
-// each event the target's answer first, and notify.sent with the cursor. A crash in
-// between sends the event again. A target that is declared no more loses its cursor
-// (notify.ended).
+// Order of writes: the cursor, when a target or other events of it are declared
+// (notify.started); then for each event the target's answer first, and notify.sent
+// with the cursor. A crash in between sends the event again. A target that is
+// declared no more loses its cursor (notify.ended).
 //
 // Not trusted: the targets, and the texts of records: none of them is in a header.
 package notify
@@ -100,7 +100,8 @@ func (n *Notifier) at(name string) *place {
 const kind = "notify"
 
 type cursor struct {
-	Next int64 `json:"next"` // the first record that the target may not have
+	Next   int64    `json:"next"`             // the first record that the target may not have
+	Events []string `json:"events,omitempty"` // that it asks for from there on
 }
 
 // Run tells until ctx ends.
@@ -157,8 +158,15 @@ func (n *Notifier) serve(ctx context.Context, t Target, p *place) error {
 		return err
 	}
 	c, ok := known[t.Name]
-	if !ok {
-		return n.begin(ctx, t.Name)
+	switch {
+	case !ok:
+		head, err := n.Head(ctx)
+		if err != nil {
+			return err
+		}
+		return n.begin(ctx, t, head)
+	case !slices.Equal(c.Events, t.Events): // what it did not ask for until now is not told after all
+		return n.begin(ctx, t, max(c.Next, p.Passed()))
 	}
 	all, err := outbox.Pending(ctx, n.Log, &p.Place, c.Next, atOnce, func(e record.Entry) (Event, bool) {
 		v, ok := n.derive(e)
@@ -179,14 +187,10 @@ func (n *Notifier) serve(ctx context.Context, t Target, p *place) error {
 	return nil
 }
 
-// begin starts a target with what comes after the record of it.
-func (n *Notifier) begin(ctx context.Context, name string) error {
-	head, err := n.Head(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = n.Log.Append(ctx, record.Draft{Type: "notify.started", Actor: "sallyport", Body: map[string]any{"target": name, "next": head},
-		Change: func(tx record.Tx) error { return tx.Put(kind, name, cursor{head}) }})
+// begin starts a target, or other events of it, with a record.
+func (n *Notifier) begin(ctx context.Context, t Target, next int64) error {
+	_, err := n.Log.Append(ctx, record.Draft{Type: "notify.started", Actor: "sallyport", Body: map[string]any{"target": t.Name, "next": next, "events": t.Events},
+		Change: func(tx record.Tx) error { return tx.Put(kind, t.Name, cursor{next, t.Events}) }})
 	return err
 }
 
@@ -228,7 +232,8 @@ func (n *Notifier) told(ctx context.Context, t Target, e Event, d delivered) err
 			if err := tx.Get(kind, t.Name, &c); err != nil {
 				return err
 			}
-			return tx.Put(kind, t.Name, cursor{max(c.Next, e.seq+1)})
+			c.Next = max(c.Next, e.seq+1)
+			return tx.Put(kind, t.Name, c)
 		}})
 	return err
 }

@@ -57,6 +57,10 @@ func (p *Place) Trial() Trial {
 // has the Place locked.
 func (p *Place) Pass(seq int64) { p.scanned = max(p.scanned, seq) }
 
+// Passed is before which record nothing is for the receiver, as far as is known. The
+// caller has the Place locked.
+func (p *Place) Passed() int64 { return p.scanned }
+
 // Again forgets what is known: the receiver is read for from its cursor, now. The
 // caller has the Place locked.
 func (p *Place) Again() {
