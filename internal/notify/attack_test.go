@@ -75,6 +75,7 @@ func (d *desk) why(target string) string {
 //
 // Threats: S5, C11, M2, M3 (door)
 func TestBadTargets(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	elsewhere := newHook(t, nil)
 	redirects := newHook(t, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL+"/taken", 307) })
@@ -177,6 +178,7 @@ func (l *torn) Append(ctx context.Context, d record.Draft) (e record.Entry, err 
 //
 // Threats: S4 (ledger)
 func TestKilledBetweenSendingAndCursor(t *testing.T) {
+	t.Parallel()
 	d, h := newDesk(t), newHook(t, nil)
 	d.declare(h.target("siem"))
 	log := &torn{Log: d.log, lost: make(chan struct{})}
@@ -247,6 +249,7 @@ func TestKilledBetweenSendingAndCursor(t *testing.T) {
 //
 // Threats: T55 (ledger)
 func TestLateAndStopped(t *testing.T) {
+	t.Parallel()
 	d := newDesk(t)
 	away := newHook(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })
 	h, quiet := newHook(t, nil), newHook(t, nil)

@@ -78,7 +78,11 @@ func (d *desk) run() (stop func()) {
 	d.Cleanup(stop)
 	for _, t := range *d.targets.Load() {
 		await(d.T, "the cursor of "+t.Name, func() bool {
-			return d.log.View(d.Context(), func(tx record.Tx) error { return tx.Get("notify", t.Name, &struct{ Next int64 }{}) }) == nil
+			found := false
+			err := d.log.View(d.Context(), func(tx record.Tx) error {
+				return tx.List("notify", func(id string, _ []byte) error { found = found || id == t.Name; return nil })
+			})
+			return err == nil && found
 		})
 	}
 	return stop
@@ -214,6 +218,7 @@ func (p *peer) mail(scheme, port string) notify.Target {
 //
 // Threats: S6, S7 (door)
 func TestTold(t *testing.T) {
+	t.Parallel()
 	d, p := newDesk(t), newPeer(t)
 	hook, mails, over := p.hook(), p.mail("smtp", p.startTLS), p.mail("smtps", p.tls)
 	mails.Events, over.Name = []string{"dev.sallyport.*"}, "over"
@@ -314,6 +319,7 @@ func TestTold(t *testing.T) {
 //
 // Threats: S8 (door)
 func TestMailInTheClear(t *testing.T) {
+	t.Parallel()
 	d, p := newDesk(t), newPeer(t)
 	naked, other, open := p.mail("smtp", p.clear), p.mail("smtps", p.tls), p.mail("smtp", p.clear)
 	naked.Name, other.Name, open.Name = "clear", "other", "open"

@@ -41,6 +41,7 @@ func page(t *testing.T) map[string]string {
 // approver who may answer gets the question as a mail, and not who may not; a webhook
 // hears of a kill.
 func TestPage(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("starts a server and node")
 	}
