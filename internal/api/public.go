@@ -137,6 +137,7 @@ func (h *readiness) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusServiceUnavailable, map[string]any{"ready": false, "reason": "the ledger cannot write, so nothing passes; the cause is in the server's log"})
 		return
 	}
-	// An upstream that is away stops its own agents, not the others.
-	answer(w, http.StatusOK, map[string]any{"ready": true, "unconfirmedLeases": left})
+	// An upstream that is away stops its own agents, not the others, and a target
+	// that is not told stops nobody.
+	answer(w, http.StatusOK, map[string]any{"ready": true, "unconfirmedLeases": left, "lateTargets": h.s.LateTargets()})
 }

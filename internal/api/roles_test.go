@@ -203,7 +203,7 @@ func (m *matrix) rows(route, pending string) []asked {
 	switch strings.TrimPrefix(path, "/api/v1/") {
 	case "apply":
 		return m.applies()
-	case "resources", "approvals", "approvals/quality", "secrets", "leases", "identity", "identity/rotate", "identity/refresh", "keys", "ledger", "ledger/verify", "separation":
+	case "resources", "approvals", "approvals/quality", "secrets", "leases", "identity", "identity/rotate", "identity/refresh", "keys", "ledger", "ledger/verify", "separation", "notify":
 		return one("")
 	case "doctor": // the answer takes a while, and names nobody
 		return []asked{{row: "GET doctor", do: func(string) error { return nil }}}

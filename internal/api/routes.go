@@ -62,6 +62,7 @@ func (a *api) handler() http.Handler {
 	})
 	a.handle(mux, "GET "+v1+"separation", func(c *call) (any, error) { return list(a.s.Separation(c.tenant)) })
 	a.handle(mux, "POST "+v1+"policy/replay", a.replay)
+	a.handle(mux, "GET "+v1+"notify", func(c *call) (any, error) { return list(a.s.Notify(c.tenant)) })
 	a.ledgerRoutes(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusNotFound, notFound("no_such_route", "there is no "+r.Method+" "+r.URL.Path, "see the documentation of the API"))

@@ -1,6 +1,7 @@
 package approval
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"time"
@@ -133,8 +134,19 @@ func (p people) eligible(s Statement, name string, sig receipt.Signer) error {
 	case len(names) == 0 || names[0] != name:
 		return refuse("key_not_theirs", "the key is not registered to this person now")
 	}
+	if err := p.asked(s, person); err != nil {
+		return err
+	}
+	if s.UserVerification && !sig.Verified {
+		return refuse("user_verification", "a key that verifies its user is required")
+	}
+	return nil
+}
+
+// asked reports whether a statement asks this person, whatever they sign with.
+func (p people) asked(s Statement, person Person) error {
 	for _, x := range s.Excluded {
-		if p.same(x, name) || slices.ContainsFunc(person.Accounts, func(a string) bool { return strings.EqualFold(a, x) }) {
+		if p.same(x, person.Name) || slices.ContainsFunc(person.Accounts, func(a string) bool { return strings.EqualFold(a, x) }) {
 			return refuse("excluded", "this person asked for it, wrote it or owns it, and cannot approve it")
 		}
 	}
@@ -147,10 +159,30 @@ func (p people) eligible(s Statement, name string, sig receipt.Signer) error {
 	if !slices.Contains(person.Roles, s.Role) {
 		return refuse("role_missing", "this person does not have the role that must approve")
 	}
-	if s.UserVerification && !sig.Verified {
-		return refuse("user_verification", "a key that verifies its user is required")
-	}
 	return nil
+}
+
+// Asked are the people who may still answer: nobody, of what is not pending.
+func (e *Engine) Asked(ctx context.Context, id string) (names []string, err error) {
+	err = e.log.View(ctx, func(tx record.Tx) error {
+		names = nil
+		a, err := get(tx, id)
+		if err != nil || a.State != Pending {
+			return err
+		}
+		p, err := e.read(tx)
+		if err != nil {
+			return err
+		}
+		signed := p.counted(a)
+		for _, x := range p {
+			if len(x.Keys) > 0 && !slices.Contains(signed, x.Name) && p.asked(a.Statement, x) == nil {
+				names = append(names, x.Name)
+			}
+		}
+		return nil
+	})
+	return names, err
 }
 
 // counted returns the people whose signatures count now: verified again,

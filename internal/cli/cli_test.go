@@ -117,7 +117,7 @@ func TestNoServer(t *testing.T) {
 }
 
 func TestHelpHasAnExample(t *testing.T) {
-	for _, c := range []string{"up", "apply", "get", "get boundary", "get separation", "task", "task open", "task show", "task close", "task list", "task take", "task screen", "task act", "task give-back", "run", "approvals", "approve", "reject", "revoke", "certify",
+	for _, c := range []string{"up", "apply", "get", "get boundary", "get separation", "get notify", "task", "task open", "task show", "task close", "task list", "task take", "task screen", "task act", "task give-back", "run", "approvals", "approve", "reject", "revoke", "certify",
 		"secret", "secret put", "secret list", "secret rewrap", "secret keys", "ledger", "ledger list", "ledger show", "ledger verify", "ledger prove", "ledger export",
 		"policy", "policy check", "policy test", "policy replay", "doctor", "estate", "version"} {
 		run(t, "", append(strings.Fields(c), "--help")...).want(t, 0, "Examples:\n  sallyport "+c)

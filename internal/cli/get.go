@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
@@ -71,6 +73,13 @@ func getCommand(e *env) *cobra.Command {
 else would have to agree; the exit status is 1 if somebody could alone.`,
 		Example: "  sallyport get separation", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return e.separation(cmd.Context()) },
+	}, &cobra.Command{
+		Use:   "notify",
+		Short: "Show who is told what happens, and what waits for them",
+		Long: `Lists who is told what happens, and since when something waits for them; the exit
+status is 1 if that is a day.`,
+		Example: "  sallyport get notify", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return e.notify(cmd.Context()) },
 	})
 	return cmd
 }
@@ -108,6 +117,32 @@ func (e *env) separation(ctx context.Context) error {
 		}
 	}
 	if err == nil && alone > 0 {
+		err = &exit{exitRefused, nil}
+	}
+	return err
+}
+
+func (e *env) notify(ctx context.Context) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	all, err := c.Notify(ctx)
+	if err != nil {
+		return err
+	}
+	late := false
+	var rows [][]string
+	for _, s := range all {
+		late = late || s.Late
+		waits := "nothing"
+		if !s.Waits.IsZero() {
+			waits = "since " + s.Waits.Format(time.RFC3339)
+		}
+		rows = append(rows, []string{s.Target, s.URL, waits, strconv.Itoa(s.Fails), s.Why})
+	}
+	err = e.print(all, func(w io.Writer) { table(w, []string{"TARGET", "URL", "WAITS", "FAILED TRIES", "WHY"}, rows) })
+	if err == nil && late {
 		err = &exit{exitRefused, nil}
 	}
 	return err

@@ -113,6 +113,12 @@ func (s *TenantSpec) Resolve(read func(path string) ([]byte, error)) error {
 			return err
 		}
 	}
+	for i := range s.Notify {
+		o := &s.Notify[i]
+		if err := take(fmt.Sprintf("notify[%d].caFile", i), &o.CAFile, &o.CA); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

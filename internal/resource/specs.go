@@ -39,6 +39,8 @@ type TenantSpec struct {
 	// Receivers who may ask for ours (OpenID Shared Signals Framework).
 	Transmitters []TransmitterSpec `json:"transmitters,omitempty"`
 	Receivers    []ReceiverSpec    `json:"receivers,omitempty"`
+	// Notify are who is told what happens here.
+	Notify []TargetSpec `json:"notify,omitempty"`
 }
 
 // Role is what a person may do.

@@ -131,6 +131,7 @@ func (v *validator) one(r *Resource) {
 			v.person(r, fmt.Sprintf("spec.reviewers[%d]", i), p, RoleAuditor)
 		}
 		v.signals(r, s)
+		v.notify(r, s)
 	case *PersonSpec:
 		v.subjects(r, s)
 	case *CredentialSourceSpec:

@@ -17,6 +17,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/lease"
 	leasessh "github.com/sallyport-dev/sallyport/internal/lease/ssh"
 	"github.com/sallyport-dev/sallyport/internal/ledger"
+	"github.com/sallyport-dev/sallyport/internal/notify"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/signals"
 	"github.com/sallyport-dev/sallyport/internal/task"
@@ -37,6 +38,7 @@ type tenant struct {
 	certifying one // agents whose suites run now
 	issuer     *identity.Issuer
 	sender     *signals.Sender
+	teller     *notify.Notifier
 	attestor   *identity.LaunchAttestor
 
 	// mu guards what follows. world is replaced whole by apply.
@@ -98,10 +100,11 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	if err := t.trust(ctx, t.world); err != nil {
 		return nil, err
 	}
-	t.sender = t.transmit()
+	t.sender, t.teller = t.transmit(), t.tell()
 	s.background(t.issuer.RunFederation)
 	s.background(t.issuer.RunSPIRE)
 	s.background(t.sender.Run)
+	s.background(t.teller.Run)
 	s.background(t.leases.Run)
 	s.background(t.tasks.Run)
 	s.background(t.expire)

@@ -61,6 +61,7 @@ type world struct {
 	agents       map[string]*agent
 	transmitters map[string]transmitter // by issuer
 	receivers    []receiving
+	notify       []resource.TargetSpec
 }
 
 // agent is a declared agent with what follows from it.
@@ -104,8 +105,9 @@ func buildWorld(all map[string]stored) (*world, error) {
 		name := r.Metadata.Name
 		switch spec := r.Spec.(type) {
 		case *resource.TenantSpec:
-			w.demo, w.trustDomain, w.retention = spec.Demo, spec.TrustDomain, spec.Retention
-			if err := errors.Join(w.identities(spec), w.signals(spec)); err != nil {
+			w.demo, w.trustDomain, w.retention, w.notify = spec.Demo, spec.TrustDomain, spec.Retention, spec.Notify
+			_, err := targets(spec.Notify, declaredOnly)
+			if err := errors.Join(w.identities(spec), w.signals(spec), err); err != nil {
 				return nil, err
 			}
 		case *resource.RetentionSpec:

@@ -3,66 +3,48 @@ package signals
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/outbox"
 )
 
-// How a stream is served.
-const (
-	lookEvery = 500 * time.Millisecond
-	atOnce    = 50              // events of one reading
-	maxWait   = 5 * time.Minute // between two tries of a delivery that fails
-)
+const atOnce = 50 // events of one reading
 
-// Run pushes until ctx ends. Each stream is served on its own: a receiver that is
-// away keeps nobody waiting but itself.
+// Run pushes until ctx ends.
 func (s *Sender) Run(ctx context.Context) {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	outbox.Run(ctx, s.Log, "security events wait", func(ctx context.Context) ([]outbox.Job, error) {
 		all, err := s.streams(ctx)
-		if err != nil {
-			continue // the ledger says so itself
-		}
+		var jobs []outbox.Job
 		for _, st := range all {
-			l := s.of(st.ID)
-			if st.Method != push || st.Status != enabled || !l.mu.TryLock() {
-				continue
+			if l := s.of(st.ID); st.Method == push {
+				jobs = append(jobs, outbox.Job{Place: &l.Place, Name: st.Receiver, Serve: func(ctx context.Context) error { return s.push(ctx, st.Receiver, st.ID, l) }})
 			}
-			if time.Now().Before(l.retry) {
-				l.mu.Unlock()
-				continue
-			}
-			wg.Go(func() {
-				defer l.mu.Unlock()
-				s.push(ctx, st, l)
-			})
 		}
-	}
+		return jobs, err
+	})
 }
 
 // push delivers what a stream waits for, in order, each before the next.
 //
 // Order of writes: the receiver's answer first, then signal.sent with the cursor.
 // A crash in between sends the event again, under the same jti.
-func (s *Sender) push(ctx context.Context, st Stream, l *live) {
-	r, ok := s.Declared(st.Receiver)
-	if !ok || !r.below(st.Endpoint) {
-		return // it is not declared any more, or elsewhere
+func (s *Sender) push(ctx context.Context, receiver, id string, l *live) error {
+	r, ok := s.Declared(receiver)
+	if !ok {
+		return nil
+	}
+	st, err := s.stream(ctx, r, id)
+	switch {
+	case errors.Is(err, errNoStream), err == nil && (st.Status != enabled || !r.below(st.Endpoint)):
+		return nil // gone, waits, or declared elsewhere
+	case err != nil:
+		return err
 	}
 	all, err := s.pending(ctx, st, l, atOnce)
 	for _, o := range all {
@@ -75,18 +57,10 @@ func (s *Sender) push(ctx context.Context, st Stream, l *live) {
 			_, err = s.delivered(ctx, st, []outgoing{o}, refused)
 		}
 		if err != nil {
-			break
+			return err
 		}
 	}
-	if err == nil {
-		l.fails, l.retry = 0, time.Time{}
-		return
-	}
-	l.fails++
-	l.retry = time.Now().Add(min(maxWait, time.Second<<min(l.fails-1, 9)))
-	if ctx.Err() == nil {
-		slog.WarnContext(ctx, "security events wait", "tenant", s.Log.Tenant(), "receiver", st.Receiver, "tries", l.fails, "err", err)
-	}
+	return err
 }
 
 // post delivers one event (RFC 8935 section 2). It returns the receiver's error
@@ -110,7 +84,7 @@ func (s *Sender) post(ctx context.Context, r Receiving, st Stream, o outgoing) (
 		q.Header.Set("Authorization", string(h))
 		clear(h)
 	}
-	resp, err := r.client().Do(q)
+	resp, err := outbox.Client(r.Roots, true).Do(q)
 	if err != nil {
 		return "", err
 	}
@@ -153,14 +127,14 @@ func (s *Sender) answer(ctx context.Context, r Receiving, id string, a asked) (m
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case <-time.After(lookEvery):
+		case <-time.After(outbox.Every):
 		}
 	}
 }
 
 func (s *Sender) pollOnce(ctx context.Context, r Receiving, id string, l *live, a asked, first bool) (map[string]any, int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.Lock()
+	defer l.Unlock()
 	st, err := s.stream(ctx, r, id)
 	if err != nil {
 		return nil, 0, err
@@ -237,7 +211,7 @@ func (s *Sender) ack(ctx context.Context, st Stream, l *live, all []outgoing, a 
 	for _, o := range all[:n] {
 		delete(l.acked, o.jti)
 	}
-	l.scanned = all[n-1].seq + 1
+	l.Pass(all[n-1].seq + 1)
 	return all[n:], nil
 }
 

@@ -260,9 +260,9 @@ func (s *Sender) updateStream(ctx context.Context, r Receiving, body []byte, who
 // forget makes a stream be read again from its cursor.
 func (s *Sender) forget(id string) {
 	l := s.of(id)
-	l.mu.Lock()
-	l.scanned, l.fails, l.retry = 0, 0, time.Time{}
-	l.mu.Unlock()
+	l.Lock()
+	l.Again()
+	l.Unlock()
 }
 
 type standing struct {

@@ -3,11 +3,8 @@ package signals
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
-	"net/http"
 	"net/url"
 	"path"
 	"slices"
@@ -15,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sallyport-dev/sallyport/internal/outbox"
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
@@ -77,11 +75,8 @@ type Sender struct {
 
 // live is what is known of a stream in this process; all of it can be lost.
 type live struct {
-	mu      sync.Mutex // held while events of the stream are read and answered
-	scanned int64      // no event of it is in the records from Next to here
-	fails   int
-	retry   time.Time
-	acked   map[string]bool // said to be there, out of order
+	outbox.Place                 // locked while events of the stream are read and answered
+	acked        map[string]bool // said to be there, out of order
 }
 
 func (s *Sender) of(id string) *live {
@@ -189,30 +184,10 @@ func (s *Sender) remove(ctx context.Context, st Stream) error {
 	return err
 }
 
-// pending reads the events of a stream that are not delivered, at most max of
+// pending reads the events of a stream that are not delivered, at most so many of
 // them. The caller holds the stream's live.
-func (s *Sender) pending(ctx context.Context, st Stream, l *live, max int) ([]outgoing, error) {
-	var out []outgoing
-	enough := errors.New("enough")
-	from := st.Next
-	if l.scanned > from {
-		from = l.scanned
-	}
-	err := s.Log.Entries(ctx, from, func(e record.Entry) error {
-		if o, ok := s.derive(st, e); ok {
-			out = append(out, o)
-		} else if len(out) == 0 {
-			l.scanned = e.Seq + 1
-		}
-		if len(out) == max {
-			return enough
-		}
-		return nil
-	})
-	if errors.Is(err, enough) {
-		err = nil
-	}
-	return out, err
+func (s *Sender) pending(ctx context.Context, st Stream, l *live, most int) ([]outgoing, error) {
+	return outbox.Pending(ctx, s.Log, &l.Place, st.Next, most, func(e record.Entry) (outgoing, bool) { return s.derive(st, e) })
 }
 
 // sent is the body of signal.sent: the receiver has these, or refused them for
@@ -249,14 +224,4 @@ func (r Receiving) below(endpoint string) bool {
 	}
 	p := strings.TrimSuffix(base.Path, "/")
 	return u.Path == base.Path || strings.HasPrefix(u.Path, p+"/")
-}
-
-func (r Receiving) client() *http.Client {
-	conf := &tls.Config{MinVersion: tls.VersionTLS12}
-	if r.Roots != "" {
-		conf.RootCAs = x509.NewCertPool()
-		conf.RootCAs.AppendCertsFromPEM([]byte(r.Roots))
-	}
-	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: conf, DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }

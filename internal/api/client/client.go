@@ -28,6 +28,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/lease"
+	"github.com/sallyport-dev/sallyport/internal/notify"
 	"github.com/sallyport-dev/sallyport/internal/readiness"
 	"github.com/sallyport-dev/sallyport/internal/replay"
 	"github.com/sallyport-dev/sallyport/internal/resource"
@@ -308,6 +309,12 @@ func (c *Client) Boundary(ctx context.Context, agent, against string) (*server.B
 func (c *Client) Separation(ctx context.Context) ([]separation.Finding, error) {
 	var out []separation.Finding
 	return out, c.call(ctx, http.MethodGet, "separation", nil, nil, &out)
+}
+
+// Notify says how telling the tenant's targets goes.
+func (c *Client) Notify(ctx context.Context) ([]notify.Standing, error) {
+	var out []notify.Standing
+	return out, c.call(ctx, http.MethodGet, "notify", nil, nil, &out)
 }
 
 // Reinstate gives back what security events took from a person.

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/reach"
 )
 
 const (
@@ -123,7 +125,7 @@ func (up *upstream) pin(ctx context.Context, allowLocal bool) error {
 	// One bad address refuses all: an answer that mixes outside and inside is
 	// what a rebinding attack looks like.
 	for _, a := range addrs {
-		if !permitted(a, allowLocal) {
+		if !reach.Permitted(a, allowLocal) {
 			return fmt.Errorf("%s: %w", up.to.host, errAddress)
 		}
 	}
@@ -212,58 +214,6 @@ func (c *upstreamConn) Close() error {
 	delete(c.u.conns, c.Conn)
 	c.u.mu.Unlock()
 	return c.Conn.Close()
-}
-
-var (
-	nat64      = []netip.Prefix{netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48")}
-	sixToFour  = netip.MustParsePrefix("2002::/16")
-	teredo     = netip.MustParsePrefix("2001::/32")
-	compatible = netip.MustParsePrefix("::/96")
-	thisNet    = netip.MustParsePrefix("0.0.0.0/8")
-	reserved4  = netip.MustParsePrefix("240.0.0.0/4") // and broadcast
-	shared     = netip.MustParsePrefix("100.64.0.0/10")
-	// metadata services of clouds that are not link-local
-	metadata = []netip.Addr{netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("100.100.100.200"), netip.MustParseAddr("168.63.129.16")}
-)
-
-// permitted reports whether an origin may be at a. Loopback, private and shared
-// (RFC 6598) addresses need allowLocal; link-local, multicast, unspecified,
-// reserved and cloud metadata addresses are never permitted, and neither is any
-// of all these inside a transition address, which would be a disguise.
-func permitted(a netip.Addr, allowLocal bool) bool {
-	if !a.IsValid() || a.Zone() != "" {
-		return false
-	}
-	if a.Is4In6() {
-		a = a.Unmap()
-	}
-	if slices.Contains(metadata, a) || a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() || a.IsInterfaceLocalMulticast() {
-		return false
-	}
-	if a.IsLoopback() || a.IsPrivate() || shared.Contains(a) {
-		return allowLocal
-	}
-	if a.Is4() {
-		return !thisNet.Contains(a) && !reserved4.Contains(a)
-	}
-	b := a.As16()
-	for _, n := range nat64 {
-		if n.Contains(a) {
-			return plainV4(b[12:16])
-		}
-	}
-	switch {
-	case sixToFour.Contains(a):
-		return plainV4(b[2:6])
-	case teredo.Contains(a), compatible.Contains(a):
-		return false
-	}
-	return true
-}
-
-func plainV4(b []byte) bool {
-	a, _ := netip.AddrFromSlice(b)
-	return permitted(a, false)
 }
 
 // systemDialer uses the resolver and the network of this machine.
