@@ -82,7 +82,9 @@ func (s *Sender) derive(st Stream, e record.Entry) (outgoing, bool) {
 		payload[k] = v
 	}
 	seq := strconv.FormatInt(e.Seq, 10)
-	o.jti = string(canon.Digest([]byte(s.URL + "\x00" + st.ID + "\x00" + seq)))[len("sha256:"):][:40]
+	// The record's digest tells apart those of one number before and after an older
+	// ledger was restored.
+	o.jti = string(canon.Digest([]byte(s.URL + "\x00" + st.ID + "\x00" + seq + "\x00" + string(canon.Digest(e.Raw)))))[len("sha256:"):][:40]
 	txn := seq
 	if e.Task != "" {
 		txn = e.Task // what ended together says so
