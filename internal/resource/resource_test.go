@@ -252,7 +252,7 @@ func TestCrossReferences(t *testing.T) {
 		{"same_key", "IGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAT tom", "IGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS other-comment", "is the key of mara already"},
 		{"scripted_model", "location: eu", "location: eu, scripted: true", "only a demo tenant accepts a scripted model"},
 		{"suite_parameters", "params: {user: jo}", "params: {user: JO}", `parameter "user" does not match`},
-		{"fixture", "trials: 5", "trials: 5\n  fixture: {estate: 'http://127.0.0.1:1', provider: 'http://127.0.0.1:2'}", "only a demo tenant has a scripted model"},
+		{"fixture", "trials: 5", "trials: 5\n  fixture: {estate: 'http://127.0.0.1:1'}", "only a demo tenant has a sample estate"},
 		{"other_tenant", "name: iam, tenant: acme", "name: iam, tenant: other", `there is no tenant "other"`},
 		{"name_twice", "name: tom, tenant: acme", "name: mara, tenant: acme", "Person mara is declared before, at f.yaml:"},
 		{"origin_twice", "kind: PolicySet", "kind: Connector\nmetadata: {name: iam2, tenant: acme}\nspec:\n  stages: {production: {origins: [{name: main, url: 'https://iam.example'}]}}\n---\napiVersion: sallyport/v1\nkind: PolicySet", "is claimed before, at f.yaml:"},

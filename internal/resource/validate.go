@@ -330,8 +330,8 @@ func (v *validator) role(r *Resource, path, role string, people int) {
 }
 
 func (v *validator) suite(r *Resource, s *SuiteSpec) {
-	if s.Fixture != nil && s.Fixture.Provider != "" && !v.demo(r.Metadata.Tenant) {
-		v.bad(r, "spec.fixture.provider", "only a demo tenant has a scripted model")
+	if s.Fixture != nil && !v.demo(r.Metadata.Tenant) {
+		v.bad(r, "spec.fixture", "only a demo tenant has a sample estate")
 	}
 	for i, sc := range s.Scenarios {
 		at := fmt.Sprintf("spec.scenarios[%d]", i)
