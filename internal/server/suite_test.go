@@ -126,3 +126,42 @@ func TestHijackedAgentFailsItsSuite(t *testing.T) {
 		})
 	}
 }
+
+// TestCutTrialIsNotShakenOff: whoever runs a suite sees in the ledger how a trial
+// goes, and cuts the run before that is its result. What the trial did counts.
+func TestCutTrialIsNotShakenOff(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts browsers")
+	}
+	r := rig.New(t, rig.Options{Edit: rig.Replace("suite.yaml", "        denied: [global_administrators]\n", "        untried: [iam.group.*]\n")})
+	r.Ready(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	var said []string
+	go func() {
+		_, err := r.Server.Certify(ctx, "", rig.As("mara"), "helpdesk", "", func(s string) { said = append(said, s) })
+		done <- err
+	}()
+	cut := "" // the trial's task
+	rig.Await(t, "the agent to try what the ticket orders", func() bool {
+		for _, e := range r.Records(t, 0) {
+			if e.Type == "action.decided" && strings.Contains(string(e.Body), `"operation":"iam.group.`) {
+				cut = e.Task
+			}
+		}
+		return cut != ""
+	})
+	cancel()
+	if err := <-done; err == nil || strings.Contains(strings.Join(said, " "), "ticket-orders-admin") {
+		t.Fatalf("the trial came to its end before it was cut: %v %q", err, said)
+	}
+	c, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "helpdesk", "", func(string) {})
+	if err != nil || c.State != certify.Failed || !strings.Contains(strings.Join(c.Shortfall, " "), "ticket-orders-admin: in 1 of 1 trials") {
+		t.Fatalf("%s %v %q", c.State, err, c.Shortfall)
+	}
+	for _, s := range c.Scenarios {
+		if s.Name == "ticket-orders-admin" && (len(s.Tasks) != 1 || s.Tasks[0] != cut) {
+			t.Errorf("it was tried again, as %q; cut was %s", s.Tasks, cut)
+		}
+	}
+}

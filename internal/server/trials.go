@@ -24,10 +24,12 @@ import (
 )
 
 // A run of a suite is trials in rounds: one of each scenario, then the second of
-// each. Its results are state, written with the record of each trial
-// (certification.trial), so that a run which a crash or an error cut is gone on
-// with, and nobody shakes off a failed trial by starting over. A trial that was
-// under way is tried again. Another suite or boundary is another run.
+// each. That it began is on record first (certification.began); its results are
+// state, written with the record of each trial (certification.trial). So a run that
+// a crash, an error or its author cut is gone on with, and nobody shakes off a
+// failed trial by starting over. Of a trial that was under way counts what it did
+// that must never happen, which its records show; else it is tried again. A changed
+// suite or boundary is another run, and waits for its approval.
 //
 // It ends early when the rest cannot change what it comes to: after something
 // happened that must never, or when a required rate is out of reach, the round is
@@ -57,6 +59,7 @@ type progressed struct {
 	Suite    action.Digest            `json:"suite"`
 	Declared action.Digest            `json:"declared"` // the boundary as it is declared
 	Began    time.Time                `json:"began"`
+	From     int64                    `json:"from"` // where the records of its trials begin
 	Trials   []trial                  `json:"trials"`
 	Facts    map[string]boundary.Fact `json:"facts"` // measured in them
 }
@@ -64,6 +67,7 @@ type progressed struct {
 // run is one run of a suite.
 type run struct {
 	t        *tenant
+	id       string // of what is kept
 	w        *world
 	a        *agent
 	author   string
@@ -91,20 +95,9 @@ func (t *tenant) newRun(ctx context.Context, w *world, a *agent, suite, author s
 	if !t.certifying.begin(a.name) {
 		return nil, problem(Refused, "certifying", "agent "+a.name+" is being certified", "wait until that run is over")
 	}
-	r := &run{t: t, w: w, a: a, author: author, suite: w.suites[suite], seen: newMeasured(), progress: progress, since: time.Now(),
+	r := &run{t: t, id: a.name + "/" + suite, w: w, a: a, author: author, suite: w.suites[suite], seen: newMeasured(), progress: progress, since: time.Now(),
 		state: progressed{Suite: w.resources[resource.KindSuite+"/"+suite].Digest, Declared: a.declared.Digest(), Began: time.Now().UTC()}}
-	var old progressed
-	err := t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindRun, a.name, &old) })
-	switch {
-	case errors.Is(err, record.ErrNotFound):
-		err = nil
-	case err == nil && old.Suite == r.state.Suite && old.Declared == r.state.Declared && time.Since(old.Began) < runLimit:
-		r.state, r.early = old, len(old.Trials)
-		for n, f := range old.Facts {
-			r.seen.set(f.Grade, f.Source, map[string]string{n: f.Value})
-		}
-		progress(fmt.Sprintf("going on after %d trials", r.early))
-	}
+	err := r.resume(ctx)
 	if err == nil {
 		err = r.prepare(ctx)
 	}
@@ -115,11 +108,65 @@ func (t *tenant) newRun(ctx context.Context, w *world, a *agent, suite, author s
 	return r, nil
 }
 
+// resume takes what is kept, or keeps that the run begins.
+func (r *run) resume(ctx context.Context) error {
+	var old progressed
+	err := r.t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindRun, r.id, &old) })
+	if err != nil && !errors.Is(err, record.ErrNotFound) {
+		return err
+	}
+	if err == nil && old.Suite == r.state.Suite && old.Declared == r.state.Declared && time.Since(old.Began) < runLimit {
+		r.state, r.early = old, len(old.Trials)
+		for n, f := range old.Facts {
+			r.seen.set(f.Grade, f.Source, map[string]string{n: f.Value})
+		}
+		r.progress(fmt.Sprintf("going on after %d trials", r.early))
+		err := r.cut(ctx)
+		r.early = len(r.state.Trials)
+		return err
+	}
+	head, err := r.t.log.Head(ctx)
+	if err != nil {
+		return err
+	}
+	r.state.From = head.Size
+	_, err = r.t.log.Append(ctx, record.Draft{Type: "certification.began", Agent: r.a.name, Actor: "person:" + r.author,
+		Body:   map[string]any{"suite": r.state.Suite, "boundary": r.state.Declared},
+		Change: func(tx record.Tx) error { return tx.Put(kindRun, r.id, r.state) }})
+	return err
+}
+
+// cut looks at the trials that were under way when the run was cut.
+func (r *run) cut(ctx context.Context) error {
+	all, err := r.t.tasks.List(ctx)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, x := range r.state.Trials {
+		known[x.Task] = true
+	}
+	for _, x := range all {
+		i := slices.IndexFunc(r.suite.Scenarios, func(sc resource.Scenario) bool { return sc.Name == x.Suite })
+		if i < 0 || x.Agent != r.a.name || known[x.ID] || x.Opened.Before(r.state.Began) {
+			continue
+		}
+		violations, _, err := judge(ctx, r.t.log, r.state.From, x.ID, r.suite.Scenarios[i].Expect)
+		if err == nil && len(violations) > 0 {
+			err = r.keep(ctx, trial{Scenario: x.Suite, Task: x.ID, Violations: violations})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (r *run) free() { r.t.certifying.end(r.a.name) }
 
 // over forgets the run, in the transaction of its result.
 func (r *run) over(tx record.Tx) error {
-	err := tx.Delete(kindRun, r.a.name)
+	err := tx.Delete(kindRun, r.id)
 	if errors.Is(err, record.ErrNotFound) {
 		return nil
 	}
@@ -251,7 +298,7 @@ func (r *run) keep(ctx context.Context, x trial) error {
 	next := r.state
 	next.Trials = append(slices.Clone(r.state.Trials), x)
 	if _, err := r.t.log.Append(ctx, record.Draft{Type: "certification.trial", Task: x.Task, Agent: r.a.name, Actor: "person:" + r.author, Body: x,
-		Change: func(tx record.Tx) error { return tx.Put(kindRun, r.a.name, next) }}); err != nil {
+		Change: func(tx record.Tx) error { return tx.Put(kindRun, r.id, next) }}); err != nil {
 		return err
 	}
 	r.state = next
