@@ -2,7 +2,6 @@ package server_test
 
 import (
 	"bytes"
-	"fmt"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -16,20 +15,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/lease/leasetest"
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
-
-const directory = `
----
-apiVersion: sallyport/v1
-kind: CredentialSource
-metadata: {name: iam-account, tenant: brightwell}
-spec:
-  type: ldap
-  connector: iam
-  ldap:
-    admin: {dn: "cn=boundary,dc=test", secret: {sealed: directory-admin}}
-    stages:
-      sandbox: {url: "%s", base: "ou=tasks,dc=test", groups: ["cn=operators,ou=groups,dc=test"]}
-`
 
 // TestAccountOfADirectory: a task of a capability that lists a directory gets an
 // account of its own; the boundary signs in with it to a real application that
@@ -52,7 +37,7 @@ func TestAccountOfADirectory(t *testing.T) {
 	r := rig.New(t, rig.Options{
 		Edit: func(files map[string][]byte) {
 			rig.Replace("capability.yaml", "credentials: [iam-helpdesk, tickets-helpdesk]", "credentials: [iam-account]")(files)
-			files["credentials.yaml"] = fmt.Appendf(files["credentials.yaml"], directory, d.URL(socket))
+			files["credentials.yaml"] = append(files["credentials.yaml"], leasetest.AccountSource(d.URL(socket))...)
 		},
 		Directory: func(_ estate.Stage, _ estate.App, name, password string) bool {
 			dn := "uid=" + ldap.EscapeDN(name) + "," + leasetest.Tasks

@@ -2,11 +2,8 @@ package server_test
 
 import (
 	"bytes"
-	"fmt"
 	"strings"
 	"testing"
-
-	"golang.org/x/crypto/ssh"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/lease"
@@ -15,23 +12,6 @@ import (
 	"github.com/sallyport-dev/sallyport/test/rig"
 	"github.com/sallyport-dev/sallyport/test/sshd"
 )
-
-const build = `
----
-apiVersion: sallyport/v1
-kind: CredentialSource
-metadata: {name: build, tenant: brightwell}
-spec:
-  type: ssh
-  ssh:
-    effect: read
-    ca: {sealed: ssh-ca}
-    user: %s
-    principals: [deploy]
-    sourceAddresses: [127.0.0.1]
-    stages:
-      sandbox: {address: "%s", hostKeys: ["%s"]}
-`
 
 // TestHost: a declared host is reached by the client's own means, with nothing but
 // what is in its environment, and by nothing that is left when the task is killed.
@@ -44,7 +24,7 @@ func TestHost(t *testing.T) {
 	d := sshd.Start(t)
 	r := rig.New(t, rig.Options{Edit: func(files map[string][]byte) {
 		rig.Replace("capability.yaml", "credentials: [iam-helpdesk, tickets-helpdesk]", "credentials: [build]")(files)
-		files["credentials.yaml"] = fmt.Appendf(files["credentials.yaml"], build, d.User, d.Addr, bytes.TrimSpace(ssh.MarshalAuthorizedKey(d.HostKey)))
+		files["credentials.yaml"] = append(files["credentials.yaml"], d.Source()...)
 	}})
 	if err := r.Server.PutSecret(t.Context(), "", rig.As("sven"), "ssh-ca", bytes.Clone(d.CA)); err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package crash
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"os"
@@ -10,40 +9,12 @@ import (
 	"time"
 
 	"github.com/go-ldap/ldap/v3"
-	"github.com/jackc/pgx/v5"
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/estate"
 	"github.com/sallyport-dev/sallyport/internal/lease/leasetest"
-	"github.com/sallyport-dev/sallyport/internal/store/pgtest"
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
-
-const upstreams = `
----
-apiVersion: sallyport/v1
-kind: CredentialSource
-metadata: {name: orders-db, tenant: brightwell}
-spec:
-  type: postgresql
-  postgresql:
-    effect: read
-    roles: [orders_reader]
-    admin: {role: boundary, secret: {sealed: orders-admin}}
-    stages:
-      sandbox: {address: %s, database: postgres}
----
-apiVersion: sallyport/v1
-kind: CredentialSource
-metadata: {name: iam-account, tenant: brightwell}
-spec:
-  type: ldap
-  connector: iam
-  ldap:
-    admin: {dn: "cn=boundary,dc=test", secret: {sealed: directory-admin}}
-    stages:
-      sandbox: {url: "%s", base: "ou=tasks,dc=test", groups: ["cn=operators,ou=groups,dc=test"]}
-`
 
 // TestKillAtEveryMessage kills the server with SIGKILL at each message that it
 // sends to a database or a directory while a task is given a role, an account and
@@ -58,21 +29,7 @@ func TestKillAtEveryMessage(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and kills servers")
 	}
-	pg, err := pgtest.StartWith(pgtest.Options{Prepare: func(data string) error {
-		return os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte("local all sallyport trust\nlocal all all scram-sha-256\n"), 0o600)
-	}})
-	if err != nil {
-		t.Fatalf("this test needs a PostgreSQL server, such as Debian's postgresql-15: %v", err)
-	}
-	t.Cleanup(func() { pg.Stop() })
-	c, err := pgx.Connect(t.Context(), pg.URL("postgres"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close(context.Background()) })
-	if _, err := c.Exec(t.Context(), "CREATE ROLE orders_reader; CREATE ROLE boundary LOGIN CREATEROLE PASSWORD 'admin of orders'", pgx.QueryExecModeSimpleProtocol); err != nil {
-		t.Fatal(err)
-	}
+	pg := leasetest.StartOrders(t)
 	d := leasetest.StartLDAP(t)
 	wire := func(path, target string) *leasetest.Wire {
 		l, err := net.Listen("unix", path)
@@ -82,13 +39,13 @@ func TestKillAtEveryMessage(t *testing.T) {
 		return leasetest.NewWire(t, l, "unix", target)
 	}
 	dir := t.TempDir()
-	wires := map[string]*leasetest.Wire{"database": wire(filepath.Join(dir, ".s.PGSQL.5432"), filepath.Join(pg.Dir, ".s.PGSQL.5432")),
+	wires := map[string]*leasetest.Wire{"database": wire(filepath.Join(dir, ".s.PGSQL.5432"), pg.Socket()),
 		"directory": wire(filepath.Join(dir, "ldapi"), d.Socket)}
 
 	w := newWorldWith(t, rig.Options{
 		Edit: func(files map[string][]byte) {
 			rig.Replace("capability.yaml", "credentials: [iam-helpdesk, tickets-helpdesk]", "credentials: [orders-db, iam-account]")(files)
-			files["credentials.yaml"] = fmt.Appendf(files["credentials.yaml"], upstreams, dir, d.URL(filepath.Join(dir, "ldapi")))
+			files["credentials.yaml"] = append(files["credentials.yaml"], leasetest.OrdersSource(dir)+leasetest.AccountSource(d.URL(filepath.Join(dir, "ldapi")))...)
 		},
 		Directory: func(_ estate.Stage, _ estate.App, name, password string) bool {
 			c, err := d.Bind("uid="+ldap.EscapeDN(name)+","+leasetest.Tasks, password)
@@ -101,7 +58,7 @@ func TestKillAtEveryMessage(t *testing.T) {
 	w.up()
 	w.ready()
 	w.declare()
-	for name, value := range map[string]string{"orders-admin": "admin of orders", "directory-admin": leasetest.AdminPassword} {
+	for name, value := range map[string]string{"orders-admin": pg.Password, "directory-admin": leasetest.AdminPassword} {
 		if err := w.c.As("sven").PutSecret(ctx, name, []byte(value)); err != nil {
 			t.Fatal(err)
 		}
@@ -120,7 +77,7 @@ func TestKillAtEveryMessage(t *testing.T) {
 	gone := func() {
 		t.Helper()
 		var roles int
-		if err := c.QueryRow(ctx, "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'sallyport-%'").Scan(&roles); err != nil {
+		if err := pg.Conn.QueryRow(ctx, "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'sallyport-%'").Scan(&roles); err != nil {
 			t.Fatal(err)
 		}
 		if got := d.Find("(|(uid=sallyport-*)(member=uid=sallyport-*))"); roles != 0 || len(got) != 0 {

@@ -21,7 +21,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/lease"
 	"github.com/sallyport-dev/sallyport/internal/lease/leasetest"
 	"github.com/sallyport-dev/sallyport/internal/server"
-	"github.com/sallyport-dev/sallyport/internal/store/pgtest"
 	"github.com/sallyport-dev/sallyport/internal/task"
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
@@ -123,60 +122,29 @@ func stray(ctx context.Context, _ []string) error {
 // world is a rig whose agent has a database too.
 type world struct {
 	*rig.Rig
-	pg   *pgtest.Server
+	pg   *leasetest.Orders
 	wire *leasetest.Wire
 	c    *pgx.Conn
 	edit func(files map[string][]byte) // of the sample resources
 }
 
-const orders = `
----
-apiVersion: sallyport/v1
-kind: CredentialSource
-metadata: {name: orders-db, tenant: brightwell}
-spec:
-  type: postgresql
-  postgresql:
-    effect: read
-    roles: [orders_reader]
-    admin: {role: boundary, secret: {sealed: orders-admin}}
-    stages:
-      sandbox: {address: %s, database: postgres}
-`
-
 func start(t *testing.T) *world {
 	if testing.Short() {
 		t.Skip("starts a browser and a database")
 	}
-	pg, err := pgtest.StartWith(pgtest.Options{Prepare: func(data string) error {
-		return os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte("local all sallyport trust\nlocal all all scram-sha-256\n"), 0o600)
-	}})
-	if err != nil {
-		t.Fatalf("this test needs a PostgreSQL server, such as Debian's postgresql-15: %v", err)
-	}
-	t.Cleanup(func() { pg.Stop() })
-	c, err := pgx.Connect(t.Context(), pg.URL("postgres"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close(context.Background()) })
-	if _, err := c.Exec(t.Context(), `CREATE TABLE orders (customer text, amount int); INSERT INTO orders VALUES ('jo', 40), ('jo', 2), ('sam', 1000);
-		CREATE ROLE orders_reader; GRANT SELECT ON orders TO orders_reader; CREATE ROLE boundary LOGIN CREATEROLE PASSWORD 'admin of orders'`,
-		pgx.QueryExecModeSimpleProtocol); err != nil {
-		t.Fatal(err)
-	}
+	pg := leasetest.StartOrders(t)
 	dir := t.TempDir()
 	l, err := net.Listen("unix", filepath.Join(dir, ".s.PGSQL.5432"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{pg: pg, c: c, wire: leasetest.NewWire(t, l, "unix", filepath.Join(pg.Dir, ".s.PGSQL.5432"))}
+	w := &world{pg: pg, c: pg.Conn, wire: leasetest.NewWire(t, l, "unix", pg.Socket())}
 	w.edit = func(files map[string][]byte) {
 		rig.Replace("capability.yaml", "credentials: [iam-helpdesk, tickets-helpdesk]", "credentials: [orders-db]")(files)
-		files["credentials.yaml"] = fmt.Appendf(files["credentials.yaml"], orders, dir)
+		files["credentials.yaml"] = append(files["credentials.yaml"], leasetest.OrdersSource(dir)...)
 	}
 	w.Rig = rig.New(t, rig.Options{Edit: w.edit})
-	if err := w.Server.PutSecret(t.Context(), "", rig.As("sven"), "orders-admin", []byte("admin of orders")); err != nil {
+	if err := w.Server.PutSecret(t.Context(), "", rig.As("sven"), "orders-admin", []byte(pg.Password)); err != nil {
 		t.Fatal(err)
 	}
 	w.Ready(t)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/pem"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +13,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/lease"
 	"github.com/sallyport-dev/sallyport/internal/lease/leasetest"
-	"github.com/sallyport-dev/sallyport/internal/store/pgtest"
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
 
@@ -45,13 +42,7 @@ func TestAccountOfAVault(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a browser and a database")
 	}
-	pg, err := pgtest.StartWith(pgtest.Options{Prepare: func(data string) error {
-		return os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte("local all sallyport trust\nlocal all all scram-sha-256\n"), 0o600)
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pg.Stop()
+	pg := leasetest.StartOrders(t)
 	exec := func(sql string) error {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
@@ -62,9 +53,6 @@ func TestAccountOfAVault(t *testing.T) {
 		defer c.Close(ctx)
 		_, err = c.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
 		return err
-	}
-	if err := exec(`CREATE TABLE orders (customer text, amount int); INSERT INTO orders VALUES ('jo', 40), ('jo', 2); CREATE ROLE orders_reader; GRANT SELECT ON orders TO orders_reader`); err != nil {
-		t.Fatal(err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

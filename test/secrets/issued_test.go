@@ -11,14 +11,12 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/go-ldap/ldap/v3"
 	"github.com/jackc/pgx/v5"
-	xssh "golang.org/x/crypto/ssh"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/estate"
@@ -26,7 +24,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/lease/leasetest"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/seal"
-	"github.com/sallyport-dev/sallyport/internal/store/pgtest"
 	"github.com/sallyport-dev/sallyport/test/rig"
 	"github.com/sallyport-dev/sallyport/test/sshd"
 )
@@ -40,7 +37,7 @@ func user(ctx context.Context, args []string) error {
 		return err
 	}
 	var note string
-	if err := c.QueryRow(ctx, "SELECT note FROM orders").Scan(&note); err != nil {
+	if err := c.QueryRow(ctx, "SELECT customer FROM orders WHERE customer LIKE 'the agent%'").Scan(&note); err != nil {
 		return err
 	}
 	out, err := exec.CommandContext(ctx, "ssh", "-F", os.Getenv("SALLYPORT_SSH_CONFIG"), "build", "echo in as $USER").CombinedOutput()
@@ -69,46 +66,6 @@ func user(ctx context.Context, args []string) error {
 	return nil
 }
 
-const issued = `
----
-apiVersion: sallyport/v1
-kind: CredentialSource
-metadata: {name: orders-db, tenant: brightwell}
-spec:
-  type: postgresql
-  postgresql:
-    effect: read
-    roles: [orders_reader]
-    admin: {role: boundary, secret: {sealed: orders-admin}}
-    stages:
-      sandbox: {address: %s, database: postgres}
----
-apiVersion: sallyport/v1
-kind: CredentialSource
-metadata: {name: iam-account, tenant: brightwell}
-spec:
-  type: ldap
-  connector: iam
-  ldap:
-    admin: {dn: "cn=boundary,dc=test", secret: {sealed: directory-admin}}
-    stages:
-      sandbox: {url: "%s", base: "ou=tasks,dc=test", groups: ["cn=operators,ou=groups,dc=test"]}
----
-apiVersion: sallyport/v1
-kind: CredentialSource
-metadata: {name: build, tenant: brightwell}
-spec:
-  type: ssh
-  ssh:
-    effect: read
-    ca: {sealed: ssh-ca}
-    user: %s
-    principals: [deploy]
-    sourceAddresses: [127.0.0.1]
-    stages:
-      sandbox: {address: "%s", hostKeys: ["%s"]}
-`
-
 // TestIssuedSecretsAreInNoMemory: while an agent works with a role of a database,
 // an account of a directory, the session that it signs in to, and a certified key
 // at a host, all of them issued for its task, none of these credentials is in the
@@ -122,30 +79,16 @@ func TestIssuedSecretsAreInNoMemory(t *testing.T) {
 		t.Skip("starts servers and a browser")
 	}
 	tmp := temporary(t)
-	pg, err := pgtest.StartWith(pgtest.Options{Prepare: func(data string) error {
-		return os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte("local all sallyport trust\nlocal all all scram-sha-256\n"), 0o600)
-	}})
-	if err != nil {
-		t.Fatalf("this test needs a PostgreSQL server, such as Debian's postgresql-15: %v", err)
-	}
-	t.Cleanup(func() { pg.Stop() })
-	c, err := pgx.Connect(t.Context(), pg.URL("postgres"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close(context.Background()) })
-	known, admin := "the agent may know "+rand.Text(), "admin "+rand.Text()
-	if _, err := c.Exec(t.Context(), `CREATE TABLE orders (note text); INSERT INTO orders VALUES ('`+known+`'); CREATE ROLE orders_reader;
-		GRANT SELECT ON orders TO orders_reader; CREATE ROLE boundary LOGIN CREATEROLE PASSWORD '`+admin+`'`, pgx.QueryExecModeSimpleProtocol); err != nil {
-		t.Fatal(err)
-	}
+	pg := leasetest.StartOrders(t)
+	known := "the agent may know " + rand.Text()
+	pg.Exec(t, "INSERT INTO orders (customer) VALUES ('"+known+"')")
 	d, host := leasetest.StartLDAP(t), sshd.Start(t)
 	// The directory's administrator is left out: its password stands in this program.
-	secrets := map[string]string{"password of the database's administrator": admin, "key of the SSH authority": string(host.CA)}
+	secrets := map[string]string{"password of the database's administrator": pg.Password, "key of the SSH authority": string(host.CA)}
 	r := rig.New(t, rig.Options{
 		Edit: func(files map[string][]byte) {
 			rig.Replace("capability.yaml", "credentials: [iam-helpdesk, tickets-helpdesk]", "credentials: [build, iam-account, orders-db]")(files)
-			files["credentials.yaml"] = fmt.Appendf(files["credentials.yaml"], issued, pg.Dir, d.URL(d.Socket), host.User, host.Addr, strings.TrimSpace(string(xssh.MarshalAuthorizedKey(host.HostKey))))
+			files["credentials.yaml"] = append(files["credentials.yaml"], leasetest.OrdersSource(pg.Dir)+leasetest.AccountSource(d.URL(d.Socket))+host.Source()...)
 		},
 		Directory: func(_ estate.Stage, _ estate.App, name, password string) bool {
 			c, err := d.Bind("uid="+ldap.EscapeDN(name)+","+leasetest.Tasks, password)
@@ -154,7 +97,7 @@ func TestIssuedSecretsAreInNoMemory(t *testing.T) {
 			}
 			return err == nil
 		}})
-	for name, v := range map[string]string{"orders-admin": admin, "directory-admin": leasetest.AdminPassword, "ssh-ca": string(host.CA)} {
+	for name, v := range map[string]string{"orders-admin": pg.Password, "directory-admin": leasetest.AdminPassword, "ssh-ca": string(host.CA)} {
 		if err := r.Server.PutSecret(t.Context(), "", rig.As("sven"), name, []byte(v)); err != nil {
 			t.Fatal(err)
 		}

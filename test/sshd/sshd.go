@@ -173,3 +173,24 @@ func Await(t testing.TB, what string, ok func() bool) {
 	}
 	t.Fatalf("no %s in time", what)
 }
+
+// Source is the resource build of the sample tenant: certificates for this host, by
+// the sealed secret ssh-ca (CA).
+func (d *Server) Source() string {
+	return fmt.Sprintf(`
+---
+apiVersion: sallyport/v1
+kind: CredentialSource
+metadata: {name: build, tenant: brightwell}
+spec:
+  type: ssh
+  ssh:
+    effect: read
+    ca: {sealed: ssh-ca}
+    user: %s
+    principals: [deploy]
+    sourceAddresses: [127.0.0.1]
+    stages:
+      sandbox: {address: "%s", hostKeys: ["%s"]}
+`, d.User, d.Addr, bytes.TrimSpace(xssh.MarshalAuthorizedKey(d.HostKey)))
+}
