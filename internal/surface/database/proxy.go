@@ -17,13 +17,13 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/surface/local"
 )
 
 const (
 	startupTimeout = 10 * time.Second
 	signInTimeout  = 15 * time.Second
 	cancelTimeout  = 2 * time.Second
-	closeTimeout   = 10 * time.Second
 )
 
 // Gate is the one door.
@@ -51,11 +51,10 @@ type Proxy struct {
 	ctx    context.Context // done when closed
 	cancel context.CancelFunc
 
+	clients local.Clients
+
 	mu       sync.Mutex
-	closed   bool
-	open     map[io.Closer]struct{} // listeners and clients
 	sessions map[cancelKey]*pgconn.HijackedConn
-	running  sync.WaitGroup
 }
 
 // cancelKey is what a client shows to cancel a statement of its own. It is ours:
@@ -67,7 +66,7 @@ func New(c Config) (*Proxy, error) {
 	if c.Gate == nil || c.Connect == nil || c.Source == "" || c.Role == "" || c.Database == "" {
 		return nil, errors.New("database: incomplete configuration")
 	}
-	p := &Proxy{c: c, open: map[io.Closer]struct{}{}, sessions: map[cancelKey]*pgconn.HijackedConn{}}
+	p := &Proxy{c: c, sessions: map[cancelKey]*pgconn.HijackedConn{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p, nil
 }
@@ -75,65 +74,19 @@ func New(c Config) (*Proxy, error) {
 // Serve accepts clients from l until l or the proxy is closed. It returns nil
 // after Close.
 func (p *Proxy) Serve(l net.Listener) error {
-	if !p.add(l) {
-		return nil
+	if err := p.clients.Serve(l, p.client); err != nil {
+		return fmt.Errorf("database: accept: %w", err)
 	}
-	defer p.remove(l)
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			if p.ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("database: accept: %w", err)
-		}
-		if p.add(c) {
-			go func() {
-				defer p.remove(c)
-				p.client(c)
-			}()
-		}
-	}
+	return nil
 }
 
 // Close cuts every connection and returns when none is left.
 func (p *Proxy) Close() error {
 	p.cancel()
-	p.mu.Lock()
-	p.closed = true
-	for c := range p.open {
-		c.Close()
+	if err := p.clients.Close(); err != nil {
+		return fmt.Errorf("database: %w", err)
 	}
-	p.mu.Unlock()
-	done := make(chan struct{})
-	go func() { p.running.Wait(); close(done) }()
-	select {
-	case <-done:
-		return nil
-	case <-time.After(closeTimeout):
-		return errors.New("database: a connection did not end in time")
-	}
-}
-
-// add keeps what Close has to close; false means that it is closed already.
-func (p *Proxy) add(c io.Closer) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		c.Close()
-		return false
-	}
-	p.open[c] = struct{}{}
-	p.running.Add(1)
-	return true
-}
-
-func (p *Proxy) remove(c io.Closer) {
-	c.Close()
-	p.mu.Lock()
-	delete(p.open, c)
-	p.mu.Unlock()
-	p.running.Done()
+	return nil
 }
 
 func (p *Proxy) action(operation string, e action.Effect) action.Action {

@@ -1,5 +1,8 @@
-// Package local tells a program beside a door from a page that a browser there
-// has open. The doors for input, for the model and for the browser's protocol
+// Package local is what doors that listen beside the agent share: who their clients
+// are, and how all of them are cut (Clients).
+//
+// It tells a program beside a door from a page that a browser there has open. The
+// doors for input, for the model and for the browser's protocol
 // listen on loopback addresses without a password: their network namespace is the
 // agent's. What a page could send them, it could send without being asked first
 // (a "simple request"), and after DNS rebinding also read.

@@ -35,7 +35,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -44,12 +43,10 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/surface/local"
 )
 
-const (
-	dialTimeout  = 15 * time.Second
-	closeTimeout = 10 * time.Second
-)
+const dialTimeout = 15 * time.Second
 
 // Gate is the one door.
 type Gate interface {
@@ -83,10 +80,7 @@ type Door struct {
 	ctx    context.Context // done when closed
 	cancel context.CancelFunc
 
-	mu      sync.Mutex
-	closed  bool
-	open    map[io.Closer]struct{} // listeners and clients
-	running sync.WaitGroup
+	clients local.Clients
 }
 
 // New makes the door. It does not touch the network.
@@ -99,7 +93,7 @@ func New(c Config) (*Door, error) {
 			return nil, errors.New("ssh: incomplete configuration")
 		}
 	}
-	d := &Door{c: c, open: map[io.Closer]struct{}{}}
+	d := &Door{c: c}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d, nil
 }
@@ -114,65 +108,19 @@ func (d *Door) ServeHost(n int, l net.Listener) error {
 func (d *Door) ServeAgent(l net.Listener) error { return d.serve(l, d.agent) }
 
 func (d *Door) serve(l net.Listener, client func(net.Conn)) error {
-	if !d.add(l) {
-		return nil
+	if err := d.clients.Serve(l, client); err != nil {
+		return fmt.Errorf("ssh: accept: %w", err)
 	}
-	defer d.remove(l)
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			if d.ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("ssh: accept: %w", err)
-		}
-		if d.add(c) {
-			go func() {
-				defer d.remove(c)
-				client(c)
-			}()
-		}
-	}
+	return nil
 }
 
 // Close cuts every connection and returns when none is left.
 func (d *Door) Close() error {
 	d.cancel()
-	d.mu.Lock()
-	d.closed = true
-	for c := range d.open {
-		c.Close()
+	if err := d.clients.Close(); err != nil {
+		return fmt.Errorf("ssh: %w", err)
 	}
-	d.mu.Unlock()
-	done := make(chan struct{})
-	go func() { d.running.Wait(); close(done) }()
-	select {
-	case <-done:
-		return nil
-	case <-time.After(closeTimeout):
-		return errors.New("ssh: a connection did not end in time")
-	}
-}
-
-// add keeps what Close has to close; false means that it is closed already.
-func (d *Door) add(c io.Closer) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		c.Close()
-		return false
-	}
-	d.open[c] = struct{}{}
-	d.running.Add(1)
-	return true
-}
-
-func (d *Door) remove(c io.Closer) {
-	c.Close()
-	d.mu.Lock()
-	delete(d.open, c)
-	d.mu.Unlock()
-	d.running.Done()
+	return nil
 }
 
 func (d *Door) action(operation, source string, e action.Effect) action.Action {
