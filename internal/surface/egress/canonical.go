@@ -68,9 +68,18 @@ var (
 		"X-Original-Url", "X-Rewrite-Url", "X-Override-Url", "X-Original-Uri", "X-Original-Method", "X-Original-Host", "X-Host",
 		"X-Http-Host-Override", "X-Http-Path-Override", "X-Envoy-Original-Path", "X-Sendfile-Type", "X-Accel-Mapping",
 		// These choose the operation beside path and body, and no connector reads them.
-		"Soapaction", "X-Amz-Target", "Next-Action"}
+		"Soapaction", "Next-Action"}
 	brokered = []string{"Cookie", "Cookie2", "Authorization", "Range", "If-Range"}
 )
+
+// commands reports whether a field tells the application to do something else, or as
+// somebody else, than path and body say, which no connector reads: all of AWS but
+// what checks a body (a copy's source, an access list, an encryption key), and whom a
+// cluster is asked as.
+func commands(lower string) bool {
+	return strings.HasPrefix(lower, "x-amz-") && !strings.HasPrefix(lower, "x-amz-checksum-") && lower != "x-amz-sdk-checksum-algorithm" ||
+		strings.HasPrefix(lower, "impersonate-")
+}
 
 // checkHeader refuses what cannot be brought into one form. wire did it before
 // for HTTP/1.1; HTTP/2 comes here only.
@@ -119,14 +128,14 @@ func clean(in http.Header, rec Recognized) (out http.Header, stripped []string) 
 	for name, values := range in {
 		lower := strings.ToLower(name)
 		switch {
-		case slices.Contains(overrides, name):
+		case slices.Contains(overrides, name), commands(lower):
 			stripped = append(stripped, lower)
 		case slices.Contains(hopByHop, name), slices.Contains(intermediary, name),
 			strings.HasPrefix(lower, "proxy-"), strings.HasPrefix(lower, "x-forwarded"),
 			strings.HasPrefix(lower, "sallyport-"), strings.HasPrefix(lower, "x-sallyport"):
 		case strings.Contains(name, "_"):
 			// Gateways read X_HTTP_METHOD as X-HTTP-METHOD.
-			if slices.Contains(overrides, http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))) {
+			if n := strings.ReplaceAll(lower, "_", "-"); slices.Contains(overrides, http.CanonicalHeaderKey(n)) || commands(n) {
 				stripped = append(stripped, lower)
 			}
 		case !rec.OwnCredentials && slices.Contains(brokered, name):

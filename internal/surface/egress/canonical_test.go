@@ -179,8 +179,9 @@ func TestHeaderPolicy(t *testing.T) {
 	o := newOrigin(t, true, nil)
 	gone := []string{"X-Sallyport-Task", "Sallyport-Decision", "Proxy-Authorization", "Proxy-Foo", "Cookie", "Authorization", "Range", "If-Range",
 		"X-Http-Method-Override", "X-Method-Override", "X-Http-Method", "X-Original-Url", "X-Rewrite-Url", "X_http_method_override",
-		"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Http-Path-Override", "X-Sendfile-Type", "Soapaction", "X-Amz-Target", "Next-Action", "X-Real-Ip", "Via", "Te", "Keep-Alive", "X_under_score"}
-	kept := []string{"Referer", "Origin", "X-Csrf-Token", "Sec-Fetch-Dest", "If-None-Match", "User-Agent"}
+		"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Http-Path-Override", "X-Sendfile-Type", "Soapaction", "X-Amz-Target", "Next-Action",
+		"X-Amz-Copy-Source", "X-Amz-Acl", "X-Amz-Grant-Read", "x_amz_acl", "Impersonate-User", "Impersonate-Extra-Scopes", "Impersonate_group", "X-Real-Ip", "Via", "Te", "Keep-Alive", "X_under_score"}
+	kept := []string{"Referer", "X-Amz-Checksum-Sha256", "Origin", "X-Csrf-Token", "Sec-Fetch-Dest", "If-None-Match", "User-Agent"}
 	do := func(r *rig) seen {
 		req, _ := http.NewRequest("POST", o.name()+"/w", strings.NewReader("x"))
 		for _, n := range append(slices.Clone(gone), kept...) {

@@ -156,9 +156,8 @@ func (x *exchange) answer(ctx context.Context, resp *http.Response, id string) a
 		x.p.cfg.Credentials.Observe(resp)
 	}
 	x.p.redirects.remember(x.out, resp, id)
-	scrub := x.p.scrubber()
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		return x.relay(ctx, resp, scrub)
+		return x.relay(ctx, resp)
 	}
 	outcome := action.Outcome{State: action.Done, Status: resp.StatusCode}
 	body, length, err := decode(resp, x.out.Method)
@@ -177,11 +176,11 @@ func (x *exchange) answer(ctx context.Context, resp *http.Response, id string) a
 	live := resp.ContentLength < 0 // of unknown length: events, slow pages
 	// Whoever sent a credential along chose the request: its answer is searched
 	// whatever it calls itself.
-	if scrub.active() && (len(x.values) > 0 || isText(resp.Header.Get("Content-Type"))) {
-		body, length = scrub.whole(body, length)
+	if x.p.cfg.Redactor != nil && (len(x.values) > 0 || isText(resp.Header.Get("Content-Type"))) {
+		body, length = whole(x.p.scrubber, body, length)
 	}
 	h := x.w.Header()
-	copyResponseHeader(h, resp.Header, !x.rec.OwnCredentials, scrub)
+	copyResponseHeader(h, resp.Header, !x.rec.OwnCredentials, x.p.scrubber())
 	if length >= 0 && !bodyless {
 		h.Set("Content-Length", itoa(length))
 	}

@@ -188,6 +188,9 @@ func (s *scrubber) text(v string) string {
 // step replaces what is found in in. Unless final, rest is a tail that could be
 // the start of a secret and must be given again with more bytes after it.
 func (s *scrubber) step(in []byte, final bool) (out, rest []byte, hit bool) {
+	if !s.active() {
+		return in, nil, false
+	}
 	copied := 0 // in[:copied] is in out, once out is not nil
 	i := 0
 	for ; i < len(in); i++ {
@@ -331,17 +334,17 @@ func (s *scrubber) match(b []byte, final bool) (n int, wait bool) {
 	return 0, false
 }
 
-// whole is reader for a body of a known length. A small one is read at once, so
+// whole is scrubbed for a body of a known length. A small one is read at once, so
 // that its length stays known.
-func (s *scrubber) whole(src io.Reader, length int64) (io.Reader, int64) {
+func whole(now func() *scrubber, src io.Reader, length int64) (io.Reader, int64) {
 	if length < 0 || length > smallBody {
-		return s.reader(src), -1
+		return scrubbed(now, src), -1
 	}
 	data := make([]byte, length)
 	if _, err := io.ReadFull(src, data); err != nil {
 		return failing{err}, -1
 	}
-	out, _, _ := s.step(data, true)
+	out, _, _ := now().step(data, true)
 	return bytes.NewReader(out), int64(len(out))
 }
 
@@ -353,17 +356,13 @@ type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
-// reader replaces secrets in a stream. What it holds back is at most the start
-// of one form, so events of a live stream are not delayed.
-func (s *scrubber) reader(src io.Reader) io.Reader {
-	if !s.active() {
-		return src
-	}
-	return &scrubReader{s: s, src: src}
-}
+// scrubbed replaces secrets in a stream. What it holds back is at most the start
+// of one form, so events of a live stream are not delayed. What becomes a secret
+// while the stream is open, such as a token that is renewed, is one from then on.
+func scrubbed(now func() *scrubber, src io.Reader) io.Reader { return &scrubReader{now: now, src: src} }
 
 type scrubReader struct {
-	s      *scrubber
+	now    func() *scrubber
 	src    io.Reader
 	refuse bool   // fail instead of replacing
 	rest   []byte // read and held back
@@ -380,8 +379,8 @@ func (r *scrubReader) Read(p []byte) (int, error) {
 		held := copy(buf, r.rest)
 		n, err := r.src.Read(buf[held:])
 		r.err = err
-		var hit bool
-		r.out, r.rest, hit = r.s.step(buf[:held+n], err != nil)
+		var hit bool // of what is secret now that it was read
+		r.out, r.rest, hit = r.now().step(buf[:held+n], err != nil)
 		if hit && r.refuse {
 			r.out, r.err = nil, errReflected
 		}

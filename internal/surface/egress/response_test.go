@@ -13,8 +13,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -125,7 +127,7 @@ func TestScrubStream(t *testing.T) {
 	} {
 		for name, wrap := range map[string]func(io.Reader) io.Reader{
 			"whole": func(r io.Reader) io.Reader { return r }, "bytes": iotest.OneByteReader, "half": iotest.HalfReader, "data_err": iotest.DataErrReader} {
-			got, err := io.ReadAll(s.reader(wrap(strings.NewReader(in))))
+			got, err := io.ReadAll(scrubbed(always(s), wrap(strings.NewReader(in))))
 			if err != nil || string(got) != want {
 				t.Errorf("%s %q: got %q %v, want %q", name, in, got, err, want)
 			}
@@ -150,7 +152,7 @@ func FuzzScrub(f *testing.F) {
 		if n := int(cut); n < len(in) {
 			r = io.MultiReader(bytes.NewReader(in[:n]), bytes.NewReader(in[n:]))
 		}
-		got, err := io.ReadAll(s.reader(iotest.OneByteReader(r)))
+		got, err := io.ReadAll(scrubbed(always(s), iotest.OneByteReader(r)))
 		if err != nil || !bytes.Equal(got, whole) {
 			t.Fatalf("got %q %v, whole %q", got, err, whole)
 		}
@@ -417,5 +419,59 @@ func TestEvidenceAndExplanation(t *testing.T) {
 				t.Errorf("evidence %q %v", b, err)
 			}
 		}
+	}
+}
+
+func always(s *scrubber) func() *scrubber { return func() *scrubber { return s } }
+
+// growing are secrets that become more.
+type growing struct {
+	mu  sync.Mutex
+	all []Secret
+}
+
+func (g *growing) Secrets() []Secret {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.all)
+}
+
+// TestRenewedSecretInAnOpenStream: a token that was renewed after an answer began is
+// a secret in the rest of it, as where an application tells of all requests.
+//
+// Threats: T44 (door)
+func TestRenewedSecretInAnOpenStream(t *testing.T) {
+	const renewed = "renewed-token-0815"
+	known := make(chan struct{})
+	o := newOrigin(t, true, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		io.WriteString(w, "data: first\n\n")
+		w.(http.Flusher).Flush()
+		<-known
+		io.WriteString(w, "data: another request had "+renewed+"\n\n")
+	})
+	for name, before := range map[string][]Secret{"beside_another": {"the-token-before"}, "the_first": nil} {
+		t.Run(name, func(t *testing.T) {
+			known = make(chan struct{})
+			g := &growing{all: before}
+			r := newRig(t, o, nil, func(c *Config) { c.Redactor = g })
+			resp, err := r.client(true).Get(o.name() + "/events")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			in := bufio.NewReader(resp.Body)
+			if line, err := in.ReadString('\n'); err != nil || line != "data: first\n" {
+				t.Fatalf("got %q %v", line, err)
+			}
+			g.mu.Lock()
+			g.all = append(slices.Clone(g.all), renewed)
+			g.mu.Unlock()
+			close(known)
+			rest, err := io.ReadAll(in)
+			if err != nil || strings.Contains(string(rest), renewed) || !strings.Contains(string(rest), "had "+redacted) {
+				t.Errorf("got %q %v", rest, err)
+			}
+		})
 	}
 }

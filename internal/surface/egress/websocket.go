@@ -53,7 +53,7 @@ func webSocketHeader(h http.Header) {
 
 // relay passes frames until one side closes or ctx ends. The handshake was the
 // action; what it let through ends with it.
-func (x *exchange) relay(ctx context.Context, resp *http.Response, s *scrubber) action.Outcome {
+func (x *exchange) relay(ctx context.Context, resp *http.Response) action.Outcome {
 	up, ok := resp.Body.(io.ReadWriteCloser)
 	client, isWire := x.in.conn.(*wire)
 	if !ok || !isWire || !x.in.websocket || !accepted(x.out, resp) {
@@ -73,7 +73,7 @@ func (x *exchange) relay(ctx context.Context, resp *http.Response, s *scrubber) 
 	defer cut()
 	defer onDone(ctx, cut)()
 	h := http.Header{}
-	copyResponseHeader(h, resp.Header, !x.rec.OwnCredentials, s)
+	copyResponseHeader(h, resp.Header, !x.rec.OwnCredentials, x.p.scrubber())
 	h.Del("Content-Type")
 	h.Del("Date")
 	h.Set("Connection", "Upgrade")
@@ -91,7 +91,7 @@ func (x *exchange) relay(ctx context.Context, resp *http.Response, s *scrubber) 
 		defer cut()
 		misplaced = errors.Is(frames(up, client, true, nil), errMisplaced)
 	}()
-	switch err := frames(client, &bounded{src: up, left: x.p.cfg.MaxTotal, total: &x.p.answers}, false, s); {
+	switch err := frames(client, &bounded{src: up, left: x.p.cfg.MaxTotal, total: &x.p.answers}, false, x.p.scrubber); {
 	case errors.Is(err, errReflected):
 		outcome.Detail = "secret_reflected"
 	case errors.Is(err, errTooLarge):
@@ -159,10 +159,10 @@ func (u *unmasked) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// frames copies WebSocket frames (RFC 6455 section 5.2) and nothing else. With s,
+// frames copies WebSocket frames (RFC 6455 section 5.2) and nothing else. With now,
 // a payload that carries a secret ends the connection before it is passed on, and
 // so does one of a client (masked) that carries a placeholder.
-func frames(dst io.Writer, src io.Reader, masked bool, s *scrubber) error {
+func frames(dst io.Writer, src io.Reader, masked bool, now func() *scrubber) error {
 	in := bufio.NewReaderSize(src, 32<<10)
 	var seen []byte
 	for {
@@ -200,8 +200,8 @@ func frames(dst io.Writer, src io.Reader, masked bool, s *scrubber) error {
 		if masked {
 			payload = &unmasked{src: payload, key: head[len(head)-4:], seen: &seen}
 		}
-		if s != nil && s.active() {
-			payload = &scrubReader{s: s, src: payload, refuse: true}
+		if now != nil {
+			payload = &scrubReader{now: now, src: payload, refuse: true}
 		}
 		// A short read ends the copy without an error; the next header read
 		// then meets the end of the stream.
