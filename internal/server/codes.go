@@ -4,14 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/lease"
 	"github.com/sallyport-dev/sallyport/internal/resource"
-	"github.com/sallyport-dev/sallyport/internal/surface/egress"
 	"github.com/sallyport-dev/sallyport/internal/totp"
 )
 
@@ -20,17 +18,13 @@ import (
 // Invariant: no two codes are of one time step of one secret. What was used is kept
 // in memory alone: a process uses only steps that began after it did, so it uses
 // none that one before it may have used.
+//
+// Codes are not looked for in what comes back: a verifier takes each once (RFC 6238
+// section 5.2), and to replace six digits would tell who sends all of them which.
 type codes struct {
 	mu    sync.Mutex
 	start time.Time
 	last  map[[sha256.Size]byte]int64
-	live  []liveCode
-}
-
-// liveCode is a code that an application may still take.
-type liveCode struct {
-	code  string
-	until time.Time
 }
 
 func newCodes() *codes {
@@ -68,22 +62,7 @@ func (c *codes) take(k totp.Key, now time.Time) (code string, wait time.Duration
 		return "", k.Begin(first).Sub(now)
 	}
 	c.last[id] = step
-	code = k.Code(step)
-	// RFC 6238 section 5.2: a verifier may take the code of one step before.
-	c.live = append(c.live, liveCode{code, k.Begin(step + 2)})
-	return code, 0
-}
-
-// secrets are the codes that must not reach a client: an application could still
-// take them.
-func (c *codes) secrets() (out []egress.Secret) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.live = slices.DeleteFunc(c.live, func(l liveCode) bool { return !time.Now().Before(l.until) })
-	for _, l := range c.live {
-		out = append(out, egress.Secret(l.code))
-	}
-	return out
+	return k.Code(step), 0
 }
 
 // totpKey is the key of a source's codes.

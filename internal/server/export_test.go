@@ -31,7 +31,7 @@ func (s *Server) RunScreenless(ctx context.Context, id string, h Harness) (*Runn
 	w := t.current()
 	a := *w.agents[x.Agent]
 	a.protocol = string(cdp.Sealed)
-	r := &session{t: t, task: x, world: w, agent: &a, seen: newMeasured(), jar: newJar(t.codes.secrets), done: make(chan struct{}), dir: h.Dir}
+	r := &session{t: t, task: x, world: w, agent: &a, seen: newMeasured(), jar: newJar(), done: make(chan struct{}), dir: h.Dir}
 	r.journal = computer.NewJournal(r.sender)
 	if r.instance, err = w.capabilities[x.Capability].Instantiate(x.Capability, x.Params); err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func (s *Server) StartAsker(ctx context.Context, id string) (*Asker, error) {
 		return nil, err
 	}
 	w := t.current()
-	ss := &session{t: t, task: x, world: w, agent: w.agents[x.Agent], seen: newMeasured(), jar: newJar(t.codes.secrets), done: make(chan struct{})}
+	ss := &session{t: t, task: x, world: w, agent: w.agents[x.Agent], seen: newMeasured(), jar: newJar(), done: make(chan struct{})}
 	if ss.instance, err = w.capabilities[x.Capability].Instantiate(x.Capability, x.Params); err != nil {
 		return nil, err
 	}
@@ -161,7 +161,7 @@ func (s *Server) StartLeases(ctx context.Context, id string) (inject func(*http.
 		return nil, nil, err
 	}
 	w := t.current()
-	ss := &session{t: t, task: x, world: w, agent: w.agents[x.Agent], seen: newMeasured(), jar: newJar(t.codes.secrets), done: make(chan struct{})}
+	ss := &session{t: t, task: x, world: w, agent: w.agents[x.Agent], seen: newMeasured(), jar: newJar(), done: make(chan struct{})}
 	if ss.instance, err = w.capabilities[x.Capability].Instantiate(x.Capability, x.Params); err == nil {
 		t.mu.Lock()
 		t.sessions[id] = ss

@@ -3,11 +3,13 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
 
+	"github.com/sallyport-dev/sallyport/internal/connector"
 	"github.com/sallyport-dev/sallyport/internal/lease"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/surface/egress"
@@ -27,8 +29,6 @@ type jar struct {
 	// seen keeps every value that was ever in the jar, since an old session
 	// cookie is a secret too until the application forgets it.
 	seen []egress.Secret
-	// more are secrets for a while: one-time codes.
-	more func() []egress.Secret
 }
 
 // field is a secret for the requests of one origin, and the lease that it is of.
@@ -37,8 +37,8 @@ type field struct {
 	value egress.Secret
 }
 
-func newJar(more func() []egress.Secret) *jar {
-	return &jar{origins: map[string]map[string]string{}, fields: map[string]map[string]field{}, more: more}
+func newJar() *jar {
+	return &jar{origins: map[string]map[string]string{}, fields: map[string]map[string]field{}}
 }
 
 // add puts the credential of a lease in for its one audience.
@@ -77,6 +77,9 @@ func (j *jar) addField(l lease.Lease, secret string) {
 func (s *session) hold(name string, src *resource.CredentialSourceSpec, l lease.Lease, secret []byte) error {
 	value := string(secret)
 	if src.PutIn() && src.Account != "" {
+		if len(secret) < connector.MinSecret {
+			return fmt.Errorf("the password of %s is shorter than %d bytes, too short to be found in what comes back", name, connector.MinSecret)
+		}
 		s.jar.secret(secret) // and not only as a part of the pair
 		value = src.Account + ":" + value
 	}
@@ -182,7 +185,7 @@ func (j *jar) Observe(r *http.Response) {
 func (j *jar) Secrets() []egress.Secret {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return append(slices.Clone(j.seen), j.more()...)
+	return slices.Clone(j.seen)
 }
 
 // values are Secrets for the client of the browser's protocol.

@@ -276,3 +276,25 @@ func TestAuthorizationServerIsAskedFirst(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestShortPasswordIsNotPutIn: one that is too short to be found in what comes back
+// is refused, whatever stands before it in the pair.
+//
+// Threats: T44 (lease)
+func TestShortPasswordIsNotPutIn(t *testing.T) {
+	a := newAPI(t, func(string) bool { return true })
+	r := rig.New(t, rig.Options{Edit: func(files map[string][]byte) {
+		a.with("  type: static-request\n  connector: api\n  account: administrator\n  secret: {sealed: api-token}\n")(files)
+		rig.Replace("connectors.yaml", "as: bearer", "as: basic")(files)
+	}})
+	r.Ready(t)
+	for password, want := range map[string]string{"pw": "shorter than 8 bytes", "a long password": ""} {
+		err := r.Server.PutSecret(t.Context(), "", rig.As("sven"), "api-token", []byte(password))
+		if err == nil {
+			_, _, err = r.Server.StartLeases(t.Context(), r.OpenTask(t, rig.Intent(action.Sandbox, "jo", "4711")).ID)
+		}
+		if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || strings.Contains(err.Error(), `"pw"`)) {
+			t.Errorf("%q: got %v, want %q", password, err, want)
+		}
+	}
+}

@@ -97,7 +97,7 @@ func (t *tenant) secret(ctx context.Context, name string) ([]byte, error) {
 	var x Secret
 	err := t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindSecret, name, &x) })
 	if errors.Is(err, record.ErrNotFound) {
-		return nil, fmt.Errorf("no secret %q is stored: sallyport secret put %s", name, name)
+		return nil, fmt.Errorf("no secret %q is stored (%w): sallyport secret put %s", name, err, name)
 	}
 	if err != nil {
 		return nil, err
@@ -203,10 +203,13 @@ func (t *tenant) password(ctx context.Context, src *resource.CredentialSourceSpe
 }
 
 func (t *tenant) stageSecret(ctx context.Context, ref *resource.SecretRef, stage action.Stage) ([]byte, error) {
-	if b, err := t.secret(ctx, ref.Sealed+"/"+string(stage)); err == nil {
-		return b, nil
+	// Only if the stage has none: one that does not open is no reason to show its
+	// upstream another's.
+	b, err := t.secret(ctx, ref.Sealed+"/"+string(stage))
+	if errors.Is(err, record.ErrNotFound) {
+		return t.secret(ctx, ref.Sealed)
 	}
-	return t.secret(ctx, ref.Sealed)
+	return b, err
 }
 
 // boundaryClient is an HTTP client for the boundary's own steps: no proxy of the

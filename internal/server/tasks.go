@@ -333,7 +333,7 @@ func (t *tenant) run(ctx context.Context, id string, h Harness) (*Running, error
 	case err != nil:
 		return nil, err
 	}
-	s := &session{t: t, task: x, world: w, agent: w.agents[x.Agent], seen: newMeasured(), jar: newJar(t.codes.secrets), done: make(chan struct{})}
+	s := &session{t: t, task: x, world: w, agent: w.agents[x.Agent], seen: newMeasured(), jar: newJar(), done: make(chan struct{})}
 	s.journal = computer.NewJournal(s.sender)
 	if s.instance, err = w.capabilities[x.Capability].Instantiate(x.Capability, x.Params); err == nil {
 		t.mu.Lock()
