@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -214,6 +215,77 @@ func await(t *testing.T, what string, f func() bool) {
 		if time.Now().After(end) {
 			t.Fatalf("waited 20 s for %s", what)
 		}
+	}
+}
+
+// An endpoint that was verified, and whose clients get tickets to come back
+// with, is verified anew each time: once its roots are others, nothing that was
+// agreed under the old ones goes on. So it is for both profiles.
+//
+// Threats: E3 (door)
+func TestRootsThatChangedEndSessions(t *testing.T) {
+	partner := newFixture(t, identity.Config{TrustDomain: "partner.example", IssuerURL: "https://partner.example/t/p"})
+	// another is the trust domain after all its keys were replaced.
+	another := newFixture(t, identity.Config{TrustDomain: "partner.example", IssuerURL: "https://partner.example/t/p"})
+	oldBundle, newBundle := string(get(t, partner.issuer.BundleEndpoint())), string(get(t, another.issuer.BundleEndpoint()))
+	var shakes, resumed atomic.Int64
+	count := func(c *tls.Config) *tls.Config {
+		c.VerifyConnection = func(s tls.ConnectionState) error {
+			shakes.Add(1)
+			if s.DidResume {
+				resumed.Add(1)
+			}
+			return nil
+		}
+		return c
+	}
+	serve := func(c *tls.Config) string {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &http.Server{Handler: partner.issuer.BundleEndpoint(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
+		go s.Serve(tls.NewListener(l, count(c)))
+		t.Cleanup(func() { s.Close() })
+		return "https://" + l.Addr().String() + "/bundle"
+	}
+	proof := httptest.NewTLSServer(nil)
+	t.Cleanup(proof.Close)
+	roots := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: proof.Certificate().Raw}))
+	// Of the trust domain's new keys, which never signed for this endpoint.
+	next, err := spiffebundle.Parse(spiffeid.RequireTrustDomainFromString("partner.example"), []byte(newBundle))
+	if err != nil {
+		t.Fatal(err)
+	}
+	otherRoots := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: next.X509Authorities()[0].Raw}))
+	spiffe, web := serve(partner.issuer.EndpointTLS()), serve(&tls.Config{Certificates: proof.TLS.Certificates})
+	for name, c := range map[string]struct{ before, after identity.Federation }{
+		"https_spiffe": {identity.Federation{TrustDomain: "partner.example", Endpoint: spiffe, Profile: identity.ProfileSPIFFE, EndpointID: partner.issuer.EndpointID(), Bundle: oldBundle},
+			identity.Federation{TrustDomain: "partner.example", Endpoint: spiffe, Profile: identity.ProfileSPIFFE, EndpointID: partner.issuer.EndpointID(), Bundle: newBundle}},
+		"https_web": {identity.Federation{TrustDomain: "partner.example", Endpoint: web, Profile: identity.ProfileWeb, Roots: roots},
+			identity.Federation{TrustDomain: "partner.example", Endpoint: web, Profile: identity.ProfileWeb, Roots: otherRoots}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mine := newFixture(t, identity.Config{})
+			shakes.Store(0)
+			if err := mine.issuer.Federate(t.Context(), []identity.Federation{c.before}); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if err := mine.issuer.Refresh(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if shakes.Load() != 2 || resumed.Load() != 0 {
+				t.Errorf("%d handshakes, %d resumed; want 2 whole ones", shakes.Load(), resumed.Load())
+			}
+			if err := mine.issuer.Federate(t.Context(), []identity.Federation{c.after}); err != nil {
+				t.Fatal(err)
+			}
+			if err := mine.issuer.Refresh(t.Context()); err == nil || !strings.Contains(err.Error(), "certificate signed by unknown authority") {
+				t.Errorf("after the roots changed: %v", err)
+			}
+		})
 	}
 }
 

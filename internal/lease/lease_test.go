@@ -278,6 +278,65 @@ func TestEndedWithoutALedger(t *testing.T) {
 	}
 }
 
+// TestLeaseOfAnotherTenant: whoever knows the id, the label, the task and the
+// credential of a lease of another tenant, at the same application, neither uses,
+// nor ends, nor counts, nor sweeps it away.
+//
+// Threats: K3 (lease)
+func TestLeaseOfAnotherTenant(t *testing.T) {
+	r := newRig(t)
+	l, secret, err := r.issue(r.keeper())
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := gatetest.NewLog("northgate")
+	revoked := 0
+	other := lease.New(lease.Config{Log: log, Seal: leasetest.Plain{}, Prefix: "sallyport-0ther-", IDs: func() string { return l.ID },
+		Find: func(context.Context, lease.Lease) (lease.Source, error) {
+			return &telling{r.source, []string{l.Label}, &revoked}, nil
+		},
+		Upstreams: func() []lease.Upstream { return []lease.Upstream{{Source: l.Source, Audience: l.Audience}} }})
+	if err := other.EndOne(t.Context(), l.ID); err == nil {
+		t.Error("another tenant ended the lease by its id")
+	}
+	if err := other.Use(t.Context(), l, "a-1"); !errors.Is(err, record.ErrNotFound) {
+		t.Errorf("another tenant used the lease: %v", err)
+	}
+	if err := errors.Join(other.End(t.Context(), l.Task), other.Sweep(t.Context()), other.Recover(t.Context())); err != nil {
+		t.Error(err)
+	}
+	if all, err := other.All(t.Context()); err != nil || len(all) != 0 {
+		t.Errorf("another tenant sees %v, %v", all, err)
+	}
+	if revoked != 0 || r.alive() != 1 || r.source.Confirm(t.Context(), lease.Credential{Label: l.Label, Secret: secret}) == nil {
+		t.Errorf("%d revocations, %d sessions", revoked, r.alive())
+	}
+	for _, e := range log.All() {
+		t.Errorf("record %s of another tenant", e.Type)
+	}
+	// Its own lease, of the very same id, ends alone.
+	if _, _, err := other.Issue(t.Context(), lease.Request{Task: l.Task, Agent: l.Agent, Source: l.Source, Audience: l.Audience, Account: l.Account, Purpose: l.Purpose, Until: time.Now().Add(time.Hour)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.End(t.Context(), l.Task); err != nil || revoked != 1 || r.alive() != 1 {
+		t.Errorf("%v; %d revocations, %d sessions, want the first tenant's", err, revoked, r.alive())
+	}
+}
+
+// telling is a source that lists more than it is asked for.
+type telling struct {
+	*lease.Form
+	labels  []string
+	revoked *int
+}
+
+func (h *telling) List(context.Context, string) ([]string, error) { return h.labels, nil }
+
+func (h *telling) Revoke(ctx context.Context, c lease.Credential) error {
+	*h.revoked++
+	return h.Form.Revoke(ctx, c)
+}
+
 func TestWrongPasswordIsNeverIssued(t *testing.T) {
 	r := newRig(t)
 	r.source.Password = func(context.Context) ([]byte, error) { return []byte("wrong"), nil }
