@@ -5,7 +5,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
-	"crypto/sha256"
+	_ "crypto/sha256" // of curveHash
+	_ "crypto/sha512"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -38,8 +39,8 @@ func PAE(payloadType string, payload []byte) []byte {
 }
 
 // VerifyDSSE verifies a DSSE envelope. At least one signature must be by one of
-// the keys, which are ed25519.PublicKey or *ecdsa.PublicKey on P-256 (ASN.1
-// signatures over SHA-256). Signatures by others are left out, as the protocol
+// the keys, which are ed25519.PublicKey or *ecdsa.PublicKey on P-256, P-384 or
+// P-521 (ASN.1 signatures over SHA-256, SHA-384 and SHA-512). Signatures by others are left out, as the protocol
 // says; every malformed one is a refusal.
 func VerifyDSSE(data []byte, keys []crypto.PublicKey) (Statement, error) {
 	s, err := verifyDSSE(data, keys)
@@ -93,16 +94,21 @@ func verifyDSSE(data []byte, keys []crypto.PublicKey) (Statement, error) {
 	return s, nil
 }
 
+// curveHash is the digest that goes with a curve.
+var curveHash = map[elliptic.Curve]crypto.Hash{elliptic.P256(): crypto.SHA256, elliptic.P384(): crypto.SHA384, elliptic.P521(): crypto.SHA512}
+
 func verifyOne(key crypto.PublicKey, signed, sig []byte) (bool, error) {
 	switch k := key.(type) {
 	case ed25519.PublicKey:
 		return len(k) == ed25519.PublicKeySize && ed25519.Verify(k, signed, sig), nil
 	case *ecdsa.PublicKey:
-		if k.Curve != elliptic.P256() {
-			return false, errors.New("ECDSA key is not on P-256")
+		h := curveHash[k.Curve]
+		if h == 0 {
+			return false, errors.New("ECDSA key is not on P-256, P-384 or P-521")
 		}
-		h := sha256.Sum256(signed)
-		return ecdsa.VerifyASN1(k, h[:], sig), nil
+		sum := h.New()
+		sum.Write(signed)
+		return ecdsa.VerifyASN1(k, sum.Sum(nil), sig), nil
 	}
 	return false, fmt.Errorf("key of type %T does not count", key)
 }

@@ -2,6 +2,7 @@ package resource
 
 import (
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -117,6 +118,8 @@ type Harness struct {
 	Path string   `json:"path,omitempty"`
 	Name string   `json:"name,omitempty"`
 	Args []string `json:"args,omitempty"`
+	// Provenance, of one by path: who must have built the program.
+	Provenance *Provenance `json:"provenance,omitempty"`
 }
 
 // Model is what the agent thinks with and where that runs.
@@ -133,6 +136,8 @@ type Model struct {
 	// Betas are the beta features of the API that the harness may ask for.
 	Betas    []string `json:"betas,omitempty"`
 	Location string   `json:"location"` // where inference runs, as declared by the owner
+	// Signature is its publisher's.
+	Signature *ModelSignature `json:"signature,omitempty"`
 	// Scripted marks a model that answers from a script: demo tenants only.
 	Scripted bool `json:"scripted,omitempty"`
 }
@@ -389,6 +394,18 @@ func (s *AgentSpec) Validate(_ string, report func(path, problem string)) {
 	if s.Harness.Path != "" && !strings.HasPrefix(s.Harness.Path, "/") {
 		report("harness.path", "want an absolute path")
 	}
+	if p := s.Harness.Provenance; p != nil && s.Harness.Name != "" {
+		report("harness.provenance", "is of a harness by path; a built-in one is part of Sallyport's own program")
+	} else if p != nil {
+		if _, err := p.Verify(); err != nil {
+			report("harness.provenance", err.Error())
+		}
+	}
+	if m := s.Model.Signature; m != nil {
+		if _, _, err := m.Verify(); err != nil {
+			report("model.signature", err.Error())
+		}
+	}
 	if !originForm.MatchString(s.Model.Endpoint) || !strings.HasPrefix(s.Model.Endpoint, "https://") {
 		report("model.endpoint", "want https://host[:port]")
 	}
@@ -417,8 +434,18 @@ func (s *AgentSpec) Validate(_ string, report func(path, problem string)) {
 	}
 }
 
-// Resolve reads the prompt's file and the endpoint's roots.
+// Resolve reads the prompt's file, the endpoint's roots, and what others signed.
 func (s *AgentSpec) Resolve(read func(path string) ([]byte, error)) error {
+	var errs []error
+	if p := s.Harness.Provenance; p != nil {
+		errs = append(errs, resolveText("harness.provenance.file", &p.Statement, &p.File, read), resolveText("harness.provenance.keyFile", &p.Key, &p.KeyFile, read))
+	}
+	if m := s.Model.Signature; m != nil {
+		errs = append(errs, resolveText("model.signature.file", &m.Statement, &m.File, read), resolveText("model.signature.keyFile", &m.Key, &m.KeyFile, read))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
 	if s.Model.CAFile != "" {
 		b, err := read(s.Model.CAFile)
 		if err != nil {

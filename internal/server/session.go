@@ -298,9 +298,18 @@ func (s *session) measure(h Harness) error {
 	if err != nil {
 		return fmt.Errorf("harness: %w", err)
 	}
+	grade, facts := boundary.Pinned, map[string]string{"harness.binary": string(bin)}
+	if b := s.agent.built; b != nil {
+		if !b.Programs[bin] {
+			return problem(Refused, "harness_of_no_build", fmt.Sprintf("the harness's program %s is none of the %d that its provenance says %s built", bin, len(b.Programs), b.Builder),
+				"bring the build's own program, or apply its provenance")
+		}
+		grade, facts["harness.provenance"] = boundary.Attested, s.agent.builtBy()
+	}
+	s.seen.set(grade, atLaunch, facts)
 	version, flags, kind := s.browser.Facts()
 	s.seen.set(boundary.Pinned, atLaunch, map[string]string{
-		"harness.binary": string(bin), "harness.args": string(args), "harness.environment": string(env), "harness.files": string(bound),
+		"harness.args": string(args), "harness.environment": string(env), "harness.files": string(bound),
 		"browser.version": version, "browser.flags": string(flags), "browser.kind": kind,
 		"containment": s.t.srv.containment(), "sallyport.binary": string(s.t.srv.self),
 	})

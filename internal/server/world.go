@@ -81,7 +81,11 @@ type agent struct {
 	tier          string
 	tierWhy       string
 	declared      boundary.Manifest
+	built         *resource.Built // what the harness's program must be of; nil means anything
 }
+
+// builtBy is the fact that says who builds the harness.
+func (a *agent) builtBy() string { return fmt.Sprintf("%s by key %s", a.built.Builder, a.built.Key) }
 
 // messages is the one URL at which the agent's model is called (Anthropic
 // Messages API).
@@ -185,6 +189,13 @@ func (w *world) agent(name string, spec *resource.AgentSpec, sets map[string]*po
 			return nil, errors.New("model.ca is not PEM")
 		}
 	}
+	if p := spec.Harness.Provenance; p != nil {
+		b, err := p.Verify()
+		if err != nil {
+			return nil, fmt.Errorf("harness.provenance: %w", err)
+		}
+		a.built = &b
+	}
 	files := map[string][]byte{}
 	for _, s := range spec.PolicySets {
 		for f, text := range sets[s].Files() {
@@ -264,6 +275,13 @@ func (w *world) declare(a *agent) (boundary.Manifest, error) {
 		kind = "scripted"
 	}
 	add(boundary.Declared, here, "model.kind", kind)
+	if m.Signature != nil {
+		files, key, err := m.Signature.Verify()
+		if err != nil {
+			return boundary.Manifest{}, fmt.Errorf("model.signature: %w", err)
+		}
+		add(boundary.Declared, "model signature", "model.signature", fmt.Sprintf("%s by key %s", files, key))
+	}
 	if p := a.spec.SystemPrompt; p != nil {
 		add(boundary.Declared, here, "prompt.system", string(canon.Digest([]byte(p.Text))))
 	}
@@ -271,6 +289,9 @@ func (w *world) declare(a *agent) (boundary.Manifest, error) {
 		add(boundary.Declared, here, "harness.name", h.Name)
 	} else {
 		add(boundary.Declared, here, "harness.path", h.Path)
+		if h.Provenance != nil {
+			add(boundary.Pinned, here, "harness.provenance", a.builtBy()) // no other program is started
+		}
 	}
 	add(boundary.Pinned, here, "browser.kind", a.browserKind)
 	add(boundary.Pinned, here, "browser.protocol", a.protocol)
