@@ -92,6 +92,7 @@ func TestUsage(t *testing.T) {
 		"kek_fd_closed":     {[]string{"up", "--kek", "passphrase", "--passphrase-fd", "987"}, "read the passphrase"},
 		"kek_fd_alone":      {[]string{"up", "--passphrase-fd", "0"}, "is for --kek passphrase"},
 		"kek_argument":      {[]string{"up", "--kek", "passphrase", "--passphrase", "x"}, "unknown flag"},
+		"experiment":        {[]string{"up", "--experimental", "broker"}, "--experimental: \"broker\": want wit-svid"},
 		"kek_grace_zero":    {[]string{"up", "--kek-grace", "0s"}, "--kek-grace"},
 		"rewrap_nothing":    {[]string{"secret", "rewrap", "--new-kek", "unix:///s"}, "holds no keys"},
 		"estate_public":     {[]string{"estate", "--admin", "0.0.0.0:8646"}, "loopback addresses only"},

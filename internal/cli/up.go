@@ -28,6 +28,7 @@ func upCommand(e *env) *cobra.Command {
 	var bundles, signers, spire map[string]string
 	var hold, grace time.Duration
 	var warm int
+	var experimental []string
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run the whole boundary on this machine",
@@ -61,6 +62,11 @@ is made new; one that has state but no root key is refused.`,
 			log := slog.New(slog.NewTextHandler(e.err, nil))
 			onlyLog(log)
 			ctx := cmd.Context()
+			for _, x := range experimental {
+				if x != witSVID {
+					return usage("--experimental: %q: want %s", x, witSVID)
+				}
+			}
 			if grace <= 0 {
 				return usage("--kek-grace: want more than nothing")
 			}
@@ -69,7 +75,7 @@ is made new; one that has state but no root key is refused.`,
 				return err
 			}
 			fmt.Fprintln(e.out, "starting: what this machine can contain is tried first")
-			s, err := server.Open(ctx, server.Config{Data: e.data, Store: store, Issuer: issuer, HoldLimit: hold, WarmBrowsers: warm, Signers: signers, SPIRE: spire, KEK: kek, KEKGrace: grace, Log: log})
+			s, err := server.Open(ctx, server.Config{Data: e.data, Store: store, Issuer: issuer, HoldLimit: hold, WarmBrowsers: warm, WIT: len(experimental) > 0, Signers: signers, SPIRE: spire, KEK: kek, KEKGrace: grace, Log: log})
 			if err != nil {
 				return err
 			}
@@ -107,12 +113,16 @@ is made new; one that has state but no root key is refused.`,
 	f.StringToStringVar(&bundles, "bundle-listen", nil, "TENANT=ADDR: serve the tenant's SPIFFE bundle under https_spiffe too")
 	f.StringToStringVar(&spire, "spire", nil, "TENANT=SOCKET: Workload API of a SPIRE agent, for a tenant that declares identity: spire")
 	f.StringToStringVar(&signers, "signer", nil, "TENANT=SOCKET: an SSH agent that holds the tenant's signing keys, e.g. in a PKCS #11 token")
+	f.StringSliceVar(&experimental, "experimental", nil, witSVID+": the Workload API gives WIT-SVIDs too, whose specification is not final")
 	e.kek.addTo(cmd)
 	f.DurationVar(&grace, "kek-grace", server.DefaultKEKGrace, "how long secrets open while the KMS plugin does not answer")
 	f.DurationVar(&hold, "hold-limit", 10*time.Minute, "how long an action waits for people at most")
 	f.IntVar(&warm, "warm-browsers", 0, "browsers that wait, started, for the next task; each costs the memory of a Chromium")
 	return cmd
 }
+
+// witSVID is what --experimental may name.
+const witSVID = "wit-svid"
 
 // maxWarm bounds what waits: it is memory that nobody uses.
 const maxWarm = 8

@@ -31,7 +31,7 @@ import (
 // being usable as one.
 type issuedBody struct {
 	V          int           `json:"v"`
-	Kind       string        `json:"kind"` // x509, jwt, access, txn, assertion
+	Kind       string        `json:"kind"` // x509, jwt, wit, access, txn, assertion
 	Subject    string        `json:"subject"`
 	Serial     string        `json:"serial,omitempty"`    // hex, of an X.509-SVID
 	Cert       action.Digest `json:"cert,omitempty"`      // of the DER

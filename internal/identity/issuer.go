@@ -45,6 +45,8 @@ type Config struct {
 	Signer *Signer
 	// SPIRE is where SVIDs come from once UseSPIRE said so.
 	SPIRE *SPIRE
+	// WIT says that WIT-SVIDs are issued too, which is experimental.
+	WIT bool
 	// Now is the clock; time.Now when nil.
 	Now func() time.Time
 }
@@ -395,6 +397,11 @@ func (i *Issuer) bundle(ctx context.Context) (*spiffebundle.Bundle, error) {
 		b.AddX509Authority(a.cert)
 		if err := b.AddJWTAuthority(a.id, a.jwt.public()); err != nil {
 			return nil, err
+		}
+		if i.cfg.WIT {
+			if err := b.AddWITAuthority(a.id, a.jwt.public()); err != nil {
+				return nil, err
+			}
 		}
 	}
 	i.mu.Lock()

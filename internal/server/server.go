@@ -61,7 +61,9 @@ type Config struct {
 	HoldLimit time.Duration
 	// WarmBrowsers is how many browsers wait, started, for tasks to come.
 	WarmBrowsers int
-	Log          *slog.Logger
+	// WIT says that WIT-SVIDs are issued too, which is experimental.
+	WIT bool
+	Log *slog.Logger
 }
 
 func (c Config) spire(tenant string) (*identity.SPIRE, error) {

@@ -93,7 +93,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 		return nil, err
 	}
 	t.issuer, err = identity.Open(ctx, log, sealer, authority{t}, identity.Config{
-		TrustDomain: t.world.trustDomain, IssuerURL: s.cfg.Issuer + "/t/" + name, Grants: t.tokens, Signer: s.cfg.signer(name), SPIRE: spire})
+		TrustDomain: t.world.trustDomain, IssuerURL: s.cfg.Issuer + "/t/" + name, Grants: t.tokens, Signer: s.cfg.signer(name), SPIRE: spire, WIT: s.cfg.WIT})
 	if err != nil {
 		return nil, err
 	}
