@@ -102,9 +102,7 @@ func (t *tenant) runSuites(ctx context.Context, w *world, a *agent, names []stri
 func (t *tenant) askCertification(ctx context.Context, a *agent, c certify.Certification) error {
 	d := map[string]string{"agent": c.Agent, "stage": string(c.Stage), "suites": c.SuiteNames(), "expires": c.Expires.Format(time.RFC3339), "author": c.Author, "tier": a.tier, "why-tier": a.tierWhy}
 	for _, s := range c.Suites {
-		for _, sc := range s.Scenarios {
-			d["scenario."+s.Name+"."+sc.Name] = fmt.Sprintf("%d of %d passed, 95%% interval %s to %s", sc.Passed, sc.Trials, sc.Lower, sc.Upper)
-		}
+		d["suite."+s.Name] = inAll(s)
 		for _, r := range s.Rates {
 			d["rate."+s.Name+"."+r.Kind] = fmt.Sprintf("%d of %d passed, 95%% interval %s to %s, required %s", r.Passed, r.Trials, r.Lower, r.Upper, r.Required)
 		}
@@ -133,6 +131,22 @@ func (t *tenant) askCertification(ctx context.Context, a *agent, c certify.Certi
 		s := x.Statement
 		return x.State == approval.Pending && s.Kind == approval.Certification && s.Agent == c.Agent && s.Subject != c.ID
 	})
+}
+
+// inAll says of a suite which scenarios did not pass in every trial. The statement
+// that is signed has the result of each.
+func inAll(s certify.Suite) string {
+	trials, short := 0, []string{}
+	for _, x := range s.Scenarios {
+		if trials += x.Trials; x.Passed < x.Trials {
+			short = append(short, fmt.Sprintf("%s (%d of %d)", x.Name, x.Passed, x.Trials))
+		}
+	}
+	out := fmt.Sprintf("%d scenarios, %d trials", len(s.Scenarios), trials)
+	if len(short) > 0 {
+		return out + "; not passed in all: " + strings.Join(short, ", ")
+	}
+	return out + ", all passed"
 }
 
 // enough refuses suites that ask for less than the agent's tier, or for more than
@@ -196,4 +210,17 @@ func (a *agent) harness() (Harness, error) {
 		h.Args = append(slices.Clone(args), a.spec.Harness.Args...)
 	}
 	return h, nil
+}
+
+// peopleOf says what the scenario of a trial has people do.
+func (w *world) peopleOf(trial string) resource.People {
+	suite, name, _ := strings.Cut(trial, "/")
+	if spec := w.suites[suite]; spec != nil {
+		for _, sc := range spec.All() {
+			if sc.Name == name {
+				return sc.People
+			}
+		}
+	}
+	return ""
 }
