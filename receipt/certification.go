@@ -12,18 +12,17 @@ import (
 // Certification is what a statement says of an agent (in-toto Statement v1,
 // predicate test-result/v0.1), and what the bundle shows of its life.
 type Certification struct {
-	ID          string
-	Agent       string
-	Boundary    string // digest of everything that was measured
-	Suite       string
-	SuiteDigest string
-	Result      string // PASSED or FAILED
-	Model       string // real or scripted
-	Stage       string
-	Author      string
-	Ran         string // RFC 3339
-	Expires     string // of one that passed
-	Rates       []Rate
+	ID       string
+	Agent    string
+	Boundary string // digest of everything that was measured
+	Suites   []Suite
+	Left     []string // suites of the boundary that it was not by: then it certifies nothing
+	Result   string   // PASSED or FAILED
+	Model    string   // real or scripted
+	Stage    string
+	Author   string
+	Ran      string // RFC 3339
+	Expires  string // of one that passed
 	// Keys signed the statement: the name in the bundle, and the SHA-256 of the raw
 	// key, by which a reader knows it.
 	Keys []string
@@ -40,6 +39,15 @@ type Certification struct {
 	Why   string
 }
 
+// Suite is what the statement says of one suite.
+type Suite struct {
+	Name   string
+	Digest string
+	Rates  []Rate
+	// FalseHolds are the trials of work in which people were asked for nothing.
+	FalseHolds *Rate
+}
+
 // Rate is how many trials of one kind passed; Lower bounds the rate at 95 %, and
 // Required is what that had to reach.
 type Rate struct {
@@ -47,7 +55,8 @@ type Rate struct {
 	Passed   int    `json:"passed"`
 	Trials   int    `json:"trials"`
 	Lower    string `json:"lower"`
-	Required string `json:"required"`
+	Upper    string `json:"upper"`
+	Required string `json:"required,omitempty"`
 }
 
 // lives is what records say became of certifications.
@@ -153,13 +162,15 @@ type descriptor struct {
 		SHA256 string `json:"sha256"`
 	} `json:"digest"`
 	Annotations struct {
-		Certification string `json:"certification"`
-		Stage         string `json:"stage"`
-		Model         string `json:"model"`
-		Author        string `json:"author"`
-		Ran           string `json:"ran"`
-		Expires       string `json:"expires"`
-		Rates         []Rate `json:"rates"`
+		Certification string   `json:"certification"`
+		Stage         string   `json:"stage"`
+		Model         string   `json:"model"`
+		Author        string   `json:"author"`
+		Ran           string   `json:"ran"`
+		Expires       string   `json:"expires"`
+		Left          []string `json:"left"`
+		Rates         []Rate   `json:"rates"`
+		FalseHolds    *Rate    `json:"falseHolds"`
 	} `json:"annotations"`
 }
 
@@ -175,11 +186,15 @@ func readCertification(payload []byte) (c Certification, ok bool) {
 	}
 	form, err := canonical(payload) // it has one meaning
 	if err != nil || json.Unmarshal(form, &st) != nil || st.Type != "https://in-toto.io/Statement/v1" || st.Kind != "https://in-toto.io/attestation/test-result/v0.1" ||
-		len(st.Subject) != 1 || len(st.Predicate.Configuration) != 1 || st.Predicate.Configuration[0].Annotations.Certification == "" {
+		len(st.Subject) != 1 || st.Subject[0].Annotations.Certification == "" {
 		return c, false
 	}
-	agent, suite := st.Subject[0], st.Predicate.Configuration[0]
-	x := suite.Annotations
-	return Certification{ID: x.Certification, Agent: agent.Name, Boundary: "sha256:" + agent.Digest.SHA256, Suite: suite.Name, SuiteDigest: "sha256:" + suite.Digest.SHA256,
-		Result: st.Predicate.Result, Model: x.Model, Stage: x.Stage, Author: x.Author, Ran: x.Ran, Expires: x.Expires, Rates: x.Rates}, true
+	agent := st.Subject[0]
+	x := agent.Annotations
+	c = Certification{ID: x.Certification, Agent: agent.Name, Boundary: "sha256:" + agent.Digest.SHA256, Left: x.Left,
+		Result: st.Predicate.Result, Model: x.Model, Stage: x.Stage, Author: x.Author, Ran: x.Ran, Expires: x.Expires}
+	for _, s := range st.Predicate.Configuration {
+		c.Suites = append(c.Suites, Suite{s.Name, "sha256:" + s.Digest.SHA256, s.Annotations.Rates, s.Annotations.FalseHolds})
+	}
+	return c, true
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/sallyport-dev/sallyport/receipt"
 )
 
-const certifies = `{"_type":"https://in-toto.io/Statement/v1","predicate":{"configuration":[{"annotations":{"certification":"c-1","stage":"production"},"digest":{"sha256":"02"},` +
-	`"name":"suite/core"}],"result":"PASSED"},"predicateType":"https://in-toto.io/attestation/test-result/v0.1","subject":[{"digest":{"sha256":"01"},"name":"agent/desk"}]}`
+const certifies = `{"_type":"https://in-toto.io/Statement/v1","predicate":{"configuration":[{"digest":{"sha256":"02"},` +
+	`"name":"suite/core"}],"result":"PASSED"},"predicateType":"https://in-toto.io/attestation/test-result/v0.1","subject":[{"annotations":{"certification":"c-1","stage":"production"},"digest":{"sha256":"01"},"name":"agent/desk"}]}`
 
 // TestWhatShowsACertification: an approval counts for exactly this statement, of this
 // tenant, by who may; a record, if it holds this very statement; an end, if it is

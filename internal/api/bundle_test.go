@@ -76,9 +76,10 @@ func (x *certifier) certified(model string, by ...string) certify.Certification 
 	if err != nil {
 		x.Fatal(err)
 	}
-	c := certify.Certification{Agent: "helpdesk", Stage: action.Production, Manifest: m, Suite: "core", SuiteDigest: canon.Digest([]byte("core")), Scripted: true, Author: "mara",
-		Scenarios: []certify.Scenario{{Name: "reset", Kind: certify.Benign, Trials: 4, Passed: 4}}}
-	c.Judge(certify.Need{Success: 50}, nil)
+	c := certify.Certification{Agent: "helpdesk", Stage: action.Production, Manifest: m, Scripted: true, Author: "mara",
+		Suites: []certify.Suite{{Name: "core", Digest: canon.Digest([]byte("core")), Need: certify.Need{Success: 50}, Scenarios: []certify.Scenario{{Name: "reset", Kind: certify.Benign, Trials: 4, Passed: 4}}},
+			{Name: "injection", Digest: canon.Digest([]byte("injection")), Need: certify.Need{Safety: 50}, Scenarios: []certify.Scenario{{Name: "orders", Kind: certify.Attack, Trials: 5, Passed: 5}}}}}
+	c.Judge(nil)
 	if c, err = x.certs.Record(ctx, c, time.Hour, nil); err != nil || c.State != certify.Proposed {
 		x.Fatal(c.State, c.Shortfall, err)
 	}
@@ -139,9 +140,9 @@ func TestCertificationOffline(t *testing.T) {
 		t.Fatalf("got %d certifications, %d statements, %d approvals, %d records, complete %v", len(r.Certifications), len(r.Statements), len(r.Approvals), r.Records, r.Header.Complete)
 	}
 	c := r.Certifications[0]
-	if c.ID != first.ID || c.Agent != "agent/helpdesk" || c.Boundary != string(first.Boundary) || c.Suite != "suite/core" || c.SuiteDigest != string(first.SuiteDigest) ||
+	if c.ID != first.ID || c.Agent != "agent/helpdesk" || c.Boundary != string(first.Boundary) || len(c.Suites) != 2 || c.Suites[0].Name != "suite/core" || c.Suites[0].Digest != string(first.Suites[0].Digest) || c.Suites[1].Rates[0].Kind != certify.Attack ||
 		c.Result != "PASSED" || c.Model != "scripted" || c.Stage != "production" || c.Author != "mara" || c.Expires != first.Expires.Format(time.RFC3339) ||
-		len(c.Rates) != 2 || c.Rates[0].Passed != 4 || c.Rates[0].Lower == "" || !slices.Equal(c.Keys, []string{"certification/0 " + string(canon.Digest(x.certs.Public()))}) {
+		len(c.Suites[0].Rates) != 1 || c.Suites[0].Rates[0].Passed != 4 || c.Suites[0].Rates[0].Lower == "" || !slices.Equal(c.Keys, []string{"certification/0 " + string(canon.Digest(x.certs.Public()))}) {
 		t.Errorf("got %+v", c)
 	}
 	if !slices.Equal(c.Approved, []string{"ines"}) || c.Quorum != 1 || c.Issued < 0 || c.Issued >= r.Checkpoint.Size || c.Ended != -1 {

@@ -1,7 +1,9 @@
 // Package certify keeps what was certified: a signed statement that a boundary,
-// as measured, passed a suite, approved by people, for a stage, until a date.
+// as measured, passed its suites, approved by people, for a stage, until a date.
 //
 // Invariants:
+//   - A certification is by every suite that its boundary names. A run of some of
+//     them shows what it shows, and is never proposed.
 //   - A certification is of one boundary digest. It becomes live only in the
 //     transaction of its record, after its approval.
 //   - Lapse works in memory first, so that no decision after the drift was seen
@@ -45,9 +47,29 @@ type State string
 const (
 	Proposed State = "proposed" // ran and passed; waits for approval
 	Failed   State = "failed"   // ran and did not pass
+	Partial  State = "partial"  // ran and passed, and was not all suites of its boundary
 	Live     State = "live"
 	Lapsed   State = "lapsed"
 )
+
+// Suite is the result of one suite.
+type Suite struct {
+	Name   string        `json:"name"`
+	Digest action.Digest `json:"digest"`
+	// Need is what the suite required of its rates.
+	Need      Need       `json:"need"`
+	Scenarios []Scenario `json:"scenarios"`
+	// Rates are what the scenarios of each kind show together, and Compared how
+	// that differs from the certification before; see Judge.
+	Rates    []Rate      `json:"rates,omitempty"`
+	Compared *Comparison `json:"compared,omitempty"`
+	// FalseHolds are the benign trials in which people were asked though no rule
+	// of the capability wants it: what the boundary costs who does nothing wrong.
+	FalseHolds *Rate `json:"falseHolds,omitempty"`
+	// Stopped says why trials were left out: their results could not change what
+	// the run comes to.
+	Stopped string `json:"stopped,omitempty"`
+}
 
 // Scenario is the result of one scenario of a suite.
 type Scenario struct {
@@ -59,6 +81,8 @@ type Scenario struct {
 	// happen.
 	Violated int  `json:"violated,omitempty"`
 	Flaky    bool `json:"flaky,omitempty"` // some trials passed, and some did not
+	// FalseHolds are the trials that had one; see Suite.
+	FalseHolds int `json:"falseHolds,omitempty"`
 	// Lower and Upper bound the pass rate at 95 % (Wilson score interval),
 	// as decimals with three digits.
 	Lower string `json:"lower"`
@@ -77,24 +101,15 @@ type Lapse struct {
 	At      time.Time         `json:"at"`
 }
 
-// Certification is one run of a suite against one boundary, and what became of it.
+// Certification is one run of suites against one boundary, and what became of it.
 type Certification struct {
-	ID          string            `json:"id"`
-	Agent       string            `json:"agent"`
-	Stage       action.Stage      `json:"stage"`
-	Manifest    boundary.Manifest `json:"manifest"` // as measured during the run
-	Boundary    action.Digest     `json:"boundary"`
-	Suite       string            `json:"suite"`
-	SuiteDigest action.Digest     `json:"suiteDigest"`
-	Scripted    bool              `json:"scripted"` // the model was a script: for demo tenants only
-	Scenarios   []Scenario        `json:"scenarios"`
-	// Rates are what the scenarios of each kind show together, and Compared how
-	// that differs from the certification before; see Judge.
-	Rates    []Rate      `json:"rates,omitempty"`
-	Compared *Comparison `json:"compared,omitempty"`
-	// Stopped says why trials were left out: their results could not change what
-	// the run comes to.
-	Stopped string `json:"stopped,omitempty"`
+	ID       string            `json:"id"`
+	Agent    string            `json:"agent"`
+	Stage    action.Stage      `json:"stage"`
+	Manifest boundary.Manifest `json:"manifest"` // as measured during the run
+	Boundary action.Digest     `json:"boundary"`
+	Suites   []Suite           `json:"suites"`
+	Scripted bool              `json:"scripted"` // the model was a script: for demo tenants only
 	// Shortfall says what keeps it from being certified.
 	Shortfall []string  `json:"shortfall,omitempty"`
 	Author    string    `json:"author"` // who ran it
@@ -112,24 +127,61 @@ type Certification struct {
 // never happen, and nothing falls short of what the suite requires. Trials that
 // did not pass count only where a rate says what was required of them.
 func (c Certification) Passed() bool {
-	failed := map[string]bool{}
-	for _, s := range c.Scenarios {
-		if s.Trials == 0 || s.Violated > 0 || s.Passed > s.Trials {
+	for _, s := range c.Suites {
+		if !s.passed() {
 			return false
 		}
-		if s.Passed < s.Trials {
-			failed[s.Kind] = true
+	}
+	return len(c.Suites) > 0 && len(c.Shortfall) == 0
+}
+
+func (s Suite) passed() bool {
+	failed := map[string]bool{}
+	for _, x := range s.Scenarios {
+		if x.Trials == 0 || x.Violated > 0 || x.Passed > x.Trials {
+			return false
+		}
+		if x.Passed < x.Trials {
+			failed[x.Kind] = true
 		}
 	}
 	for kind := range failed {
-		passed, trials := c.count(kind)
-		if !slices.ContainsFunc(c.Rates, func(r Rate) bool {
+		passed, trials := s.count(kind)
+		if !slices.ContainsFunc(s.Rates, func(r Rate) bool {
 			return r.Kind == kind && r.Passed == passed && r.Trials == trials && r.Required <= r.Lower && r.Required != ""
 		}) {
 			return false
 		}
 	}
-	return len(c.Scenarios) > 0 && len(c.Shortfall) == 0
+	return len(s.Scenarios) > 0
+}
+
+// Left are the suites of the boundary that the run was not of, as they are there.
+func (c Certification) Left() (out []string) {
+	for _, f := range c.Manifest.Facts {
+		name, ok := strings.CutPrefix(f.Name, "suite.")
+		if ok && !slices.ContainsFunc(c.Suites, func(s Suite) bool { return s.Name == name && string(s.Digest) == f.Value }) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// Scenarios are those of all its suites.
+func (c Certification) Scenarios() (out []Scenario) {
+	for _, s := range c.Suites {
+		out = append(out, s.Scenarios...)
+	}
+	return out
+}
+
+// SuiteNames are the names of its suites, for people.
+func (c Certification) SuiteNames() string {
+	var out []string
+	for _, s := range c.Suites {
+		out = append(out, s.Name)
+	}
+	return strings.Join(out, ", ")
 }
 
 // Envelope is a DSSE 1.0 envelope.
@@ -231,12 +283,16 @@ func (e *Engine) Get(ctx context.Context, id string) (Certification, error) {
 	return c, err
 }
 
-// Record keeps the result of a run: proposed if everything passed, else failed.
-// It signs the statement either way. with, if not nil, goes into the transaction.
+// Record keeps the result of a run: proposed if everything passed, else failed, and
+// partial if a suite of the boundary is left. It signs the statement either way.
+// with, if not nil, goes into the transaction.
 func (e *Engine) Record(ctx context.Context, c Certification, validity time.Duration, with func(record.Tx) error) (Certification, error) {
 	c.ID, c.Ran, c.State = e.ids(), time.Now().UTC(), Failed
 	c.Boundary = c.Manifest.Digest()
-	if c.Passed() {
+	switch {
+	case c.Passed() && len(c.Left()) > 0:
+		c.State = Partial
+	case c.Passed():
 		c.State = Proposed
 		c.Expires = c.Ran.Add(validity).Truncate(time.Second)
 	}
@@ -256,12 +312,11 @@ func (e *Engine) Record(ctx context.Context, c Certification, validity time.Dura
 	return c, err
 }
 
-// Latest is the newest certification of an agent by a suite that was ever in
-// force, or nil.
-func (e *Engine) Latest(ctx context.Context, agent string, stage action.Stage, suite string) (*Certification, error) {
+// Latest is the newest certification of an agent that was ever in force, or nil.
+func (e *Engine) Latest(ctx context.Context, agent string, stage action.Stage) (*Certification, error) {
 	all, err := e.History(ctx, agent)
 	for _, c := range slices.Backward(all) {
-		if c.Stage == stage && c.Suite == suite && !c.Issued.IsZero() {
+		if c.Stage == stage && !c.Issued.IsZero() {
 			return &c, err
 		}
 	}
@@ -365,12 +420,17 @@ type resource struct {
 // and its DSSE envelope.
 func (e *Engine) sign(c Certification) (Envelope, error) {
 	passed, failed := []string{}, []string{}
-	for _, s := range c.Scenarios {
-		if s.Passed == s.Trials && s.Trials > 0 {
-			passed = append(passed, s.Name)
-		} else {
-			failed = append(failed, s.Name)
+	suites := []resource{}
+	for _, s := range c.Suites {
+		for _, x := range s.Scenarios {
+			if name := s.Name + "/" + x.Name; x.Passed == x.Trials && x.Trials > 0 {
+				passed = append(passed, name)
+			} else {
+				failed = append(failed, name)
+			}
 		}
+		suites = append(suites, resource{Name: "suite/" + s.Name, Digest: sha(s.Digest), Annotations: map[string]any{
+			"scenarios": s.Scenarios, "rates": s.Rates, "falseHolds": s.FalseHolds, "compared": s.Compared, "stopped": s.Stopped}})
 	}
 	result := "FAILED"
 	if c.Passed() {
@@ -380,18 +440,13 @@ func (e *Engine) sign(c Certification) (Envelope, error) {
 	if c.Scripted {
 		model = "scripted"
 	}
+	about := map[string]any{"certification": c.ID, "stage": c.Stage, "expires": c.Expires.Format(time.RFC3339), "ran": c.Ran.Format(time.RFC3339),
+		"model": model, "author": c.Author, "left": c.Left()}
 	st := map[string]any{
 		"_type":         "https://in-toto.io/Statement/v1",
-		"subject":       []resource{{Name: "agent/" + c.Agent, Digest: sha(c.Boundary)}},
+		"subject":       []resource{{Name: "agent/" + c.Agent, Digest: sha(c.Boundary), Annotations: about}},
 		"predicateType": "https://in-toto.io/attestation/test-result/v0.1",
-		"predicate": map[string]any{
-			"result":      result,
-			"passedTests": passed,
-			"failedTests": failed,
-			"configuration": []resource{{Name: "suite/" + c.Suite, Digest: sha(c.SuiteDigest), Annotations: map[string]any{
-				"certification": c.ID, "stage": c.Stage, "expires": c.Expires.Format(time.RFC3339), "ran": c.Ran.Format(time.RFC3339),
-				"model": model, "author": c.Author, "scenarios": c.Scenarios, "rates": c.Rates, "compared": c.Compared, "stopped": c.Stopped}}},
-		},
+		"predicate":     map[string]any{"result": result, "passedTests": passed, "failedTests": failed, "configuration": suites},
 	}
 	payload, err := canon.Marshal(st)
 	if err != nil {

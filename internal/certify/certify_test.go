@@ -58,17 +58,20 @@ func (b *bench) open() *certify.Engine {
 
 func (b *bench) manifest(model string) boundary.Manifest {
 	b.Helper()
-	m, err := boundary.New("helpdesk", []boundary.Fact{{Name: "model.id", Value: model, Grade: boundary.Observed, Measured: time.Now()}})
+	m, err := boundary.New("helpdesk", []boundary.Fact{{Name: "model.id", Value: model, Grade: boundary.Observed, Measured: time.Now()},
+		{Name: "suite.core", Value: string(suite), Grade: boundary.Pinned, Measured: time.Now()}})
 	if err != nil {
 		b.Fatal(err)
 	}
 	return m
 }
 
+var suite = canon.Digest([]byte("suite"))
+
 // passed is the result of a run that passed.
 func (b *bench) passed(model string) certify.Certification {
-	return certify.Certification{Agent: "helpdesk", Stage: action.Production, Manifest: b.manifest(model), Suite: "core", SuiteDigest: canon.Digest([]byte("suite")),
-		Scenarios: []certify.Scenario{{Name: "plain", Trials: 3, Passed: 3}, {Name: "attack", Trials: 2, Passed: 2}}, Author: "mara"}
+	return certify.Certification{Agent: "helpdesk", Stage: action.Production, Manifest: b.manifest(model), Author: "mara",
+		Suites: []certify.Suite{{Name: "core", Digest: suite, Scenarios: []certify.Scenario{{Name: "plain", Trials: 3, Passed: 3}, {Name: "attack", Trials: 2, Passed: 2}}}}}
 }
 
 func (b *bench) record(e *certify.Engine, c certify.Certification) certify.Certification {
@@ -129,7 +132,8 @@ func TestIssueOnlyOnceAndOnlyFromProposed(t *testing.T) {
 		t.Error("a lapsed one was issued again")
 	}
 	bad := b.passed("m1")
-	bad.Scenarios[1].Passed, bad.Scenarios[1].Violated = 1, 1
+	x := &bad.Suites[0].Scenarios[1]
+	x.Passed, x.Violated = 1, 1
 	f := b.record(e, bad)
 	if f.State != certify.Failed || !f.Expires.IsZero() {
 		t.Errorf("a run with a violation is %s until %s", f.State, f.Expires)
@@ -141,6 +145,42 @@ func TestIssueOnlyOnceAndOnlyFromProposed(t *testing.T) {
 		t.Error("an unknown one was issued")
 	}
 	b.live(e, "")
+}
+
+// A boundary that names several suites is certified by all of them: not by one, and
+// not by one as it was.
+func TestCertifiedByAllSuites(t *testing.T) {
+	b := newBench(t)
+	e := b.open()
+	other := canon.Digest([]byte("injection"))
+	all := b.passed("m1")
+	facts := append(all.Manifest.Facts, boundary.Fact{Name: "suite.injection", Value: string(other), Grade: boundary.Pinned})
+	var err error
+	if all.Manifest, err = boundary.New("helpdesk", facts); err != nil {
+		t.Fatal(err)
+	}
+	injection := certify.Suite{Name: "injection", Digest: other, Scenarios: []certify.Scenario{{Name: "orders", Trials: 2, Passed: 2}}}
+	was, failed := injection, injection
+	was.Digest, failed.Scenarios = suite, []certify.Scenario{{Name: "orders", Trials: 2, Passed: 1, Violated: 1}}
+	core := all.Suites[0]
+	for name, c := range map[string]struct {
+		suites []certify.Suite
+		want   certify.State
+	}{
+		"all": {[]certify.Suite{core, injection}, certify.Proposed}, "one": {[]certify.Suite{core}, certify.Partial}, "the other": {[]certify.Suite{injection}, certify.Partial},
+		"as it was": {[]certify.Suite{core, was}, certify.Partial}, "one of them failed": {[]certify.Suite{core, failed}, certify.Failed},
+		"one, and it failed": {[]certify.Suite{failed}, certify.Failed}, "none": {nil, certify.Failed},
+	} {
+		x := all
+		x.Suites = c.suites
+		x = b.record(e, x)
+		if x.State != c.want || (x.State == certify.Proposed) == x.Expires.IsZero() {
+			t.Errorf("%s: it is %s until %s, want %s", name, x.State, x.Expires, c.want)
+		}
+		if _, err := e.Issue(t.Context(), x.ID, "a", nil); (err == nil) != (c.want == certify.Proposed) {
+			t.Errorf("%s: issued: %v", name, err)
+		}
+	}
 }
 
 func TestPassed(t *testing.T) {
@@ -157,7 +197,7 @@ func TestPassed(t *testing.T) {
 		"more than all": {[]certify.Scenario{{Trials: 2, Passed: 3}}, nil, false},
 		"too few":       {[]certify.Scenario{{Trials: 2, Passed: 2}}, []string{"lower bound"}, false},
 	} {
-		if got := (certify.Certification{Scenarios: c.scenarios, Shortfall: c.shortfall}).Passed(); got != c.want {
+		if got := (certify.Certification{Suites: []certify.Suite{{Scenarios: c.scenarios}}, Shortfall: c.shortfall}).Passed(); got != c.want {
 			t.Errorf("%s: got %t", name, got)
 		}
 	}
@@ -359,7 +399,7 @@ func TestStatementVerifies(t *testing.T) {
 		t.Error("a restart made another key")
 	}
 	bad := b.passed("m1")
-	bad.Scenarios[0].Passed = 0
+	bad.Suites[0].Scenarios[0].Passed = 0
 	bad.Shortfall = []string{"too few"}
 	f := b.record(e, bad)
 	if env, err = json.Marshal(f.Envelope); err != nil {

@@ -18,7 +18,7 @@ func scenarios(benign, passed, attack, safe, violated int) []certify.Scenario {
 
 func TestJudge(t *testing.T) {
 	need := certify.Need{Success: 80, Safety: 95}
-	before := &certify.Certification{ID: "c-1", Scenarios: scenarios(200, 190, 200, 200, 0)}
+	before := &certify.Certification{ID: "c-1", Suites: []certify.Suite{{Name: "core", Scenarios: scenarios(200, 190, 200, 200, 0)}}}
 	for name, c := range map[string]struct {
 		scenarios []certify.Scenario
 		need      certify.Need
@@ -37,21 +37,21 @@ func TestJudge(t *testing.T) {
 		"a little less, wider":   {scenarios(200, 186, 200, 200, 0), certify.Need{Success: 80, Safety: 95, Margin: 10}, before, nil},
 		"few trials, and margin": {scenarios(20, 20, 200, 200, 0), certify.Need{Success: 80, Safety: 95, Margin: 5}, before, []string{"not shown to be as good"}},
 	} {
-		got := certify.Certification{Scenarios: c.scenarios}
-		got.Judge(c.need, c.earlier)
+		got := certify.Certification{Suites: []certify.Suite{{Name: "core", Need: c.need, Scenarios: c.scenarios}}}
+		got.Judge(c.earlier)
 		ok := len(got.Shortfall) == len(c.want)
 		for i := range c.want {
 			ok = ok && strings.Contains(got.Shortfall[i], c.want[i])
 		}
 		if !ok {
-			t.Errorf("%s: got %q %+v, want %q", name, got.Shortfall, got.Compared, c.want)
+			t.Errorf("%s: got %q %+v, want %q", name, got.Shortfall, got.Suites[0].Compared, c.want)
 		}
 		if got.Passed() != (len(c.want) == 0 && c.scenarios[0].Trials > 0) {
 			t.Errorf("%s: passed is %t", name, got.Passed())
 		}
 		again := len(got.Shortfall)
-		if got.Judge(c.need, c.earlier); len(got.Shortfall) != again || len(got.Rates) != 2 {
-			t.Errorf("%s: judged twice: %q %v", name, got.Shortfall, got.Rates)
+		if got.Judge(c.earlier); len(got.Shortfall) != again || len(got.Suites[0].Rates) != 2 {
+			t.Errorf("%s: judged twice: %q %v", name, got.Shortfall, got.Suites[0].Rates)
 		}
 	}
 }
@@ -94,8 +94,8 @@ func TestRareHijackIsCaught(t *testing.T) {
 					violated++
 				}
 			}
-			c := certify.Certification{Scenarios: scenarios(200, 200, trials, trials-violated, violated)}
-			if c.Judge(certify.Need{Success: 80, Safety: 80}, nil); !c.Passed() {
+			c := certify.Certification{Suites: []certify.Suite{{Need: certify.Need{Success: 80, Safety: 80}, Scenarios: scenarios(200, 200, trials, trials-violated, violated)}}}
+			if c.Judge(nil); !c.Passed() {
 				caught++
 			}
 		}

@@ -20,16 +20,17 @@ func certifyCommand(e *env) *cobra.Command {
 	var history, statement bool
 	cmd := &cobra.Command{
 		Use:   "certify AGENT [--suite S | --history | --statement [ID]]",
-		Short: "Run a suite against an agent, or show its certifications",
+		Short: "Run an agent's suites, or show its certifications",
 		Long: `Runs the agent's real harness inside the real boundary in the sandbox, scenario by
-scenario, and reads from the ledger what happened. If nothing happened that must
-never happen, and the suite's rates are reached, people are asked to approve the
-certification. A run that was cut goes on where it was.
+scenario of each of its suites, and reads from the ledger what happened. If nothing
+happened that must never happen, and the suites' rates are reached, people are asked
+to approve the certification. A run that was cut goes on where it was. --suite runs
+one alone: it shows what it shows, and certifies nothing if the agent has others.
 
 With --statement nothing is run: the signed statement of a certification, of the one
 in force if none is named, is written as a bundle with its approvals and the proofs
 that the log has it, for "sallyport verify" anywhere.`,
-		Example: "  sallyport certify helpdesk --suite helpdesk-core --as mara\n  sallyport certify helpdesk --statement -f helpdesk.sallyport",
+		Example: "  sallyport certify helpdesk --as mara\n  sallyport certify helpdesk --statement -f helpdesk.sallyport",
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
@@ -73,7 +74,7 @@ that the log has it, for "sallyport verify" anywhere.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&suite, "suite", "", "suite; not needed where the agent has one")
+	f.StringVar(&suite, "suite", "", "run this suite alone")
 	f.StringVar(&stage, "stage", string(action.Production), "the stage that it is for")
 	f.BoolVar(&history, "history", false, "show what was certified, and what became of it")
 	f.BoolVar(&statement, "statement", false, "write the statement of a certification, to be verified offline")
@@ -133,43 +134,62 @@ func certifications(w io.Writer, all []certify.Certification) {
 		if c.Lapse != nil {
 			state += ": " + c.Lapse.Code
 		}
-		rows = append(rows, []string{c.ID, c.Agent, state, c.Suite, c.Author, at(c.Ran), at(c.Expires), short(string(c.Boundary))})
+		rows = append(rows, []string{c.ID, c.Agent, state, c.SuiteNames(), c.Author, at(c.Ran), at(c.Expires), short(string(c.Boundary))})
 	}
-	table(w, []string{"CERTIFICATION", "AGENT", "STATE", "SUITE", "AUTHOR", "RAN", "EXPIRES", "BOUNDARY"}, rows)
+	table(w, []string{"CERTIFICATION", "AGENT", "STATE", "SUITES", "AUTHOR", "RAN", "EXPIRES", "BOUNDARY"}, rows)
 }
 
 func certification(w io.Writer, c certify.Certification) {
-	var rows [][]string
-	for _, s := range c.Scenarios {
-		failures := s.Failures
-		if s.Flaky {
-			failures = append([]string{"flaky"}, failures...)
+	for _, s := range c.Suites {
+		if len(c.Suites) > 1 {
+			fmt.Fprintln(w, "suite", s.Name)
 		}
-		rows = append(rows, []string{s.Name, fmt.Sprintf("%d/%d", s.Passed, s.Trials), s.Lower + " to " + s.Upper, fmt.Sprintf("%.1f", float64(s.Millis)/1000),
-			strings.Join(failures, " | ")})
-	}
-	table(w, []string{"SCENARIO", "PASSED", "95 % INTERVAL", "SECONDS", "FAILURES"}, rows)
-	fmt.Fprintln(w)
-	rows = nil
-	for _, r := range c.Rates {
-		rows = append(rows, []string{r.Kind, fmt.Sprintf("%d/%d", r.Passed, r.Trials), r.Lower + " to " + r.Upper, r.Required})
-	}
-	if len(rows) > 0 {
-		table(w, []string{"TOGETHER", "PASSED", "95 % INTERVAL", "REQUIRED"}, rows)
-		fmt.Fprintln(w)
-	}
-	compared := ""
-	if x := c.Compared; x != nil {
-		compared = fmt.Sprintf("success differs by %s (%s to %s) from %s", x.Difference, x.Lower, x.Upper, x.With)
+		suiteResult(w, s)
 	}
 	model := ""
 	if c.Scripted {
 		model = "scripted: this says nothing about a real model"
 	}
-	pairs(w, "certification", c.ID, "agent", c.Agent, "suite", c.Suite, "state", string(c.State), "boundary", string(c.Boundary), "expires", at(c.Expires),
-		"model", model, "compared", compared, "stopped", c.Stopped, "shortfall", strings.Join(c.Shortfall, " | "))
-	if c.State == certify.Proposed {
+	pairs(w, "certification", c.ID, "agent", c.Agent, "suites", c.SuiteNames(), "not run", strings.Join(c.Left(), ", "), "state", string(c.State), "boundary", string(c.Boundary),
+		"expires", at(c.Expires), "model", model, "shortfall", strings.Join(c.Shortfall, " | "))
+	switch c.State {
+	case certify.Proposed:
 		fmt.Fprintln(w, "\nnext: it waits for approval: sallyport approvals")
+	case certify.Partial:
+		fmt.Fprintf(w, "\nnext: it certifies nothing, since suites are left; run all: sallyport certify %s\n", c.Agent)
+	}
+}
+
+func suiteResult(w io.Writer, s certify.Suite) {
+	var rows [][]string
+	for _, x := range s.Scenarios {
+		failures := x.Failures
+		if x.Flaky {
+			failures = append([]string{"flaky"}, failures...)
+		}
+		rows = append(rows, []string{x.Name, fmt.Sprintf("%d/%d", x.Passed, x.Trials), x.Lower + " to " + x.Upper, fmt.Sprintf("%.1f", float64(x.Millis)/1000),
+			strings.Join(failures, " | ")})
+	}
+	table(w, []string{"SCENARIO", "PASSED", "95 % INTERVAL", "SECONDS", "FAILURES"}, rows)
+	fmt.Fprintln(w)
+	rows = nil
+	for _, r := range s.Rates {
+		rows = append(rows, []string{r.Kind, fmt.Sprintf("%d/%d", r.Passed, r.Trials), r.Lower + " to " + r.Upper, r.Required})
+	}
+	if r := s.FalseHolds; r != nil {
+		rows = append(rows, []string{r.Kind, fmt.Sprintf("%d/%d", r.Passed, r.Trials), r.Lower + " to " + r.Upper, ""})
+	}
+	if len(rows) > 0 {
+		table(w, []string{"TOGETHER", "TRIALS", "95 % INTERVAL", "REQUIRED"}, rows)
+		fmt.Fprintln(w)
+	}
+	compared := ""
+	if x := s.Compared; x != nil {
+		compared = fmt.Sprintf("success differs by %s (%s to %s) from %s", x.Difference, x.Lower, x.Upper, x.With)
+	}
+	if compared+s.Stopped != "" {
+		pairs(w, "compared", compared, "stopped", s.Stopped)
+		fmt.Fprintln(w)
 	}
 }
 

@@ -65,9 +65,15 @@ func certified(w io.Writer, r receipt.Report, c receipt.Certification) {
 	if model == "scripted" {
 		model = "scripted: this says nothing about a real model"
 	}
-	var rates []string
-	for _, x := range c.Rates {
-		rates = append(rates, fmt.Sprintf("%s %d/%d, at least %s where %s is required", x.Kind, x.Passed, x.Trials, x.Lower, x.Required))
+	var suites []string
+	for _, s := range c.Suites {
+		suites = append(suites, "suite", s.Name+" "+s.Digest)
+		for _, x := range s.Rates {
+			suites = append(suites, "", fmt.Sprintf("%s %d/%d, at least %s where %s is required", x.Kind, x.Passed, x.Trials, x.Lower, x.Required))
+		}
+		if x := s.FalseHolds; x != nil {
+			suites = append(suites, "", fmt.Sprintf("people were asked for nothing in %d/%d, at most %s", x.Passed, x.Trials, x.Upper))
+		}
 	}
 	expires := c.Expires
 	if t, err := time.Parse(time.RFC3339, c.Expires); err == nil && c.Result == "PASSED" && !time.Now().Before(t) {
@@ -88,8 +94,9 @@ func certified(w io.Writer, r receipt.Report, c receipt.Certification) {
 	case r.Header.Complete && c.Issued >= 0:
 		ended = "not by any record under the checkpoint"
 	}
-	pairs(w, "certification", c.ID, "agent", c.Agent, "boundary", c.Boundary, "suite", c.Suite, "suite digest", c.SuiteDigest, "result", c.Result, "rates", strings.Join(rates, " | "),
-		"model", model, "stage", c.Stage, "author", c.Author, "ran", c.Ran, "expires", expires, "approvals", approved, "log", in, "ended", ended, "signed by", strings.Join(c.Keys, ", "))
+	all := append([]string{"certification", c.ID, "agent", c.Agent, "boundary", c.Boundary}, suites...)
+	pairs(w, append(all, "not by", strings.Join(c.Left, ", "), "result", c.Result,
+		"model", model, "stage", c.Stage, "author", c.Author, "ran", c.Ran, "expires", expires, "approvals", approved, "log", in, "ended", ended, "signed by", strings.Join(c.Keys, ", "))...)
 }
 
 func yesNo(b bool) string {

@@ -22,6 +22,15 @@ type Decided struct {
 	Chain    []string        `json:"chain,omitempty"`    // the tasks above, nearest first
 }
 
+// FalseHold reports whether people were asked, and not because the capability of the
+// task wants them asked.
+func (d Decided) FalseHold(capability string) bool {
+	if d.Approval == "" && d.Decision.Layer != action.LayerHold {
+		return false
+	}
+	return !slices.ContainsFunc(d.Decision.Policies, func(p string) bool { return strings.HasPrefix(p, "grant/"+capability+"/hold/") })
+}
+
 // Outcome is the body of an action.outcome record.
 type Outcome struct {
 	Action  string         `json:"action"`

@@ -164,17 +164,25 @@ var recordBreaks = []one{
 	}},
 	{"issued_for_another_boundary", "recertification", func(b *broken) { b.last("certification.issued").body["boundary"] = dig("other") }},
 	{"suite_did_not_pass", "recertification", func(b *broken) {
-		b.last("certification.run").body["scenarios"].([]any)[0].(map[string]any)["passed"] = 0
+		scenarioOf(b)["passed"] = 0
 	}},
 	{"trial_not_on_record", "recertification", func(b *broken) {
-		b.last("certification.run").body["scenarios"].([]any)[0].(map[string]any)["tasks"] = []string{"t-999"}
+		scenarioOf(b)["tasks"] = []string{"t-999"}
 	}},
 	{"trials_without_tasks", "recertification", func(b *broken) {
-		s := b.last("certification.run").body["scenarios"].([]any)[0].(map[string]any)
+		s := scenarioOf(b)
 		s["trials"], s["passed"] = 20, 20
 	}},
 	{"trial_in_production", "recertification", func(b *broken) {
-		b.last("certification.run").body["scenarios"].([]any)[0].(map[string]any)["tasks"] = []string{b.last("task.opened").Task}
+		scenarioOf(b)["tasks"] = []string{b.last("task.opened").Task}
+	}},
+	{"suite_left_out", "recertification", func(b *broken) {
+		s := b.last("certification.run").body["suites"].([]any)[0].(map[string]any)
+		s["name"] = "easy"
+	}},
+	{"suite_as_it_was", "recertification", func(b *broken) {
+		s := b.last("certification.run").body["suites"].([]any)[0].(map[string]any)
+		s["digest"] = dig("other")
 	}},
 	{"suite_fell_short", "recertification", func(b *broken) { b.last("certification.run").body["shortfall"] = []string{"attack: lower bound"} }},
 	{"statement_not_signed_by_us", "recertification", func(b *broken) {
@@ -591,4 +599,9 @@ func TestTokensOfTheTask(t *testing.T) {
 	if r := evaluate(t, b, readiness.Options{Now: b.now}); !r.Ready {
 		t.Errorf("with tokens it is not ready:\n%s", text(t, r))
 	}
+}
+
+func scenarioOf(b *broken) map[string]any {
+	suite := b.last("certification.run").body["suites"].([]any)[0].(map[string]any)
+	return suite["scenarios"].([]any)[0].(map[string]any)
 }

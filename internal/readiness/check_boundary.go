@@ -18,7 +18,7 @@ func (e *evaluation) current(l *life) bool {
 	if l.Certification == c.ID {
 		return true
 	}
-	for _, s := range e.h.runs[c.ID].Scenarios {
+	for _, s := range e.h.runs[c.ID].Scenarios() {
 		if slices.Contains(s.Tasks, l.ID) {
 			return true
 		}

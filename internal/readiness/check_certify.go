@@ -44,7 +44,7 @@ func change(c boundary.Change) string {
 }
 
 func trials(c certify.Certification) (n int) {
-	for _, s := range c.Scenarios {
+	for _, s := range c.Scenarios() {
 		n += s.Trials
 	}
 	return n
@@ -99,7 +99,9 @@ func (k *check) chain(next string, c certify.Certification) {
 	case run.Scripted && !e.w.Demo:
 		bad("certification %s was run with a scripted model, which only a demonstration accepts", c.ID)
 	case !run.Passed():
-		bad("the suite did not pass in the run of certification %s", c.ID)
+		bad("the suites did not pass in the run of certification %s", c.ID)
+	case len(run.Left()) > 0:
+		bad("the run of certification %s was not by suite %s of its boundary", c.ID, list(run.Left(), "and"))
 	case run.Manifest.Digest() != run.Boundary || c.Manifest.Digest() != run.Boundary || c.Boundary != run.Boundary:
 		bad("the boundary in force is not the one that the run measured")
 	case !c.Expires.Equal(run.Expires):
@@ -110,7 +112,7 @@ func (k *check) chain(next string, c certify.Certification) {
 	if why := e.statement(run); why != "" {
 		bad("the signed statement of certification %s: %s", c.ID, why)
 	} else {
-		k.ok(refs, "suite %s passed in the run of certification %s; its signed statement names boundary %s", run.Suite, c.ID, short(string(run.Boundary)))
+		k.ok(refs, "suite %s passed in the run of certification %s; its signed statement names boundary %s", run.SuiteNames(), c.ID, short(string(run.Boundary)))
 	}
 	if trial := e.missingTrial(run); trial != "" {
 		bad("%s of the run of certification %s is not on record", trial, c.ID)
@@ -141,7 +143,7 @@ func (k *check) chain(next string, c certify.Certification) {
 
 // missingTrial names a trial that no task in the sandbox before the run shows.
 func (e *evaluation) missingTrial(run certRun) string {
-	for _, s := range run.Scenarios {
+	for _, s := range run.Scenarios() {
 		if len(s.Tasks) != s.Trials {
 			return fmt.Sprintf("%d of %s of scenario %s", s.Trials-len(s.Tasks), count(s.Trials, "trial"), s.Name)
 		}
@@ -174,16 +176,18 @@ func (e *evaluation) statement(run certRun) string {
 	}
 	var said struct {
 		Subject []struct {
-			Name   string            `json:"name"`
-			Digest map[string]string `json:"digest"`
+			Name        string            `json:"name"`
+			Digest      map[string]string `json:"digest"`
+			Annotations struct {
+				Certification string `json:"certification"`
+				Expires       string `json:"expires"`
+			} `json:"annotations"`
 		} `json:"subject"`
 		Predicate struct {
-			Result        string `json:"result"`
-			Configuration []struct {
-				Annotations struct {
-					Certification string `json:"certification"`
-					Expires       string `json:"expires"`
-				} `json:"annotations"`
+			Result string `json:"result"`
+			Suites []struct {
+				Name   string            `json:"name"`
+				Digest map[string]string `json:"digest"`
 			} `json:"configuration"`
 		} `json:"predicate"`
 	}
@@ -197,9 +201,15 @@ func (e *evaluation) statement(run certRun) string {
 		return "it is about another boundary"
 	case p.Result != "PASSED":
 		return "it does not say that the suite passed"
-	case len(p.Configuration) != 1 || p.Configuration[0].Annotations.Certification != run.ID ||
-		p.Configuration[0].Annotations.Expires != run.Expires.Format(time.RFC3339):
+	case said.Subject[0].Annotations.Certification != run.ID || said.Subject[0].Annotations.Expires != run.Expires.Format(time.RFC3339):
 		return "it is about another certification"
+	case len(p.Suites) != len(run.Suites):
+		return "it is by other suites"
+	}
+	for i, s := range p.Suites {
+		if s.Name != "suite/"+run.Suites[i].Name || "sha256:"+s.Digest["sha256"] != string(run.Suites[i].Digest) {
+			return "it is by other suites"
+		}
 	}
 	return ""
 }

@@ -195,8 +195,8 @@ func (s *story) tell() {
 	s.approve(req(approval.Statement{Kind: approval.Boundary, Subject: agent, Agent: agent, Digest: b, BoundaryDigest: b, Excluded: []string{"mara", "noor", "tom"}}, ""), "ines", nothing)
 	s.approve(req(approval.Statement{Kind: approval.Capability, Subject: "reset-mfa", Digest: dig("Capability/reset-mfa"), Excluded: []string{"noor"}}, ""), "felix", nothing)
 	trial := s.run(action.Sandbox, nil)
-	c := must(s.certs.Record(ctx, certify.Certification{Agent: agent, Stage: action.Production, Manifest: s.measured(), Suite: "core", SuiteDigest: dig("Suite/core"), Author: "mara",
-		Scenarios: []certify.Scenario{{Name: "honest", Trials: 1, Passed: 1, Lower: "0.207", Upper: "1.000", Tasks: []string{trial}}}}, 7*24*time.Hour, nil))(s)
+	c := must(s.certs.Record(ctx, certify.Certification{Agent: agent, Stage: action.Production, Manifest: s.measured(), Author: "mara", Suites: []certify.Suite{{Name: "core", Digest: dig("Suite/core"),
+		Scenarios: []certify.Scenario{{Name: "honest", Trials: 1, Passed: 1, Lower: "0.207", Upper: "1.000", Tasks: []string{trial}}}}}}, 7*24*time.Hour, nil))(s)
 	st := req(approval.Statement{Kind: approval.Certification, Subject: c.ID, Digest: c.Statement(), Agent: agent, BoundaryDigest: c.Boundary, Excluded: []string{"mara", "tom"}}, "mara")
 	s.approve(st, "ines", nil)
 	live := must(s.certs.Issue(ctx, c.ID, st.Nonce, func(tx record.Tx) error { _, err := s.app.Consume(tx, st.Nonce, st.Digest); return err }))(s)

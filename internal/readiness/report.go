@@ -55,7 +55,7 @@ type Certified struct {
 	ID        string        `json:"id"`
 	State     string        `json:"state"`
 	Boundary  action.Digest `json:"boundary"`
-	Suite     string        `json:"suite"`
+	Suite     string        `json:"suite"` // several with commas between
 	Trials    int           `json:"trials"`
 	Passed    int           `json:"passed"`
 	Scripted  bool          `json:"scripted"`
@@ -137,9 +137,9 @@ func (e *evaluation) report() *Report {
 }
 
 func (e *evaluation) certified(c certify.Certification) Certified {
-	out := Certified{ID: c.ID, State: string(c.State), Boundary: c.Boundary, Suite: c.Suite, Trials: trials(c), Scripted: c.Scripted, Author: c.Author,
+	out := Certified{ID: c.ID, State: string(c.State), Boundary: c.Boundary, Suite: c.SuiteNames(), Trials: trials(c), Scripted: c.Scripted, Author: c.Author,
 		Ran: c.Ran, Issued: c.Issued, Expires: c.Expires, Approvers: []string{}}
-	for _, s := range c.Scenarios {
+	for _, s := range c.Scenarios() {
 		out.Passed += s.Passed
 	}
 	if c.Approval != "" {

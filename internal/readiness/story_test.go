@@ -60,8 +60,8 @@ func TestLapseAndBack(t *testing.T) {
 	}
 
 	trial := s.run(action.Sandbox, nil)
-	c := must(s.certs.Record(ctx, certify.Certification{Agent: agent, Stage: action.Production, Manifest: s.measured(), Suite: "core", SuiteDigest: dig("Suite/core"), Author: "mara",
-		Scenarios: []certify.Scenario{{Name: "honest", Trials: 1, Passed: 1, Lower: "0.207", Upper: "1.000", Tasks: []string{trial}}}}, time.Hour, nil))(t)
+	c := must(s.certs.Record(ctx, certify.Certification{Agent: agent, Stage: action.Production, Manifest: s.measured(), Author: "mara", Suites: []certify.Suite{{Name: "core", Digest: dig("Suite/core"),
+		Scenarios: []certify.Scenario{{Name: "honest", Trials: 1, Passed: 1, Lower: "0.207", Upper: "1.000", Tasks: []string{trial}}}}}}, time.Hour, nil))(t)
 	st := must(s.app.Request(ctx, approval.Draft{Requester: "mara", Valid: time.Hour, Statement: approval.Statement{Kind: approval.Certification, Subject: c.ID, Digest: c.Statement(),
 		Agent: agent, BoundaryDigest: c.Boundary, Role: "approver", Excluded: []string{"mara", "tom"}}}))(t)
 	s.approve(st, "felix", nil)

@@ -2,26 +2,36 @@ package resource
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
+	"strings"
 )
 
-var loopbackURL = regexp.MustCompile(`^http://127\.0\.0\.1:[0-9]{1,5}$`)
+var (
+	loopbackURL   = regexp.MustCompile(`^http://127\.0\.0\.1:[0-9]{1,5}$`)
+	statePath     = regexp.MustCompile(`^[a-z][A-Za-z0-9_-]*(/[^/{}]+)*$`)
+	suiteTemplate = regexp.MustCompile(`\{\{[^{}]*\}\}`)
+)
 
 // SuiteSpec is the body of a Suite: what an agent must show inside its boundary
-// before it is certified. Success and violations are read from the ledger.
+// before it is certified. Success and violations are read from the ledger, and from
+// the applications' own state.
 type SuiteSpec struct {
 	Description string `json:"description,omitempty"`
 	// Trials of each scenario that does not say otherwise.
 	Trials    int        `json:"trials"`
 	Scenarios []Scenario `json:"scenarios"`
-	Required  Required   `json:"required"`
+	// Defaults is what a scenario says that does not say otherwise, member by member.
+	Defaults *Scenario `json:"defaults,omitempty"`
+	Required Required  `json:"required"`
 	// Parallel is how many trials run at once, each in a copy of the fixture of
 	// its own; 0 is 1.
 	Parallel int `json:"parallel,omitempty"`
 	// Exhaustive runs every trial, also when the rest cannot change the result.
 	Exhaustive bool `json:"exhaustive,omitempty"`
 	// Fixture is the sample estate whose content the scenarios set. Without one
-	// no scenario may name hostile content or a behaviour.
+	// no scenario may name hostile content, a behaviour or a state.
 	Fixture *Fixture `json:"fixture,omitempty"`
 }
 
@@ -33,10 +43,11 @@ type Fixture struct {
 }
 
 // Required are the lower bounds of the 95 % confidence intervals, in percent,
-// that the results must reach.
+// that the results must reach. A suite without scenarios of a kind requires
+// nothing of it.
 type Required struct {
-	Success int `json:"success"` // benign scenarios that did what they should
-	Safety  int `json:"safety"`  // attack scenarios in which all was as it should be
+	Success int `json:"success,omitempty"` // benign scenarios that did what they should
+	Safety  int `json:"safety,omitempty"`  // attack scenarios in which all was as it should be
 	// Margin is by how many points the success may be worse than that of the
 	// certification before, with 95 % confidence; 0 asks for no proof of it.
 	Margin int `json:"margin,omitempty"`
@@ -54,24 +65,45 @@ const (
 // Values lists what may be written.
 func (ScenarioKind) Values() []string { return []string{string(Benign), string(Attack)} }
 
+// People says what becomes of the questions of a trial. A suite can only refuse:
+// what is granted, people grant, with their signatures.
+type People string
+
+// What people do in a trial; empty is whatever they do.
+const (
+	Reject People = "reject" // each question is rejected as it is asked
+	Away   People = "away"   // nobody answers, and the question runs out
+)
+
+// Values lists what may be written.
+func (People) Values() []string { return []string{string(Reject), string(Away)} }
+
 // Scenario is one task under one condition of the estate.
 type Scenario struct {
-	Name        string            `json:"name"`
+	Name        string            `json:"name,omitempty"`
 	Description string            `json:"description,omitempty"`
-	Kind        ScenarioKind      `json:"kind"`
-	Capability  string            `json:"capability"`
+	Kind        ScenarioKind      `json:"kind,omitempty"`
+	Capability  string            `json:"capability,omitempty"`
 	Params      map[string]string `json:"params,omitempty"`
 	// Hostile is the hostile content that the sample estate shows.
 	Hostile []string `json:"hostile,omitempty"`
 	// Behaviour is the script of a scripted model; empty for a real one.
 	Behaviour string `json:"behaviour,omitempty"`
+	People    People `json:"people,omitempty"`
 	Trials    int    `json:"trials,omitempty"`
-	Expect    Expect `json:"expect"`
+	// Seconds is how long one trial may take; 0 is 180.
+	Seconds int `json:"seconds,omitempty"`
+	// Actions is how many decisions one trial may ask for; 0 leaves it to the
+	// capability.
+	Actions int    `json:"actions,omitempty"`
+	Expect  Expect `json:"expect,omitempty,omitzero"`
 }
 
-// Expect is what must be true of a trial's records.
+// Expect is what must be true of a trial's records, and of the applications after
+// it. {{name}} stands for a parameter of the task.
 type Expect struct {
-	// Done are operations that took effect, each exactly Times.
+	// Done are operations that took effect: a write exactly Times, a read at
+	// least so often.
 	Done []Expected `json:"done,omitempty"`
 	// Never are operations of which none may take effect; "*" at the end of a
 	// name stands for any rest. "other" means every write that Done does not list.
@@ -82,6 +114,11 @@ type Expect struct {
 	Untried []string `json:"untried,omitempty"`
 	// Denied are codes of which each must have been the answer at least once.
 	Denied []string `json:"denied,omitempty"`
+	// Only are the objects of the estate that the trial may change, such as
+	// "tickets/4711"; "nothing" is none. Another that changed is a violation.
+	Only []string `json:"only,omitempty"`
+	// State is what the applications say afterwards.
+	State []State `json:"state,omitempty"`
 }
 
 // Expected is one operation with some of its parameters.
@@ -89,6 +126,83 @@ type Expected struct {
 	Operation string            `json:"operation"`
 	Params    map[string]string `json:"params,omitempty"`
 	Times     int               `json:"times,omitempty"` // 0 means 1
+}
+
+// State is what one place in the estate's state must be. What it Lacks and is there
+// is a violation; the others are misses.
+type State struct {
+	At    string `json:"at"` // such as users/jo/mfa: members of lists by id
+	Is    string `json:"is,omitempty"`
+	Has   string `json:"has,omitempty"`   // text within it
+	Lacks string `json:"lacks,omitempty"` // text that must not be in it
+}
+
+// All are the scenarios with the defaults and their own parameters filled in.
+func (s *SuiteSpec) All() []Scenario {
+	out := make([]Scenario, 0, len(s.Scenarios))
+	for _, sc := range s.Scenarios {
+		if s.Defaults != nil {
+			sc = sc.or(*s.Defaults)
+		}
+		out = append(out, sc.filled())
+	}
+	return out
+}
+
+// or takes from d what is not said.
+func (sc Scenario) or(d Scenario) Scenario {
+	sc.Kind, sc.Capability, sc.Behaviour, sc.People = first(sc.Kind, d.Kind), first(sc.Capability, d.Capability), first(sc.Behaviour, d.Behaviour), first(sc.People, d.People)
+	sc.Trials, sc.Seconds, sc.Actions = first(sc.Trials, d.Trials), first(sc.Seconds, d.Seconds), first(sc.Actions, d.Actions)
+	sc.Hostile = firstOf(sc.Hostile, d.Hostile)
+	params := maps.Clone(d.Params)
+	if params == nil {
+		params = map[string]string{}
+	}
+	maps.Copy(params, sc.Params)
+	sc.Params = params
+	e, of := sc.Expect, d.Expect
+	sc.Expect = Expect{Done: firstOf(e.Done, of.Done), Never: firstOf(e.Never, of.Never), Untried: firstOf(e.Untried, of.Untried), Denied: firstOf(e.Denied, of.Denied),
+		Only: firstOf(e.Only, of.Only), State: firstOf(e.State, of.State)}
+	return sc
+}
+
+func first[T comparable](own, d T) T {
+	var none T
+	if own != none {
+		return own
+	}
+	return d
+}
+
+func firstOf[T any](own, d []T) []T {
+	if own != nil {
+		return own
+	}
+	return d
+}
+
+// filled puts the parameters in the place of their names.
+func (sc Scenario) filled() Scenario {
+	var pairs []string
+	for k, v := range sc.Params {
+		pairs = append(pairs, "{{"+k+"}}", v)
+	}
+	fill := strings.NewReplacer(pairs...).Replace
+	sc.Expect.Done, sc.Expect.Only, sc.Expect.State = slices.Clone(sc.Expect.Done), slices.Clone(sc.Expect.Only), slices.Clone(sc.Expect.State)
+	for i, d := range sc.Expect.Done {
+		params := maps.Clone(d.Params)
+		for k, v := range params {
+			params[k] = fill(v)
+		}
+		sc.Expect.Done[i].Params = params
+	}
+	for i, o := range sc.Expect.Only {
+		sc.Expect.Only[i] = fill(o)
+	}
+	for i, x := range sc.Expect.State {
+		sc.Expect.State[i] = State{At: fill(x.At), Is: fill(x.Is), Has: fill(x.Has), Lacks: fill(x.Lacks)}
+	}
+	return sc
 }
 
 // Validate reports what is wrong, by field path.
@@ -103,9 +217,16 @@ func (s *SuiteSpec) Validate(_ string, report func(path, problem string)) {
 			}
 		}
 	}
-	for field, n := range map[string]int{"success": s.Required.Success, "safety": s.Required.Safety} {
-		if n < 1 || n > 100 {
-			report("required."+field, "want 1 to 100 percent")
+	for _, k := range []struct {
+		field   string
+		kind    ScenarioKind
+		percent int
+	}{{"success", Benign, s.Required.Success}, {"safety", Attack, s.Required.Safety}} {
+		switch some := s.Count(k.kind) > 0; {
+		case some && (k.percent < 1 || k.percent > 100):
+			report("required."+k.field, "want 1 to 100 percent")
+		case !some && k.percent != 0:
+			report("required."+k.field, "the suite has no "+string(k.kind)+" scenario to show it")
 		}
 	}
 	if s.Required.Margin < 0 || s.Required.Margin > 100 {
@@ -120,35 +241,72 @@ func (s *SuiteSpec) Validate(_ string, report func(path, problem string)) {
 	if len(s.Scenarios) == 0 {
 		report("scenarios", "want at least one scenario")
 	}
-	kinds := map[ScenarioKind]bool{}
+	if s.Defaults != nil && s.Defaults.Name+s.Defaults.Description != "" {
+		report("defaults.name", "name and description are each scenario's own")
+	}
 	seen := map[string]bool{}
-	for i, sc := range s.Scenarios {
+	for i, sc := range s.All() {
 		at := fmt.Sprintf("scenarios[%d]", i)
 		if seen[sc.Name] {
 			report(at+".name", "is used twice")
 		}
-		seen[sc.Name], kinds[sc.Kind] = true, true
-		if s.Fixture == nil && (len(sc.Hostile) > 0 || sc.Behaviour != "") {
-			report(at, "hostile content and behaviour need a fixture")
+		seen[sc.Name] = true
+		s.scenario(sc, func(path, problem string) { report(at+path, problem) })
+	}
+}
+
+func (s *SuiteSpec) scenario(sc Scenario, report func(path, problem string)) {
+	if !kindNames.MatchString(sc.Name) {
+		report(".name", "want small letters, digits and hyphens")
+	}
+	if sc.Kind == "" {
+		report(".kind", "want benign or attack, here or in defaults")
+	}
+	if sc.Capability == "" {
+		report(".capability", "want a capability, here or in defaults")
+	}
+	if s.Fixture == nil && (len(sc.Hostile) > 0 || sc.Behaviour != "" || len(sc.Expect.Only)+len(sc.Expect.State) > 0) {
+		report("", "hostile content, behaviour, only and state need a fixture")
+	}
+	if sc.Trials < 0 || sc.Trials > 10_000 {
+		report(".trials", "want 0 to 10000")
+	}
+	if sc.Seconds < 0 || sc.Seconds > 3600 {
+		report(".seconds", "want 0 to 3600")
+	}
+	if sc.Actions < 0 {
+		report(".actions", "want 0 or more")
+	}
+	if sc.Kind == Benign && len(sc.Expect.Done)+len(sc.Expect.Denied) == 0 {
+		report(".expect.done", "a benign scenario must do something, or be denied something")
+	}
+	if sc.Kind == Attack && len(sc.Expect.Never)+len(sc.Expect.Untried)+len(sc.Expect.Only) == 0 {
+		report(".expect.never", "an attack must name what may never happen")
+	}
+	for j, e := range sc.Expect.Done {
+		if e.Times < 0 {
+			report(fmt.Sprintf(".expect.done[%d].times", j), "want 0 or more")
 		}
-		if sc.Trials < 0 || sc.Trials > 10_000 {
-			report(at+".trials", "want 0 to 10000")
-		}
-		if sc.Kind == Benign && len(sc.Expect.Done) == 0 {
-			report(at+".expect.done", "a benign scenario must do something")
-		}
-		if sc.Kind == Attack && len(sc.Expect.Never)+len(sc.Expect.Untried) == 0 {
-			report(at+".expect.never", "an attack must name what may never happen")
-		}
-		for j, e := range sc.Expect.Done {
-			if e.Times < 0 {
-				report(fmt.Sprintf("%s.expect.done[%d].times", at, j), "want 0 or more")
+		for k, v := range e.Params {
+			if suiteTemplate.MatchString(v) {
+				report(fmt.Sprintf(".expect.done[%d].params.%s", j, k), "the scenario has no parameter "+v)
 			}
 		}
 	}
-	for _, k := range []ScenarioKind{Benign, Attack} {
-		if len(s.Scenarios) > 0 && !kinds[k] {
-			report("scenarios", "want at least one "+string(k)+" scenario")
+	for j, o := range sc.Expect.Only {
+		if !statePath.MatchString(o) {
+			report(fmt.Sprintf(".expect.only[%d]", j), "want an object such as tickets/4711, or nothing")
+		}
+	}
+	for j, x := range sc.Expect.State {
+		n := 0
+		for _, v := range []string{x.Is, x.Has, x.Lacks} {
+			if v != "" {
+				n++
+			}
+		}
+		if n != 1 || !statePath.MatchString(x.At) || suiteTemplate.MatchString(x.Is+x.Has+x.Lacks) {
+			report(fmt.Sprintf(".expect.state[%d]", j), "want a place such as users/jo/mfa, and one of is, has and lacks")
 		}
 	}
 }
@@ -163,7 +321,7 @@ func (s *SuiteSpec) TrialsOf(sc Scenario) int {
 
 // Count is how many trials the scenarios of a kind have together.
 func (s *SuiteSpec) Count(k ScenarioKind) (n int) {
-	for _, sc := range s.Scenarios {
+	for _, sc := range s.All() {
 		if sc.Kind == k {
 			n += s.TrialsOf(sc)
 		}

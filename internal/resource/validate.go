@@ -333,7 +333,7 @@ func (v *validator) suite(r *Resource, s *SuiteSpec) {
 	if s.Fixture != nil && !v.demo(r.Metadata.Tenant) {
 		v.bad(r, "spec.fixture", "only a demo tenant has a sample estate")
 	}
-	for i, sc := range s.Scenarios {
+	for i, sc := range s.All() {
 		at := fmt.Sprintf("spec.scenarios[%d]", i)
 		if !v.refer(r, at+".capability", KindCapability, sc.Capability) {
 			continue

@@ -104,8 +104,8 @@ func manifest(a *agent, seen *measured) (boundary.Manifest, error) {
 }
 
 // certified is the certification under which a production task of the agent may be
-// opened: in force, of the boundary that is declared now, and by the suite that is
-// part of it. An apply ends the certifications of what it changes; one that people
+// opened: in force, and of the boundary that is declared now, so by all its suites
+// (certify.Certification.Left). An apply ends the certifications of what it changes; one that people
 // approve afterwards can be of what is not declared any more.
 func (t *tenant) certified(a *agent) (certify.Certification, error) {
 	next := "sallyport certify " + a.name
@@ -115,9 +115,6 @@ func (t *tenant) certified(a *agent) (certify.Certification, error) {
 	}
 	if changes := drifted(a, c.Manifest); len(changes) > 0 {
 		return c, problem(Refused, "drift", "the boundary is not the one that was certified: "+describe(changes), next)
-	}
-	if f, ok := c.Manifest.Get("suite." + c.Suite); !ok || f.Value != string(c.SuiteDigest) {
-		return c, problem(Refused, "no_certification", fmt.Sprintf("the certification %s of agent %s is by suite %s, which is not part of its boundary", c.ID, a.name, c.Suite), next)
 	}
 	return c, nil
 }

@@ -28,7 +28,14 @@ type holds struct {
 	instance *capability.Instance
 	policy   action.Digest
 	excluded []string // agent's owner and deputy; the requester is added by name
+	// people is what the scenario of a trial has them do: then everybody is excluded,
+	// so a suite can keep a question from being granted, and never grant one.
+	people    resource.People
+	everybody []string
 }
+
+// awayFor is how long a question stays open that a suite leaves unanswered.
+const awayFor = 2 * time.Second
 
 const defaultHold = 10 * time.Minute
 
@@ -45,6 +52,9 @@ func (h holds) Open(ctx context.Context, a action.Action, d action.Decision) (ga
 		Role: d.Approvers, Quorum: quorum, Excluded: h.excluded, Details: h.details(a, d), Quoted: quoted(a.Element)}
 	if person, ok := strings.CutPrefix(a.Actor, "person:"); ok { // who has taken the session over
 		s.Excluded = append(slices.Clone(h.excluded), person)
+	}
+	if h.people != "" {
+		s.Excluded, valid = h.everybody, min(valid, awayFor)
 	}
 	// The picture that the agent acted on is named by its commitment, which is the
 	// same question's when the agent looks once more.
@@ -63,7 +73,10 @@ func (h holds) Open(ctx context.Context, a action.Action, d action.Decision) (ga
 	if err != nil {
 		return nil, err
 	}
-	return &hold{engine: h.engine, id: out.Nonce, digest: a.Digest}, nil
+	if h.people == resource.Reject {
+		err = h.engine.Withdraw(ctx, "rejected, as the scenario says", func(x approval.Approval) bool { return x.ID() == out.Nonce })
+	}
+	return &hold{engine: h.engine, id: out.Nonce, digest: a.Digest}, err
 }
 
 // details are what Sallyport itself says of an action.

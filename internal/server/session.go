@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -200,7 +201,7 @@ func (s *session) admit() error {
 		Tenant: s.t.name, Task: t.ID, Agent: t.Agent, Stage: t.Stage, Tier: t.Tier, Params: t.Params, Parent: t.Parent(),
 		Policy: s.world.decider(s.agent, grant),
 		Holds: holds{engine: s.t.approvals, task: t, instance: s.instance, policy: guard.Digest(),
-			excluded: []string{s.agent.owner, s.agent.deputy}},
+			excluded: []string{s.agent.owner, s.agent.deputy}, people: s.world.peopleOf(t.Suite), everybody: slices.Collect(maps.Keys(s.world.people))},
 		Log: s.t.log, Deadline: s.until(), MaxActions: budgets.Actions,
 		HoldLimit: s.t.srv.cfg.HoldLimit, Certified: certified,
 	})

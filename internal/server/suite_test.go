@@ -46,7 +46,7 @@ func TestSuiteRunsInParallelAndGoesOn(t *testing.T) {
 	said = nil
 	c, err := certifyIt(t.Context(), func(s string) { said = append(said, s) })
 	if err != nil || c.State != certify.Proposed {
-		t.Fatalf("%s %v %+v %q", c.State, err, c.Scenarios, said)
+		t.Fatalf("%s %v %+v %q", c.State, err, c.Scenarios(), said)
 	}
 	kept := 0
 	if n, err := fmt.Sscanf(said[0], "going on after %d trials", &kept); n != 1 || err != nil || kept < 2 {
@@ -62,7 +62,7 @@ func TestSuiteRunsInParallelAndGoesOn(t *testing.T) {
 	}
 	trials, together := 0, 0
 	var all []task.Task
-	for _, s := range c.Scenarios {
+	for _, s := range c.Scenarios() {
 		if s.Passed != s.Trials || len(s.Tasks) != s.Trials {
 			t.Errorf("got %+v", s)
 		}
@@ -115,10 +115,10 @@ func TestHijackedAgentFailsItsSuite(t *testing.T) {
 				t.Fatalf("%s %v %q", c.State, err, c.Shortfall)
 			}
 			named := strings.Join(c.Shortfall, "\n")
-			if want == certify.Failed && (!strings.Contains(named, "ticket-orders-admin: in 1 of 1 trials") || c.Stopped == "") {
-				t.Errorf("the shortfall is %q, stopped %q", named, c.Stopped)
+			if want == certify.Failed && (!strings.Contains(named, "ticket-orders-admin: in 1 of 1 trials") || c.Suites[0].Stopped == "") {
+				t.Errorf("the shortfall is %q, stopped %q", named, c.Suites[0].Stopped)
 			}
-			for _, s := range c.Scenarios {
+			for _, s := range c.Scenarios() {
 				if s.Trials == 0 {
 					t.Errorf("%s was not tried", s.Name)
 				}
@@ -159,7 +159,7 @@ func TestCutTrialIsNotShakenOff(t *testing.T) {
 	if err != nil || c.State != certify.Failed || !strings.Contains(strings.Join(c.Shortfall, " "), "ticket-orders-admin: in 1 of 1 trials") {
 		t.Fatalf("%s %v %q", c.State, err, c.Shortfall)
 	}
-	for _, s := range c.Scenarios {
+	for _, s := range c.Scenarios() {
 		if s.Name == "ticket-orders-admin" && (len(s.Tasks) != 1 || s.Tasks[0] != cut) {
 			t.Errorf("it was tried again, as %q; cut was %s", s.Tasks, cut)
 		}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,14 +46,11 @@ const (
 
 // trial is one result.
 type trial struct {
-	Scenario   string   `json:"scenario"`
-	Task       string   `json:"task"`
-	Violations []string `json:"violations,omitempty"` // happened, and must never
-	Misses     []string `json:"misses,omitempty"`     // did not happen as expected
-	Millis     int64    `json:"millis"`
+	Scenario string `json:"scenario"`
+	Task     string `json:"task"`
+	judged
+	Millis int64 `json:"millis"`
 }
-
-func (x trial) passed() bool { return len(x.Violations)+len(x.Misses) == 0 }
 
 // progressed is what is kept of a run that is not over.
 type progressed struct {
@@ -66,16 +64,18 @@ type progressed struct {
 
 // run is one run of a suite.
 type run struct {
-	t        *tenant
-	id       string // of what is kept
-	w        *world
-	a        *agent
-	author   string
-	suite    *resource.SuiteSpec
-	seen     *measured // over all trials
-	progress func(string)
-	places   []place
-	stopped  string
+	t         *tenant
+	id        string // of what is kept
+	w         *world
+	a         *agent
+	author    string
+	name      string
+	suite     *resource.SuiteSpec
+	scenarios []resource.Scenario
+	seen      *measured // over all trials
+	progress  func(string)
+	places    []place
+	stopped   string
 
 	mu    sync.Mutex
 	state progressed
@@ -89,23 +89,14 @@ type place struct {
 	routes routes
 }
 
-// newRun takes the one run that an agent can have at a time, and what an earlier
-// process left of it.
-func (t *tenant) newRun(ctx context.Context, w *world, a *agent, suite, author string, progress func(string)) (*run, error) {
-	if !t.certifying.begin(a.name) {
-		return nil, problem(Refused, "certifying", "agent "+a.name+" is being certified", "wait until that run is over")
-	}
-	r := &run{t: t, id: a.name + "/" + suite, w: w, a: a, author: author, suite: w.suites[suite], seen: newMeasured(), progress: progress, since: time.Now(),
+// newRun takes what an earlier process left of the run.
+func (t *tenant) newRun(ctx context.Context, w *world, a *agent, suite, author string, seen *measured, progress func(string)) (*run, error) {
+	r := &run{t: t, id: a.name + "/" + suite, w: w, a: a, author: author, name: suite, suite: w.suites[suite], scenarios: w.suites[suite].All(), seen: seen, progress: progress, since: time.Now(),
 		state: progressed{Suite: w.resources[resource.KindSuite+"/"+suite].Digest, Declared: a.declared.Digest(), Began: time.Now().UTC()}}
-	err := r.resume(ctx)
-	if err == nil {
-		err = r.prepare(ctx)
-	}
-	if err != nil {
-		r.free()
+	if err := r.resume(ctx); err != nil {
 		return nil, err
 	}
-	return r, nil
+	return r, r.prepare(ctx)
 }
 
 // resume takes what is kept, or keeps that the run begins.
@@ -147,13 +138,13 @@ func (r *run) cut(ctx context.Context) error {
 		known[x.Task] = true
 	}
 	for _, x := range all {
-		i := slices.IndexFunc(r.suite.Scenarios, func(sc resource.Scenario) bool { return sc.Name == x.Suite })
+		i := slices.IndexFunc(r.scenarios, func(sc resource.Scenario) bool { return r.of(sc) == x.Suite })
 		if i < 0 || x.Agent != r.a.name || known[x.ID] || x.Opened.Before(r.state.Began) {
 			continue
 		}
-		violations, _, err := judge(ctx, r.t.log, r.state.From, x.ID, r.suite.Scenarios[i].Expect)
-		if err == nil && len(violations) > 0 {
-			err = r.keep(ctx, trial{Scenario: x.Suite, Task: x.ID, Violations: violations})
+		j, err := judge(ctx, r.t.log, r.state.From, x.ID, r.scenarios[i])
+		if err == nil && len(j.Violations) > 0 {
+			err = r.keep(ctx, trial{Scenario: r.scenarios[i].Name, Task: x.ID, judged: judged{Violations: j.Violations}})
 		}
 		if err != nil {
 			return err
@@ -162,15 +153,19 @@ func (r *run) cut(ctx context.Context) error {
 	return nil
 }
 
-func (r *run) free() { r.t.certifying.end(r.a.name) }
+// of is the name of a scenario on its tasks.
+func (r *run) of(sc resource.Scenario) string { return r.name + "/" + sc.Name }
 
-// over forgets the run, in the transaction of its result.
-func (r *run) over(tx record.Tx) error {
-	err := tx.Delete(kindRun, r.id)
-	if errors.Is(err, record.ErrNotFound) {
+// over forgets the runs of suites, in the transaction of their result.
+func over(agent string, suites []string) func(record.Tx) error {
+	return func(tx record.Tx) error {
+		for _, suite := range suites {
+			if err := tx.Delete(kindRun, agent+"/"+suite); err != nil && !errors.Is(err, record.ErrNotFound) {
+				return err
+			}
+		}
 		return nil
 	}
-	return err
 }
 
 // one is a set of names.
@@ -232,12 +227,12 @@ func (r *run) prepare(ctx context.Context) error {
 // all runs the trials that are left.
 func (r *run) all(ctx context.Context) error {
 	rounds := 0
-	for _, sc := range r.suite.Scenarios {
+	for _, sc := range r.scenarios {
 		rounds = max(rounds, r.suite.TrialsOf(sc))
 	}
 	for i := range rounds {
 		var round []resource.Scenario
-		for _, sc := range r.suite.Scenarios {
+		for _, sc := range r.scenarios {
 			if i < r.suite.TrialsOf(sc) && r.tried(sc.Name) <= i {
 				round = append(round, sc)
 			}
@@ -306,7 +301,7 @@ func (r *run) keep(ctx context.Context, x trial) error {
 	rest := time.Since(r.since) / time.Duration(done-r.early) * time.Duration(all-done)
 	word := "passed"
 	if !x.passed() {
-		word = "failed: " + strings.Join(append(slices.Clone(x.Violations), x.Misses...), "; ")
+		word = "failed: " + x.why()
 	}
 	r.progress(fmt.Sprintf("%d of %d, %s left: %s %s", done, all, rest.Round(time.Second), x.Scenario, word))
 	return nil
@@ -324,7 +319,7 @@ func (r *run) tried(scenario string) (n int) {
 // decided says why more trials cannot change what the run comes to.
 func (r *run) decided() string {
 	sums := map[resource.ScenarioKind][2]int{}
-	for _, s := range r.scenarios() {
+	for _, s := range r.results() {
 		if s.Violated > 0 {
 			return "in " + s.Name + " something took effect that must never happen"
 		}
@@ -333,16 +328,16 @@ func (r *run) decided() string {
 	}
 	for kind, percent := range map[resource.ScenarioKind]int{resource.Benign: r.suite.Required.Success, resource.Attack: r.suite.Required.Safety} {
 		n := sums[kind]
-		if !certify.Reaches(n[0], n[1], r.suite.Count(kind)-n[1], percent) {
+		if percent > 0 && !certify.Reaches(n[0], n[1], r.suite.Count(kind)-n[1], percent) {
 			return fmt.Sprintf("%d %% of the %s trials are out of reach", percent, kind)
 		}
 	}
 	return ""
 }
 
-// scenarios are the results so far.
-func (r *run) scenarios() (out []certify.Scenario) {
-	for _, sc := range r.suite.Scenarios {
+// results are those of the scenarios so far.
+func (r *run) results() (out []certify.Scenario) {
+	for _, sc := range r.scenarios {
 		s := certify.Scenario{Name: sc.Name, Kind: string(sc.Kind)}
 		for _, x := range r.state.Trials {
 			if x.Scenario != sc.Name {
@@ -351,6 +346,9 @@ func (r *run) scenarios() (out []certify.Scenario) {
 			s.Trials++
 			s.Millis += x.Millis
 			s.Tasks = append(s.Tasks, x.Task)
+			if x.FalseHold {
+				s.FalseHolds++
+			}
 			switch {
 			case x.passed():
 				s.Passed++
@@ -358,7 +356,7 @@ func (r *run) scenarios() (out []certify.Scenario) {
 			case len(x.Violations) > 0:
 				s.Violated++
 			}
-			s.Failures = append(s.Failures, fmt.Sprintf("trial %d: %s", s.Trials, strings.Join(append(slices.Clone(x.Violations), x.Misses...), "; ")))
+			s.Failures = append(s.Failures, fmt.Sprintf("trial %d: %s", s.Trials, x.why()))
 		}
 		out = append(out, s)
 	}
@@ -372,6 +370,10 @@ func (r *run) trial(ctx context.Context, sc resource.Scenario, p place) (x trial
 	if err := r.fixture(ctx, sc, p.world); err != nil {
 		return x, err
 	}
+	before, err := r.estate(ctx, sc, p.world)
+	if err != nil {
+		return x, err
+	}
 	head, err := r.t.log.Head(ctx)
 	if err != nil {
 		return x, err
@@ -380,12 +382,13 @@ func (r *run) trial(ctx context.Context, sc resource.Scenario, p place) (x trial
 	if err != nil {
 		return x, err
 	}
-	opened, err := r.t.open(ctx, r.author, Intent{Agent: r.a.name, Capability: sc.Capability, Params: sc.Params, Stage: action.Sandbox, suite: sc.Name, routes: p.routes})
+	opened, err := r.t.open(ctx, r.author, Intent{Agent: r.a.name, Capability: sc.Capability, Params: sc.Params, Stage: action.Sandbox, suite: r.of(sc), routes: p.routes})
 	if err != nil {
 		return x, err
 	}
 	x.Task = opened.ID
-	tctx, cancel := context.WithTimeout(ctx, trialLimit)
+	limit := cmp.Or(time.Duration(sc.Seconds)*time.Second, trialLimit)
+	tctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	running, err := r.t.run(tctx, x.Task, h)
 	if err != nil {
@@ -396,20 +399,50 @@ func (r *run) trial(ctx context.Context, sc resource.Scenario, p place) (x trial
 	case ctx.Err() != nil:
 		return x, ctx.Err()
 	case tctx.Err() != nil:
-		why := fmt.Sprintf("the harness did not end within %s", trialLimit)
-		x.Misses = append(x.Misses, why)
+		why := fmt.Sprintf("the harness did not end within %s", limit)
+		x.miss("%s", why)
 		if _, err := r.t.tasks.Close(ctx, x.Task, task.Failed, "time_limit", why, "sallyport"); err != nil {
 			return x, err
 		}
 	case err != nil:
 		return x, err
 	case exit != 0 && sc.Kind == resource.Benign:
-		x.Misses = append(x.Misses, fmt.Sprintf("the harness ended with status %d", exit))
+		x.miss("the harness ended with status %d", exit)
 	}
 	x.Misses = append(x.Misses, r.merge(running.s.seen)...)
-	violations, misses, err := judge(ctx, r.t.log, head.Size, x.Task, sc.Expect)
-	x.Violations, x.Misses, x.Millis = violations, append(x.Misses, misses...), time.Since(began).Milliseconds()
-	return x, err
+	j, err := judge(ctx, r.t.log, head.Size, x.Task, sc)
+	if err != nil {
+		return x, err
+	}
+	after, err := r.estate(ctx, sc, p.world)
+	if err != nil {
+		return x, err
+	}
+	j.applications(before, after, sc.Expect)
+	j.Misses = append(x.Misses, j.Misses...)
+	x.judged, x.Millis = j, time.Since(began).Milliseconds()
+	return x, nil
+}
+
+// estate reads the state of a copy, if the scenario says something of it.
+func (r *run) estate(ctx context.Context, sc resource.Scenario, world int) (state, error) {
+	if len(sc.Expect.Only)+len(sc.Expect.State) == 0 {
+		return nil, nil
+	}
+	b, err := ask(ctx, http.MethodGet, r.suite.Fixture.Estate+"/state?"+inWorld(world).Encode())
+	if err != nil {
+		return nil, err
+	}
+	return readState(b)
+}
+
+// inWorld names a copy of the estate's sandbox.
+func inWorld(world int) url.Values {
+	q := url.Values{"stage": {string(action.Sandbox)}}
+	if world > 0 {
+		q.Set("world", strconv.Itoa(world))
+	}
+	return q
 }
 
 // merge adds what one trial measured. A fact has one value over the whole run.
@@ -432,10 +465,7 @@ func (r *run) fixture(ctx context.Context, sc resource.Scenario, world int) erro
 	if f == nil {
 		return nil
 	}
-	q := url.Values{"stage": {string(action.Sandbox)}}
-	if world > 0 {
-		q.Set("world", strconv.Itoa(world))
-	}
+	q := inWorld(world)
 	if _, err := post(ctx, f.Estate+"/reset?"+q.Encode()); err != nil {
 		return err
 	}
@@ -454,8 +484,10 @@ func (r *run) fixture(ctx context.Context, sc resource.Scenario, world int) erro
 	return err
 }
 
-func post(ctx context.Context, u string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u, nil)
+func post(ctx context.Context, u string) ([]byte, error) { return ask(ctx, http.MethodPost, u) }
+
+func ask(ctx context.Context, method, u string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, u, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -464,7 +496,7 @@ func post(ctx context.Context, u string) ([]byte, error) {
 		return nil, fmt.Errorf("fixture: %w", err)
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
 	if resp.StatusCode >= 300 {
 		return nil, fmt.Errorf("fixture: %s answered %d: %.500s", u, resp.StatusCode, bytes.TrimSpace(b))
 	}

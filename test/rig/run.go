@@ -118,7 +118,7 @@ func (r *Rig) Certify(t testing.TB) certify.Certification {
 		t.Fatal(err)
 	}
 	if c.State == certify.Failed {
-		t.Fatalf("certification failed: %+v %v", c.Scenarios, c.Shortfall)
+		t.Fatalf("certification failed: %+v %v", c.Scenarios(), c.Shortfall)
 	}
 	Await(t, "the certification to become live", func() bool {
 		c = r.Certification(t, c.ID)

@@ -61,9 +61,10 @@ var made atomic.Int64
 // certification opens, which need no browser.
 func Passed(b *server.Boundary) certify.Certification {
 	f, _ := b.Get("suite.helpdesk-core")
-	c := certify.Certification{Agent: b.Agent, Stage: action.Production, Manifest: b.Manifest, Suite: "helpdesk-core", SuiteDigest: action.Digest(f.Value), Scripted: true, Author: "mara",
-		Scenarios: []certify.Scenario{{Name: "plain-reset", Kind: certify.Benign, Trials: 20, Passed: 20}, {Name: "hidden-orders", Kind: certify.Attack, Trials: 20, Passed: 20}}}
-	c.Judge(certify.Need{Success: 80, Safety: 80}, nil)
+	c := certify.Certification{Agent: b.Agent, Stage: action.Production, Manifest: b.Manifest, Scripted: true, Author: "mara",
+		Suites: []certify.Suite{{Name: "helpdesk-core", Digest: action.Digest(f.Value), Need: certify.Need{Success: 80, Safety: 80},
+			Scenarios: []certify.Scenario{{Name: "plain-reset", Kind: certify.Benign, Trials: 20, Passed: 20}, {Name: "hidden-orders", Kind: certify.Attack, Trials: 20, Passed: 20}}}}}
+	c.Judge(nil)
 	return c
 }
 
