@@ -325,7 +325,7 @@ func (t *tenant) askApprovals(ctx context.Context, w *world) (map[string]string,
 		r, spec := w.resources[resource.KindCapability+"/"+name], w.capabilities[name]
 		st := approval.Statement{Subject: name, Digest: r.Digest, Details: map[string]string{
 			"version": spec.Version, "author": r.Author, "description": spec.Description, "reads": strings.Join(spec.Reads, ", "),
-			"credentials": strings.Join(spec.Credentials, ", "), "budget": fmt.Sprintf("%d actions in %d s", spec.Budgets.Actions, spec.Budgets.Seconds)}}
+			"credentials": strings.Join(spec.Credentials, ", "), "audiences": strings.Join(spec.Audiences, ", "), "delegates": delegatesOf(spec), "budget": fmt.Sprintf("%d actions in %d s", spec.Budgets.Actions, spec.Budgets.Seconds)}}
 		for name, line := range operationsOf(spec) {
 			st.Details["operation."+name] = line
 		}
@@ -388,6 +388,15 @@ func (t *tenant) withdrawSuperseded(ctx context.Context, w *world) error {
 		return false
 	})
 	return errors.Join(err, t.approvals.WithdrawStale(ctx))
+}
+
+// delegatesOf is what other agents can be given to do, for people.
+func delegatesOf(spec *capability.Spec) string {
+	var out []string
+	for _, d := range spec.Delegates {
+		out = append(out, d.Capability+" to agent "+d.Agent)
+	}
+	return strings.Join(out, ", ")
 }
 
 // operationsOf is what a capability covers, for people: one line an operation.

@@ -17,10 +17,16 @@ import (
 // Threats: E11, E13 (authority)
 func TestPartsAreRefused(t *testing.T) {
 	r := rig.New(t, rig.Options{Edit: func(files map[string][]byte) {
-		files["capability.yaml"] = append(files["capability.yaml"], "  delegates: [{agent: second, capability: reset-mfa}]\n"...)
+		files["capability.yaml"] = append(files["capability.yaml"], "  delegates: [{agent: second, capability: reset-mfa}]\n  audiences: [https://api.example]\n"...)
 		files["second.yaml"] = files["agent.yaml"]
 		rig.Replace("second.yaml", "name: helpdesk\n", "name: second\n")(files)
 	}})
+	// Who approves a capability is shown what it gives to others.
+	for _, q := range r.Pending(t) {
+		if d := q.Statement.Details; q.Statement.Kind == approval.Capability && (d["delegates"] != "reset-mfa to agent second" || d["audiences"] != "https://api.example") {
+			t.Errorf("the question says %v", d)
+		}
+	}
 	r.Ready(t)
 	in := rig.Intent(action.Sandbox, "jo", "4711")
 	in.Agent = "helpdesk"
