@@ -132,7 +132,7 @@ func (a *api) accessRoutes(mux *http.ServeMux) {
 		if _, err := a.s.Asked(c.Context(), c.tenant, c.caller, c.PathValue("id")); err != nil {
 			return 0, approval.Approval{}, err
 		}
-		x, err := a.s.Reject(c.Context(), c.tenant, c.caller, c.PathValue("id"), "withdrawn by its requester")
+		x, err := a.s.Reject(detached(c), c.tenant, c.caller, c.PathValue("id"), "withdrawn by its requester")
 		return http.StatusOK, x, err
 	}))
 }

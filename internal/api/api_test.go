@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,6 +49,7 @@ func TestServer(t *testing.T) {
 	t.Run("roles_refused", func(t *testing.T) { rolesRefused(t, r) })
 	t.Run("self_approval_refused", func(t *testing.T) { selfApproval(t, r) })
 	t.Run("signature_refused", func(t *testing.T) { signatureRefused(t, r) })
+	t.Run("answer_outlives_its_caller", func(t *testing.T) { answerOutlives(t, r) })
 	r.ApproveAll(t, "ines")
 	t.Run("approval_used_once", func(t *testing.T) { approvalUsedOnce(t, r) })
 	t.Run("secret_never_read_back", func(t *testing.T) { secretNotReadBack(t, r) })
@@ -229,6 +231,38 @@ func signatureRefused(t *testing.T, r *apitest.Rig) {
 	if _, err := r.As("ines").Approve(t.Context(), bad, r.Keys["ines"]); err == nil {
 		t.Error("the client signed bytes that are not canonical")
 	}
+}
+
+// answerOutlives: who answers a question and hangs up has answered it. Cut off in
+// between, what is kept and what is in force would be two things.
+func answerOutlives(t *testing.T, r *apitest.Rig) {
+	yes, no := pending(t, r, approval.Capability), pending(t, r, approval.Boundary)
+	sig, err := approval.Sign(yes.Approval.Statement, r.Keys["ines"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		a    api.Approval
+		path string
+		body any
+		want approval.State
+	}{
+		{no, "reject", api.RejectRequest{Reason: "not yet"}, approval.Rejected},
+		{yes, "approve", api.ApproveRequest{Person: "ines", Signature: string(sig)}, approval.Used},
+	} {
+		b, err := json.Marshal(c.body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := c.a.Approval.ID()
+		q := httptest.NewRequest("POST", "/api/v1/approvals/"+id+"/"+c.path, bytes.NewReader(b))
+		q.Header.Set(api.AsHeader, "ines")
+		w := api.HungUp(r.Server, q)
+		if got, err := r.As("ines").Approval(t.Context(), id); err != nil || got.Approval.State != c.want {
+			t.Errorf("%s: got %s, %v; answered %s", c.path, got.Approval.State, err, w.Body)
+		}
+	}
+	r.Apply(t) // asks again what was said no to
 }
 
 func approvalUsedOnce(t *testing.T, r *apitest.Rig) {

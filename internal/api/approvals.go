@@ -126,7 +126,7 @@ func (a *api) approve(c *call) (any, error) {
 	if len(in.Assertion) > 0 {
 		signature = in.Assertion
 	}
-	return a.s.Approve(c.Context(), c.tenant, c.PathValue("id"), in.Person, signature)
+	return a.s.Approve(detached(c), c.tenant, c.PathValue("id"), in.Person, signature)
 }
 
 func (a *api) reject(c *call) (any, error) {
@@ -134,5 +134,5 @@ func (a *api) reject(c *call) (any, error) {
 	if err := c.read(maxRequest, &in); err != nil {
 		return nil, err
 	}
-	return a.s.Reject(c.Context(), c.tenant, c.caller, c.PathValue("id"), in.Reason)
+	return a.s.Reject(detached(c), c.tenant, c.caller, c.PathValue("id"), in.Reason)
 }

@@ -78,8 +78,8 @@ func list[T any](v []T, err error) ([]T, error) {
 	return v, err
 }
 
-// detached is a context that outlives the caller: what ends authority is
-// finished, also when whoever asked for it went away.
+// detached is a context that outlives the caller: what ends authority or changes
+// what is in force is finished, also when whoever asked for it went away.
 func detached(c *call) context.Context { return context.WithoutCancel(c.Context()) }
 
 func (a *api) apply(c *call) (any, error) {

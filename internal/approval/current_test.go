@@ -352,13 +352,13 @@ func TestNearlyTheSameIsNotAskedForEver(t *testing.T) {
 			t.Fatal(err)
 		}
 		asked++
-		if _, err := f.eng.Reject(t.Context(), s.Nonce, "jo", "no"); err != nil {
+		if _, err := f.eng.Reject(t.Context(), s.Nonce, "jo", "no", nil); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if s, err := ask("t-2", "user0"); err != nil {
 		t.Errorf("another task: %v", err)
-	} else if _, err := f.eng.Reject(t.Context(), s.Nonce, "jo", "no"); err != nil {
+	} else if _, err := f.eng.Reject(t.Context(), s.Nonce, "jo", "no", nil); err != nil {
 		t.Fatal(err)
 	}
 	for asked++; asked < approval.MaxAskedPerHour; asked++ {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -185,31 +186,36 @@ const maxReason = 500 // bytes
 // Reject closes a pending approval with no. The person must have the role that
 // may approve, or be the requester, who withdraws it; the caller has
 // authenticated them. No signature is asked for: no one gains by a false no.
-func (e *Engine) Reject(ctx context.Context, id, person, reason string) (Approval, error) {
+// change, if not nil, is the caller's change in the same transaction.
+func (e *Engine) Reject(ctx context.Context, id, person, reason string, change func(record.Tx, Statement) error) (Approval, error) {
 	var a Approval
 	err := retry(func() (err error) {
 		a, err = e.end(ctx, id, Rejected, person, reason, func(tx record.Tx, a Approval) error {
-			all, err := e.people.People(tx)
-			if err != nil {
+			if err := e.mayReject(tx, a, person); err != nil || change == nil {
 				return err
 			}
-			p, ok := people(all).named(person)
-			if !ok {
-				return refuse("unknown_person", "no such person is known")
-			}
-			for _, r := range p.Roles {
-				if r == a.Statement.Role {
-					return remember(tx, a)
-				}
-			}
-			if person == a.Requester {
-				return nil
-			}
-			return refuse("role_missing", "this person can neither approve nor withdraw it")
+			return change(tx, a.Statement)
 		})
 		return err
 	})
 	return a, e.settle(ctx, "reject", id, person, err)
+}
+
+func (e *Engine) mayReject(tx record.Tx, a Approval, person string) error {
+	all, err := e.people.People(tx)
+	if err != nil {
+		return err
+	}
+	p, ok := people(all).named(person)
+	switch {
+	case !ok:
+		return refuse("unknown_person", "no such person is known")
+	case slices.Contains(p.Roles, a.Statement.Role):
+		return remember(tx, a)
+	case person == a.Requester:
+		return nil
+	}
+	return refuse("role_missing", "this person can neither approve nor withdraw it")
 }
 
 // CancelTask closes what is pending or granted and unused for a task, when

@@ -87,7 +87,7 @@ func TestListByState(t *testing.T) {
 	if err := f.use(used.Nonce, used.Digest); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.eng.Reject(t.Context(), rejected.Nonce, "jo", ""); err != nil {
+	if _, err := f.eng.Reject(t.Context(), rejected.Nonce, "jo", "", nil); err != nil {
 		t.Fatal(err)
 	}
 	for state, want := range map[approval.State]string{
@@ -153,7 +153,7 @@ func TestLedgerDown(t *testing.T) {
 	if _, err := f.grant(s, "jo", k); err == nil {
 		t.Error("grant: got no error")
 	}
-	if _, err := f.eng.Reject(t.Context(), s.Nonce, "jo", "no"); err == nil {
+	if _, err := f.eng.Reject(t.Context(), s.Nonce, "jo", "no", nil); err == nil {
 		t.Error("reject: got no error")
 	}
 	if _, err := f.eng.Request(t.Context(), draft()); err == nil {
@@ -172,15 +172,15 @@ func TestReject(t *testing.T) {
 	f.put(approval.Person{Name: "rob", Roles: []string{"requester"}})
 	f.put(approval.Person{Name: "eve", Roles: []string{"auditor"}})
 	s := f.request(draft())
-	_, err := f.eng.Reject(t.Context(), s.Nonce, "eve", "no")
+	_, err := f.eng.Reject(t.Context(), s.Nonce, "eve", "no", nil)
 	f.want(err, "role_missing")
-	_, err = f.eng.Reject(t.Context(), s.Nonce, "ghost", "no")
+	_, err = f.eng.Reject(t.Context(), s.Nonce, "ghost", "no", nil)
 	f.want(err, "unknown_person")
 	f.wantState(s.Nonce, approval.Pending)
-	if a, err := f.eng.Reject(t.Context(), s.Nonce, "rob", "not needed "+strings.Repeat("é", 400)); err != nil || a.State != approval.Rejected || len(a.Reason) > 510 {
+	if a, err := f.eng.Reject(t.Context(), s.Nonce, "rob", "not needed "+strings.Repeat("é", 400), nil); err != nil || a.State != approval.Rejected || len(a.Reason) > 510 {
 		t.Errorf("withdrawal by the requester: got %s, %v, %d bytes", a.State, err, len(a.Reason))
 	}
-	_, err = f.eng.Reject(t.Context(), s.Nonce, "jo", "no")
+	_, err = f.eng.Reject(t.Context(), s.Nonce, "jo", "no", nil)
 	f.want(err, "not_pending")
 }
 

@@ -129,7 +129,7 @@ func TestGrantRefusals(t *testing.T) {
 		}},
 		"rejected_before": {"not_pending", func(f *fixture) error {
 			s := f.request(draft())
-			if _, err := f.eng.Reject(f.Context(), s.Nonce, "jo", "no"); err != nil {
+			if _, err := f.eng.Reject(f.Context(), s.Nonce, "jo", "no", nil); err != nil {
 				return err
 			}
 			_, err := f.grant(s, "jo", jo)

@@ -452,3 +452,22 @@ func TestCredentialSourceTypes(t *testing.T) {
 		})
 	}
 }
+
+// TestPersonWithoutRoles: somebody from whom all roles were taken is printed so, and
+// what is printed can be applied again.
+func TestPersonWithoutRoles(t *testing.T) {
+	all, err := decode(person + "  displayName: I\n  roles: []\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	canonical, err := all[0].Canonical()
+	if err != nil || !strings.Contains(string(canonical), `"roles":[]`) {
+		t.Fatalf("got %s, %v", canonical, err)
+	}
+	if again, err := resource.Receive([][]byte{canonical}); err != nil || again[0].Digest != all[0].Digest {
+		t.Errorf("applied again: %v", err)
+	}
+	if _, err := decode(person + "  displayName: I\n"); err == nil {
+		t.Error("roles that nobody wrote were read as none")
+	}
+}

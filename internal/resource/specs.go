@@ -319,8 +319,8 @@ func (s *TenantSpec) Validate(_ string, report func(path, problem string)) {
 
 // Validate reports what is wrong, by field path.
 func (s *PersonSpec) Validate(_ string, report func(path, problem string)) {
-	if len(s.Roles) == 0 {
-		report("roles", "want at least one role")
+	if s.Roles == nil {
+		report("roles", "want the roles of the person; [] for none")
 	}
 	has := map[Role]bool{}
 	for i, r := range s.Roles {

@@ -132,7 +132,7 @@ func Analyse(e Estate) []Finding {
 	var out []Finding
 	for _, h := range all {
 		out = append(out, h.together()...)
-		out = append(out, h.givesItself(approvers(all, h))...)
+		out = append(out, h.givesItself(e.guards(h))...)
 		if len(h.names) > 1 && len(h.reach) > 0 {
 			out = append(out, Finding{"two-names", h.names, slices.Sorted(maps.Keys(h.reach)), h.why, nil})
 		}
@@ -174,10 +174,11 @@ func (h *human) together() (out []Finding) {
 }
 
 // givesItself: who may say which roles people have may say it of themselves.
-// What stands in the way is the approval of somebody else.
+// What stands in the way is the approval of somebody else; where nobody could give
+// it, what a Person gains is refused, and there is no way.
 func (h *human) givesItself(guard []string) (out []Finding) {
 	way := h.reach[Identities]
-	if way == nil {
+	if way == nil || len(guard) == 0 {
 		return nil
 	}
 	for _, p := range apart {
@@ -230,11 +231,12 @@ func (e Estate) impersonations(all []*human) (out []Finding) {
 	return out
 }
 
-// approvers are the names that can approve and are not this person.
-func approvers(all []*human, not *human) (out []string) {
-	for _, h := range all {
-		if h != not && h.reach[Approvals] != nil {
-			out = append(out, h.names[0])
+// guards are who can approve what this person proposes. Without a key nobody
+// approves anything.
+func (e Estate) guards(h *human) (out []string) {
+	for _, p := range e.People {
+		if slices.Contains(p.Roles, "approver") && len(p.Keys) > 0 && !slices.Contains(h.names, p.Name) {
+			out = append(out, p.Name)
 		}
 	}
 	slices.Sort(out)

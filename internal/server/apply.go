@@ -111,9 +111,10 @@ func (s *Server) bootstrap(ctx context.Context, c Caller, name string, all []res
 	if u, err := user.LookupId(strconv.Itoa(c.UID)); err == nil {
 		by = "unix:" + u.Username
 	}
+	changed := lines(next, done, nil)
 	_, err = log.Append(ctx, record.Draft{Type: "tenant.created", Actor: by,
-		Body:   map[string]any{"tenant": name, "trustDomain": w.trustDomain, "demo": w.demo, "as": c.Person, "resources": lines(next, done, nil)},
-		Change: func(tx record.Tx) error { return putAll(tx, next, done) }})
+		Body:   map[string]any{"tenant": name, "trustDomain": w.trustDomain, "demo": w.demo, "as": c.Person, "resources": changed},
+		Change: func(tx record.Tx) error { return putAll(tx, next, changed) }})
 	if err != nil {
 		return nil, err
 	}
@@ -133,24 +134,30 @@ type line struct {
 	Before action.Digest `json:"before,omitempty"`
 }
 
+// appliedBody is the body of resource.applied.
+type appliedBody struct {
+	Resources []line `json:"resources"`           // in force with the record
+	Proposed  []line `json:"proposed,omitempty"`  // in force once approved
+	Withdrawn []line `json:"withdrawn,omitempty"` // proposed before, and no more
+}
+
+// lines are what is in force and was not.
 func lines(next map[string]stored, done []Applied, before map[string]stored) []line {
 	out := []line{}
 	for _, d := range done {
-		if d.Change == "created" || d.Change == "changed" {
-			id := d.Kind + "/" + d.Name
-			out = append(out, line{d.Kind, d.Name, next[id].Digest, before[id].Digest})
+		id := d.Kind + "/" + d.Name
+		if s := next[id]; s.Digest != before[id].Digest {
+			out = append(out, line{d.Kind, d.Name, s.Digest, before[id].Digest})
 		}
 	}
 	return out
 }
 
-func putAll(tx record.Tx, next map[string]stored, done []Applied) error {
-	for _, d := range done {
-		if d.Change == "created" || d.Change == "changed" {
-			s := next[d.Kind+"/"+d.Name]
-			if err := tx.Put(kindResource, s.id(), s); err != nil {
-				return err
-			}
+func putAll(tx record.Tx, next map[string]stored, changed []line) error {
+	for _, l := range changed {
+		s := next[l.Kind+"/"+l.Name]
+		if err := tx.Put(kindResource, s.id(), s); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -211,13 +218,14 @@ func (t *tenant) apply(ctx context.Context, author string, all []resource.Resour
 	if w.demo != before.demo {
 		return nil, problem(Refused, "demo_fixed", "a tenant cannot become a demonstration, nor stop being one", "make another tenant")
 	}
-	if w, err = t.propose(ctx, author, w, next, done); err != nil {
+	w, wait, err := t.propose(ctx, author, w, next, done)
+	if err != nil {
 		return nil, err
 	}
-	if changed := lines(next, done, before.resources); len(changed) > 0 {
+	if changed := lines(next, done, before.resources); len(changed)+len(wait.held)+len(wait.ended) > 0 {
 		_, err = t.log.Append(ctx, record.Draft{Type: "resource.applied", Actor: "person:" + author,
-			Body:   map[string]any{"resources": changed},
-			Change: func(tx record.Tx) error { return putAll(tx, next, done) }})
+			Body:   appliedBody{changed, wait.lines(before.resources), wait.ended},
+			Change: func(tx record.Tx) error { return errors.Join(putAll(tx, next, changed), wait.put(tx)) }})
 		if err != nil {
 			return nil, err
 		}
@@ -299,7 +307,7 @@ func (t *tenant) askApprovals(ctx context.Context, w *world) (map[string]string,
 		pending[id] = out.Nonce
 		return err
 	}
-	proposed, err := t.proposals(ctx)
+	proposed, err := t.proposed(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -317,7 +325,7 @@ func (t *tenant) askApprovals(ctx context.Context, w *world) (map[string]string,
 		r, spec := w.resources[resource.KindCapability+"/"+name], w.capabilities[name]
 		st := approval.Statement{Subject: name, Digest: r.Digest, Details: map[string]string{
 			"version": spec.Version, "author": r.Author, "description": spec.Description, "reads": strings.Join(spec.Reads, ", "),
-			"credentials": strings.Join(spec.Credentials, ", "), "budget": fmt.Sprintf("%d actions in %d s", spec.Budgets.Actions, spec.Budgets.Seconds)}}
+			"credentials": strings.Join(spec.Credentials, ", "), "audiences": strings.Join(spec.Audiences, ", "), "delegates": delegatesOf(spec), "budget": fmt.Sprintf("%d actions in %d s", spec.Budgets.Actions, spec.Budgets.Seconds)}}
 		for name, line := range operationsOf(spec) {
 			st.Details["operation."+name] = line
 		}
@@ -354,7 +362,7 @@ func (t *tenant) withdrawSuperseded(ctx context.Context, w *world) error {
 	if err != nil {
 		return err
 	}
-	proposed, err := t.proposals(ctx)
+	proposed, err := t.proposed(ctx)
 	if err != nil {
 		return err
 	}
@@ -375,11 +383,20 @@ func (t *tenant) withdrawSuperseded(ctx context.Context, w *world) error {
 		case approval.Certification:
 			return a.State == approval.Pending && changed[s.Subject]
 		case approval.Resource:
-			return a.State == approval.Pending && proposed[s.Subject].Digest != s.Digest
+			return a.State == approval.Pending && !w.asks(proposed[s.Subject], s)
 		}
 		return false
 	})
 	return errors.Join(err, t.approvals.WithdrawStale(ctx))
+}
+
+// delegatesOf is what other agents can be given to do, for people.
+func delegatesOf(spec *capability.Spec) string {
+	var out []string
+	for _, d := range spec.Delegates {
+		out = append(out, d.Capability+" to agent "+d.Agent)
+	}
+	return strings.Join(out, ", ")
 }
 
 // operationsOf is what a capability covers, for people: one line an operation.

@@ -175,7 +175,12 @@ func (s *Server) Reject(ctx context.Context, tenantName string, c Caller, id, re
 	if err != nil {
 		return approval.Approval{}, err
 	}
-	a, err := t.approvals.Reject(ctx, id, person, reason)
+	a, err := t.approvals.Reject(ctx, id, person, reason, func(tx record.Tx, st approval.Statement) error {
+		if st.Kind != approval.Resource {
+			return nil
+		}
+		return endProposal(tx, st)
+	})
 	var r *approval.Refusal
 	if errors.As(err, &r) {
 		return a, problem(Refused, r.Code, r.Reason, "see: sallyport approvals")

@@ -2,9 +2,11 @@ package server_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/server"
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
@@ -15,10 +17,16 @@ import (
 // Threats: E11, E13 (authority)
 func TestPartsAreRefused(t *testing.T) {
 	r := rig.New(t, rig.Options{Edit: func(files map[string][]byte) {
-		files["capability.yaml"] = append(files["capability.yaml"], "  delegates: [{agent: second, capability: reset-mfa}]\n"...)
+		files["capability.yaml"] = append(files["capability.yaml"], "  delegates: [{agent: second, capability: reset-mfa}]\n  audiences: [https://api.example]\n"...)
 		files["second.yaml"] = files["agent.yaml"]
 		rig.Replace("second.yaml", "name: helpdesk\n", "name: second\n")(files)
 	}})
+	// Who approves a capability is shown what it gives to others.
+	for _, q := range r.Pending(t) {
+		if d := q.Statement.Details; q.Statement.Kind == approval.Capability && (d["delegates"] != "reset-mfa to agent second" || d["audiences"] != "https://api.example") {
+			t.Errorf("the question says %v", d)
+		}
+	}
 	r.Ready(t)
 	in := rig.Intent(action.Sandbox, "jo", "4711")
 	in.Agent = "helpdesk"
@@ -53,5 +61,52 @@ func TestPartsAreRefused(t *testing.T) {
 	}
 	if len(all) != 1 {
 		t.Errorf("there are %d tasks, want the first alone", len(all))
+	}
+}
+
+// TestHoldOfAPartIsApprovedFromAbove: who answers for an agent gives the work to
+// another one, and would then approve what that is held for. Who answers for any
+// agent above must not.
+//
+// Threats: I4 (approval)
+func TestHoldOfAPartIsApprovedFromAbove(t *testing.T) {
+	approver := func(files map[string][]byte, name string) {
+		mail := "email: " + name + "@brightwell.example\n  roles: ["
+		rig.Replace("people.yaml", mail+"owner]", mail+"owner, approver]")(files)
+	}
+	r := rig.New(t, rig.Options{Edit: func(files map[string][]byte) {
+		parts(files)
+		approver(files, "mara")
+		approver(files, "tom")
+		for _, name := range []string{"otto", "olga"} {
+			files["people.yaml"] = fmt.Appendf(files["people.yaml"], "---\napiVersion: sallyport/v1\nkind: Person\nmetadata: {name: %s, tenant: brightwell}\n"+
+				"spec: {displayName: %s, email: %s@brightwell.example, roles: [owner], sshKeyFiles: [keys/%s.pub]}\n", name, name, name, name)
+		}
+		rig.Replace("second.yaml", "owner: mara\n  deputy: tom", "owner: otto\n  deputy: olga")(files)
+	}})
+	r.Ready(t)
+	r.Approver(rig.Nobody)
+	p := &past{Rig: r}
+	_, top, part := p.open(t)
+	_ = top
+	ctx := t.Context()
+	ran := make(chan string, 1)
+	go func() {
+		got, err := part.Request(ctx, action.Request{Method: "POST", Origin: p.origin("iam"), Path: "/users/jo/mfa/reset"}, "_csrf=a", "a-0")
+		ran <- fmt.Sprint(got.Decision.Verdict, err)
+	}()
+	var held []approval.Approval
+	rig.Await(t, "the hold", func() bool { held = r.Pending(t); return len(held) == 1 })
+	for _, who := range []string{"otto", "olga", "mara", "tom"} {
+		err := r.Sign(ctx, held[0], who)
+		if p, ok := errors.AsType[*server.Problem](err); !ok || p.Code != "excluded" {
+			t.Errorf("%s: got %v, want excluded", who, err)
+		}
+	}
+	if err := r.Sign(ctx, held[0], "ines"); err != nil {
+		t.Errorf("somebody else: %v", err)
+	}
+	if got := <-ran; got != "allow <nil>" && got != "allow<nil>" {
+		t.Errorf("got %s", got)
 	}
 }

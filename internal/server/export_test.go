@@ -40,7 +40,7 @@ func (s *Server) RunScreenless(ctx context.Context, id string, h Harness) (*Runn
 	t.sessions[id] = r
 	t.mu.Unlock()
 	h.Dir = ""
-	if err := r.admit(); err != nil {
+	if err := r.admit(ctx); err != nil {
 		return nil, err
 	}
 	var bin, files action.Digest
@@ -75,7 +75,7 @@ func (s *Server) StartAsker(ctx context.Context, id string) (*Asker, error) {
 	if ss.instance, err = w.capabilities[x.Capability].Instantiate(x.Capability, x.Params); err != nil {
 		return nil, err
 	}
-	return &Asker{ss}, ss.admit()
+	return &Asker{ss}, ss.admit(ctx)
 }
 
 // Ask asks for one part.
@@ -166,7 +166,7 @@ func (s *Server) StartLeases(ctx context.Context, id string) (inject func(*http.
 		t.mu.Lock()
 		t.sessions[id] = ss
 		t.mu.Unlock()
-		if err = ss.admit(); err == nil {
+		if err = ss.admit(ctx); err == nil {
 			err = ss.lease(ctx)
 		}
 	}

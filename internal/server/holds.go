@@ -27,7 +27,7 @@ type holds struct {
 	task     task.Task
 	instance *capability.Instance
 	policy   action.Digest
-	excluded []string // agent's owner and deputy; the requester is added by name
+	excluded []string // who answers for an agent of the task or above it; the requester is added by name
 	// people is what the scenario of a trial has them do: then everybody is excluded,
 	// so a suite can keep a question from being granted, and never grant one.
 	people    resource.People

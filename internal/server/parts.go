@@ -50,3 +50,25 @@ func (t *tenant) part(ctx context.Context, w *world, x *task.Task, in *capabilit
 	x.Chain = append([]string{p.ID}, slices.Clone(p.Chain)...)
 	return nil
 }
+
+// answerable are the owner and the deputy of the task's agent and of every agent
+// above it. None of them approves what the task is held for: who gives work to
+// another agent would approve their own.
+func (t *tenant) answerable(ctx context.Context, w *world, x task.Task) (out []string, err error) {
+	agents := []string{x.Agent}
+	for _, id := range x.Chain {
+		above, err := t.tasks.Get(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		agents = append(agents, above.Agent)
+	}
+	for _, name := range agents {
+		a := w.agents[name]
+		if a == nil {
+			return nil, fmt.Errorf("agent %s of task %s or above it is not declared", name, x.ID)
+		}
+		out = append(out, a.owner, a.deputy)
+	}
+	return out, nil
+}

@@ -1,9 +1,12 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -17,25 +20,51 @@ import (
 
 // Who says which roles and keys people have could give them to themselves. So
 // what gives a Person anything is proposed, and in force once somebody else has
-// approved it; what takes away is in force at once, also out of a change that
-// does both.
+// approved it; roles and keys that a change takes away are gone at once, also out
+// of one that does both. Who somebody is, by account, address and subjects, changes
+// by approval alone: without one of them a second name is another person.
 //
-// Order of writes: the record resource.proposed with the proposal; the question;
-// with the last signature, in one transaction, the record of the approval, the
-// resource, and the end of the proposal. A crash after the first leaves a
-// question to ask, which the next start asks.
+// What waits is what was declared of the Person last: an apply that names them and
+// proposes nothing ends it, and so does a no.
+//
+// Order of writes: the record resource.applied with what is in force and what is
+// proposed; the question; with the last signature, in one transaction, the record
+// of the approval, the resource, and the end of the proposal. A crash after the
+// first leaves a question to ask or to withdraw, which the next start does.
 
 // kindProposed holds what waits: object kind "proposed", id Kind/name, a stored.
 const kindProposed = "proposed"
 
-// proposedBody is the body of resource.proposed: what waits, and what is in force
-// with the record since it only takes away.
-type proposedBody struct {
-	Resources []line `json:"resources"`
-	Lessened  []line `json:"lessened,omitempty"`
+// proposals is what an apply does to what waits.
+type proposals struct {
+	held  []stored // waits from now on
+	ended []line   // waited until now
 }
 
-func (t *tenant) proposals(ctx context.Context) (map[string]stored, error) {
+// put writes it in the transaction of the apply.
+func (p proposals) put(tx record.Tx) error {
+	for _, s := range p.held {
+		if err := tx.Put(kindProposed, s.id(), s); err != nil {
+			return err
+		}
+	}
+	for _, l := range p.ended {
+		if err := tx.Delete(kindProposed, l.Kind+"/"+l.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lines are what is proposed, for the record.
+func (p proposals) lines(before map[string]stored) (out []line) {
+	for _, s := range p.held {
+		out = append(out, line{s.Kind, s.Name, s.Digest, before[s.id()].Digest})
+	}
+	return out
+}
+
+func (t *tenant) proposed(ctx context.Context) (map[string]stored, error) {
 	out := map[string]stored{}
 	err := t.log.View(ctx, func(tx record.Tx) error {
 		clear(out)
@@ -50,67 +79,59 @@ func (t *tenant) proposals(ctx context.Context) (map[string]stored, error) {
 }
 
 // propose takes out of next what needs an approval before it is in force, and
-// keeps it. It returns the world without.
-func (t *tenant) propose(ctx context.Context, author string, w *world, next map[string]stored, done []Applied) (*world, error) {
+// returns the world without it. Nothing is written.
+func (t *tenant) propose(ctx context.Context, author string, w *world, next map[string]stored, done []Applied) (*world, proposals, error) {
+	var out proposals
 	before := t.world
-	var held, lost []stored
+	waiting, err := t.proposed(ctx)
+	if err != nil {
+		return nil, out, err
+	}
+	some := false
 	for i, d := range done {
+		if d.Kind != resource.KindPerson {
+			continue
+		}
 		id := d.Kind + "/" + d.Name
-		if d.Kind != resource.KindPerson || d.Change == "unchanged" || len(gains(before.people[d.Name], w.people[d.Name])) == 0 {
+		gain := gains(before.people[d.Name], w.people[d.Name])
+		if d.Change == "unchanged" || len(gain) == 0 {
+			// Who may not apply a Person may say one again, and says nothing by it.
+			if p, ok := waiting[id]; ok && (d.Change != "unchanged" || before.mayApply(author, d.Kind)) {
+				out.ended = append(out.ended, line{p.Kind, p.Name, p.Digest, before.resources[id].Digest})
+			}
 			continue
 		}
 		if !before.approvableBy(author, d.Name) {
-			return nil, problem(Refused, "nobody_could_approve", "Person/"+d.Name+" would gain "+strings.Join(gains(before.people[d.Name], w.people[d.Name]), ", ")+
+			return nil, out, problem(Refused, "nobody_could_approve", "Person/"+d.Name+" would gain "+strings.Join(gain, ", ")+
 				", and nobody but its author and the person themselves is an approver", "have an approver declared beside them")
 		}
-		held = append(held, next[id])
-		done[i].Change = "proposed"
+		if waiting[id].Digest != d.Digest { // else it is its first author's
+			out.held = append(out.held, next[id])
+		}
+		some, done[i].Change = true, "proposed"
 		old, ok := before.resources[id]
 		if !ok {
 			delete(next, id)
 			continue
 		}
-		var err error
 		if next[id], err = lessened(old, before.people[d.Name], w.people[d.Name], author); err != nil {
-			return nil, err
-		}
-		if next[id].Digest != old.Digest {
-			lost = append(lost, next[id])
+			return nil, out, err
 		}
 	}
-	if held == nil {
-		return w, nil
+	if !some {
+		return w, out, nil
 	}
-	w, err := buildWorld(next)
-	if err != nil {
-		return nil, problem(Invalid, "invalid_resources", "without what has to be approved first: "+err.Error(),
+	if w, err = buildWorld(next); err != nil {
+		err = problem(Invalid, "invalid_resources", "without what has to be approved first: "+err.Error(),
 			"apply the Persons alone, have them approved, and apply again; nothing was applied")
 	}
-	var body, less []line
-	for _, s := range held {
-		body = append(body, line{s.Kind, s.Name, s.Digest, before.resources[s.id()].Digest})
-	}
-	for _, s := range lost {
-		less = append(less, line{s.Kind, s.Name, s.Digest, before.resources[s.id()].Digest})
-	}
-	_, err = t.log.Append(ctx, record.Draft{Type: "resource.proposed", Actor: "person:" + author, Body: proposedBody{body, less},
-		Change: func(tx record.Tx) error {
-			for _, s := range held {
-				if err := tx.Put(kindProposed, s.id(), s); err != nil {
-					return err
-				}
-			}
-			for _, s := range lost {
-				if err := tx.Put(kindResource, s.id(), s); err != nil {
-					return err
-				}
-			}
-			return nil
-		}})
-	if err == nil {
-		t.world = w
-	}
-	return w, err
+	return w, out, err
+}
+
+// mayApply reports whether a person has a role that may apply the kind.
+func (w *world) mayApply(person, kind string) bool {
+	p := w.people[person]
+	return p != nil && slices.ContainsFunc(p.Roles, func(r resource.Role) bool { return slices.Contains(writers[kind], r) })
 }
 
 // lessened is a Person without what a change takes from them: roles and keys.
@@ -161,11 +182,12 @@ func gains(before, after *resource.PersonSpec) (out []string) {
 			out = append(out, "key "+string(canon.Digest([]byte(k))))
 		}
 	}
-	if after.UnixUser != before.UnixUser && after.UnixUser != "" {
-		out = append(out, "account "+after.UnixUser)
+	// One less counts as well: without it the name is another person's.
+	if after.UnixUser != before.UnixUser {
+		out = append(out, "account "+cmp.Or(after.UnixUser, "none"))
 	}
 	if after.Email != before.Email {
-		out = append(out, "mailbox "+after.Email)
+		out = append(out, "mailbox "+cmp.Or(after.Email, "none"))
 	}
 	if !slices.Equal(after.Subjects, before.Subjects) {
 		out = append(out, fmt.Sprintf("subjects %v", after.Subjects))
@@ -193,34 +215,67 @@ func (w *world) askFor(p stored) (approval.Statement, []string, error) {
 	return st, []string{p.Author, p.Name}, nil
 }
 
+// asks reports whether a question is the one that a proposal asks now: whether
+// this version may be in force, with these gains.
+func (w *world) asks(p stored, st approval.Statement) bool {
+	now, _, err := w.askFor(p)
+	return err == nil && p.Digest == st.Digest && maps.Equal(now.Details, st.Details)
+}
+
 // approveProposal takes a signature for a proposal. With the last one the
 // proposal becomes the resource, if it still fits what else is declared.
 func (t *tenant) approveProposal(ctx context.Context, id, person string, signature []byte) (approval.Approval, error) {
 	t.mu.Lock() // as apply does: what is declared does not change meanwhile
 	defer t.mu.Unlock()
-	var next *world
+	// Whoever goes away does not make the commit unknown.
+	ctx = context.WithoutCancel(ctx)
 	out, err := t.grant(ctx, id, person, signature, func(tx record.Tx, st approval.Statement) error {
+		superseded := problem(Refused, "superseded", "another version is proposed or in force now", "see: sallyport approvals")
 		var p stored
-		if err := tx.Get(kindProposed, st.Subject, &p); err != nil {
+		if err := tx.Get(kindProposed, st.Subject, &p); errors.Is(err, record.ErrNotFound) {
+			return superseded
+		} else if err != nil {
 			return err
 		}
-		if p.Digest != st.Digest {
-			return problem(Refused, "superseded", "another version is proposed now", "see: sallyport approvals")
-		}
-		all, _ := merge(t.world.resources, nil, "")
-		all[p.id()] = p
-		w, err := buildWorld(all)
+		all, err := declared(tx)
 		if err != nil {
+			return err
+		}
+		now, err := buildWorld(all)
+		if err != nil {
+			return err
+		}
+		if !now.asks(p, st) {
+			return superseded
+		}
+		all[p.id()] = p
+		if _, err := buildWorld(all); err != nil {
 			return problem(Refused, "does_not_fit", "it does not fit what is declared now: "+err.Error(), "correct it and apply it again")
 		}
 		if err := tx.Delete(kindProposed, p.id()); err != nil {
 			return err
 		}
-		next = w
 		return tx.Put(kindResource, p.id(), p)
 	})
-	if err == nil && out.State == approval.Used && next != nil {
-		t.world = next
+	// Whatever became of it: in force is what the store says.
+	w, lost := loadWorld(ctx, t.log)
+	if lost != nil {
+		return out, errors.Join(err, lost)
 	}
+	t.world = w
 	return out, err
+}
+
+// endProposal ends, in the transaction of a no, what was asked about. Another
+// version that was proposed since stays.
+func endProposal(tx record.Tx, st approval.Statement) error {
+	var p stored
+	err := tx.Get(kindProposed, st.Subject, &p)
+	if errors.Is(err, record.ErrNotFound) || err == nil && p.Digest != st.Digest {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return tx.Delete(kindProposed, st.Subject)
 }

@@ -27,9 +27,10 @@ const replayLimit = time.Minute
 // Replay decides what is on record again, as if all had been applied and approved;
 // nothing is. Without resources it decides by what is in force.
 //
-// That it was asked for is recorded before anything is read. Payloads are opened
-// for an auditor only: by a policy of their own making, anybody else could ask what
-// is in them.
+// That it was asked for is recorded before any decision is read, and after the
+// filter was checked: it names what exists, so that the record is short. Payloads are
+// opened for an auditor only: by a policy of their own making, anybody else could ask
+// what is in them.
 func (s *Server) Replay(ctx context.Context, tenantName string, c Caller, all []resource.Resource, f replay.Filter) (replay.Report, error) {
 	t, err := s.tenant(tenantName)
 	if err != nil {
@@ -51,11 +52,6 @@ func (s *Server) Replay(ctx context.Context, tenantName string, c Caller, all []
 		return replay.Report{}, err
 	}
 	rules := &recordedRules{t: t, w: w, open: slices.Contains(roles, resource.RoleAuditor), tasks: map[string]task.Task{}, ruled: map[string]*ruled{}}
-	_, err = t.log.Append(ctx, record.Draft{Type: "policy.replayed", Actor: "person:" + person,
-		Body: map[string]any{"resources": changed, "filter": f, "payloads": rules.open}})
-	if err != nil {
-		return replay.Report{}, err
-	}
 	have, err := t.tasks.List(ctx)
 	if err != nil {
 		return replay.Report{}, err
@@ -66,6 +62,11 @@ func (s *Server) Replay(ctx context.Context, tenantName string, c Caller, all []
 		tasks = append(tasks, replay.Task{ID: x.ID, Agent: x.Agent, Chain: x.Chain, Opened: x.Opened, Ended: x.Ended})
 	}
 	if err := rules.known(f); err != nil {
+		return replay.Report{}, err
+	}
+	_, err = t.log.Append(ctx, record.Draft{Type: "policy.replayed", Actor: "person:" + person,
+		Body: map[string]any{"resources": changed, "filter": f, "payloads": rules.open}})
+	if err != nil {
 		return replay.Report{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, replayLimit)

@@ -319,9 +319,16 @@ func replayBounds(t *testing.T, p *past) {
 	if rep := p.replay(t, "noor", replay.Filter{Agent: "second", Since: p.since}); looked(rep) != 2 {
 		t.Errorf("agent: %d", looked(rep))
 	}
+	last := p.Records(t, 0)
 	for want, f := range map[string]replay.Filter{"invalid_limit": {Limit: replay.MaxLimit + 1}, "no_such_task": {Task: "t-none"}, "no_such_agent": {Agent: "none"}} {
 		if _, err := p.try(t, "noor", f); code(err) != want {
 			t.Errorf("%+v: got %v, want %s", f, err, want)
+		}
+	}
+	// What names nothing is not repeated on record, however long it is.
+	for _, e := range p.Records(t, int64(len(last))) {
+		if e.Type == "policy.replayed" {
+			t.Errorf("on record is %s", e.Body)
 		}
 	}
 	if _, err := p.try(t, "noor", replay.Filter{}, rig.Replace("agent.yaml", "owner: mara", "owner: nobody")); code(err) != "invalid_resources" {

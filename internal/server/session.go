@@ -122,7 +122,7 @@ func (s *session) start(ctx context.Context, h Harness) error {
 		return err
 	}
 	s.onStop(func() { os.RemoveAll(s.dir) })
-	if err := s.admit(); err != nil {
+	if err := s.admit(ctx); err != nil {
 		return err
 	}
 	// A kill may have ended the task before it was admitted; one that comes from
@@ -179,8 +179,12 @@ func (s *session) stop() {
 	s.closers = nil
 }
 
-func (s *session) admit() error {
+func (s *session) admit(ctx context.Context) error {
 	t := s.task
+	answerable, err := s.t.answerable(ctx, s.world, t)
+	if err != nil {
+		return err
+	}
 	grant, err := compile(s.t.name, t.Agent, t.ID, s.instance, s.world)
 	if err != nil {
 		return err
@@ -201,7 +205,7 @@ func (s *session) admit() error {
 		Tenant: s.t.name, Task: t.ID, Agent: t.Agent, Stage: t.Stage, Tier: t.Tier, Params: t.Params, Parent: t.Parent(),
 		Policy: s.world.decider(s.agent, grant),
 		Holds: holds{engine: s.t.approvals, task: t, instance: s.instance, policy: guard.Digest(),
-			excluded: []string{s.agent.owner, s.agent.deputy}, people: s.world.peopleOf(t.Suite), everybody: slices.Collect(maps.Keys(s.world.people))},
+			excluded: answerable, people: s.world.peopleOf(t.Suite), everybody: slices.Collect(maps.Keys(s.world.people))},
 		Log: s.t.log, Deadline: s.until(), MaxActions: budgets.Actions,
 		HoldLimit: s.t.srv.cfg.HoldLimit, Certified: certified,
 	})

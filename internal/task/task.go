@@ -181,7 +181,11 @@ func Live(tx record.Tx, id string) error {
 }
 
 // Unfinished returns the tasks that are not over, by rising id.
-func (e *Engine) Unfinished(ctx context.Context) ([]Task, error) { return e.list(ctx, kind) }
+func (e *Engine) Unfinished(ctx context.Context) ([]Task, error) {
+	all, err := e.list(ctx, kind)
+	// A version before kept those that are over under the same kind.
+	return slices.DeleteFunc(all, func(t Task) bool { return t.State.Over() }), err
+}
 
 // List returns all tasks by rising id.
 func (e *Engine) List(ctx context.Context) ([]Task, error) { return e.list(ctx, kind, kindOver) }

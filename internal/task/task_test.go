@@ -551,3 +551,24 @@ func TestEndingReadsNoTaskThatIsOver(t *testing.T) {
 		t.Errorf("%d tasks listed, %v; want %d", len(all), err, past)
 	}
 }
+
+// TestDataFolderOfBefore: a version before kept tasks that are over under the kind
+// of the others. They are over here as well.
+func TestDataFolderOfBefore(t *testing.T) {
+	log, e := gatetest.NewLog("acme"), &ender{}
+	old := intent
+	old.ID, old.State = "t-0", task.Closed
+	if _, err := log.Append(t.Context(), record.Draft{Type: "task.closed", Change: func(tx record.Tx) error { return tx.Put("task", old.ID, old) }}); err != nil {
+		t.Fatal(err)
+	}
+	eng := engine(log, e)
+	if all, err := eng.Unfinished(t.Context()); err != nil || len(all) != 0 {
+		t.Errorf("not over are %v, %v", all, err)
+	}
+	if all, err := eng.List(t.Context()); err != nil || len(all) != 1 {
+		t.Errorf("all are %v, %v", all, err)
+	}
+	if x, err := eng.Close(t.Context(), old.ID, task.Revoked, "killed", "again", "person:x"); err != nil || x.State != task.Closed || e.count(old.ID) != 0 {
+		t.Errorf("closed again: %v, %v, ended %d times", x, err, e.count(old.ID))
+	}
+}
