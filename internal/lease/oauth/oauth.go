@@ -294,8 +294,8 @@ func (s *Source) ask(ctx context.Context, endpoint, label string, form url.Value
 			return false, err
 		}
 		defer clear(secret)
-		secrets = append(secrets, string(secret))
 		header.Set("Authorization", basic(s.ClientID, string(secret)))
+		secrets = append(secrets, string(secret), strings.TrimPrefix(header.Get("Authorization"), "Basic "))
 	default:
 		return false, errors.New("the source has no means to authenticate")
 	}

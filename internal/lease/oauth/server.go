@@ -16,6 +16,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/lease/rest"
 )
 
 const (
@@ -218,22 +220,7 @@ func failure(status int, body []byte, secrets []string) *Error {
 		Description string `json:"error_description"`
 	}
 	_ = json.Unmarshal(body, &said) // what is no such answer has no words either
-	clean := func(text string) string {
-		for _, s := range secrets {
-			for _, form := range []string{s, url.QueryEscape(s), base64.StdEncoding.EncodeToString([]byte(s))} {
-				if form != "" && strings.Contains(text, form) {
-					return ""
-				}
-			}
-			// A piece of a token is one too.
-			for at := 0; at+16 <= len(s); at += 8 {
-				if strings.Contains(text, s[at:at+16]) {
-					return ""
-				}
-			}
-		}
-		return word(text)
-	}
+	clean := func(text string) string { return word(rest.Without(text, secrets...)) }
 	return &Error{status, clean(said.Error), clean(said.Description)}
 }
 

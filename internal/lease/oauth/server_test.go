@@ -2,6 +2,7 @@ package oauth_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -206,7 +207,7 @@ func TestTokenEndpoint(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tt.want) || errors.Is(err, lease.ErrNotIssued) != tt.not {
 				t.Errorf("got %v, want %q; certainly not issued: %v", err, tt.want, tt.not)
 			}
-			for _, secret := range []string{clientSecret, token, "czNjcmV0", "the.subject.token"} {
+			for _, secret := range []string{clientSecret, token, base64.RawStdEncoding.EncodeToString([]byte("c:" + clientSecret)), "the.subject.token"} {
 				if err != nil && strings.Contains(err.Error(), secret) {
 					t.Errorf("the error repeats a secret: %v", err)
 				}

@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/lease"
+	"github.com/sallyport-dev/sallyport/internal/lease/rest"
 )
 
 // Config says whom to ask, and for what.
@@ -191,6 +192,9 @@ func (s *Source) ask(ctx context.Context, form url.Values, session []byte, out a
 		if xml.Unmarshal(b, e) != nil || e.Code == "" {
 			return fmt.Errorf("it answers %d, and not as STS does", resp.StatusCode)
 		}
+		// One about a signature repeats the fields that were signed.
+		sent := []string{form.Get("WebIdentityToken"), r.Header.Get("X-Amz-Security-Token"), r.Header.Get("Authorization")}
+		e.Code, e.Text = rest.Without(e.Code, sent...), rest.Without(e.Text, sent...)
 		return e
 	}
 	if out == nil {

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -156,5 +157,38 @@ func TestOrdersThatAreRefused(t *testing.T) {
 	}
 	if got := r.Labels(); len(got) > 0 {
 		t.Errorf("left: %q", got)
+	}
+}
+
+// An error about a signature repeats what was signed, and one about a token the
+// token: neither is in ours, which is put on record.
+func TestRefusalRepeatsNoSecret(t *testing.T) {
+	r := newRig(t)
+	o := lease.Order{Label: leasetest.Prefix + "l-4", Task: "t", Expires: r.Now().Add(time.Minute)}
+	secret, err := r.source(r.URL).Issue(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	session, err := connector.ParseSession(string(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sent []string
+	echo := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		q.ParseForm()
+		sent = append(sent, q.Form.Get("WebIdentityToken")+q.Header.Get("X-Amz-Security-Token"))
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprintf(w, `<ErrorResponse><Error><Code>SignatureDoesNotMatch</Code><Message>you sent %s</Message></Error></ErrorResponse>`, sent[len(sent)-1])
+	}))
+	defer echo.Close()
+	s := r.source(echo.URL)
+	_, issue := s.Issue(t.Context(), o)
+	for i, err := range []error{issue, s.Confirm(t.Context(), lease.Credential{Label: o.Label, Secret: secret})} {
+		if len(sent) <= i || sent[i] == "" || err == nil || !strings.Contains(err.Error(), "SignatureDoesNotMatch") || strings.Contains(err.Error(), "you sent") {
+			t.Errorf("%d: got %v", i, err)
+		}
+	}
+	if sent[1] != session.SessionToken {
+		t.Error("the session was not sent: the case tests nothing")
 	}
 }
