@@ -46,7 +46,7 @@ type State string
 const (
 	Requested State = "requested" // may exist upstream
 	Issued    State = "issued"    // exists upstream
-	Revoking  State = "revoking"  // is being ended, not yet confirmed
+	Revoking  State = "revoking"  // is being ended, not yet confirmed; from requested, if it must not be used
 	Revoked   State = "revoked"   // the upstream was seen to refuse it
 )
 
@@ -107,7 +107,9 @@ type Credential struct {
 // Source is one kind of credential at one upstream. All methods may be called
 // again after a failure, and concurrently.
 type Source interface {
-	// Issue obtains a credential and marks it with the order's label.
+	// Issue obtains a credential and marks it with the order's label. One that comes
+	// with an error exists and is not what was asked for: it is never used, and
+	// Revoke and Confirm are given it. ErrNotIssued comes without.
 	Issue(ctx context.Context, o Order) (credential []byte, err error)
 	// Revoke ends the credential, and whatever else carries the label.
 	Revoke(ctx context.Context, c Credential) error
@@ -263,8 +265,13 @@ func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 	secret, err := src.Issue(ictx, o)
 	cancel()
 	if err != nil {
+		never := errors.Is(err, ErrNotIssued)
+		if !never && secret != nil {
+			l.Lasts = time.Time{} // which was of what was asked for
+			k.unused(ctx, src, l, secret)
+		}
 		k.unclaim(l.ID)
-		k.settle(l, errors.Is(err, ErrNotIssued))
+		k.settle(l, never)
 		return l, nil, fmt.Errorf("issue from %s: %w", r.Source, err)
 	}
 	l.State, l.Since = Issued, time.Now().UTC()
@@ -274,20 +281,37 @@ func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 	if err == nil {
 		err = k.put(ctx, "lease.issued", l, nil)
 	}
-	k.unclaim(l.ID)
 	if err != nil {
-		// It exists upstream and was never recorded as issued: end it now; if
-		// this process dies first, Recover does, since requested is durable. Its text
-		// is known here for the last time, and some upstreams know it by nothing else.
-		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), attemptLimit)
-		_ = src.Revoke(rctx, Credential{Label: l.Label, Secret: secret}) // settle tells
-		cancel()
-		clear(secret)
+		k.unused(ctx, src, l, secret)
+		k.unclaim(l.ID)
 		k.settle(l, false)
 		return l, nil, fmt.Errorf("record lease: %w", err)
 	}
+	k.unclaim(l.ID)
 	l.Sealed = nil
 	return l, secret, nil
+}
+
+// unused keeps what exists upstream and nobody uses: lease.revoking is recorded with
+// the credential sealed in the state, where it stays until lease.revoked, since some
+// upstreams know it by nothing but its text. Then settle ends it. A crash before the
+// record leaves the lease requested, with the label alone; a record that fails does as
+// well, and then the text, known here for the last time, is revoked first.
+func (k *Keeper) unused(ctx context.Context, src Source, l Lease, secret []byte) {
+	defer clear(secret)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), attemptLimit)
+	defer cancel()
+	l.State, l.Since = Revoking, time.Now().UTC()
+	var err error
+	if !l.Static {
+		l.Sealed, err = k.Seal.Seal(kind+"/"+l.ID, secret)
+	}
+	if err == nil {
+		err = k.put(ctx, "lease.revoking", l, nil)
+	}
+	if err != nil {
+		_ = src.Revoke(ctx, Credential{Label: l.Label, Secret: secret}) // settle tells
+	}
 }
 
 // next is when a lease that is issued or renewed now ends by itself.

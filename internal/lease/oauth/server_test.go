@@ -122,7 +122,7 @@ func TestMetadata(t *testing.T) {
 }
 
 // Answers of a token endpoint that are not what was asked for. None is used; what
-// exists is ended; no error repeats what was sent; and nothing is sent elsewhere.
+// exists comes with the error, to be ended; no error repeats what was sent; and nothing is sent elsewhere.
 //
 // Threats: K22 (lease)
 func TestTokenEndpoint(t *testing.T) {
@@ -161,18 +161,19 @@ func TestTokenEndpoint(t *testing.T) {
 		grants oauth.Grant
 		dead   bool // introspection says inactive always
 	}{
-		"good":            {says: ok},
-		"dead_from_birth": {says: ok, dead: true, want: "just given is inactive", ended: true},
-		"lower_case_type": {says: with("token_type", "bearer")},
-		"dpop":            {says: with("token_type", "DPoP"), want: "of type DPoP", not: true, ended: true},
-		"no_type":         {says: with("token_type", nil), want: "want Bearer", not: true, ended: true},
-		"lives_for_ever":  {says: with("expires_in", nil), want: "how long the token lives"},
-		"lives_too_long":  {says: with("expires_in", 61), want: "at most 60 s", not: true, ended: true},
-		"wider_scope":     {says: with("scope", "read admin"), want: "scope admin, which was not asked for", not: true, ended: true},
-		"injecting_token": {says: with("access_token", "abc\r\nHost: evil.example"), want: "no header field carries", not: true, ended: true},
-		"no_token":        {says: with("access_token", nil), want: "without a token"},
-		"not_exchanged":   {says: ok, grants: oauth.TokenExchange, want: "the exchange gave a token of type", not: true, ended: true},
-		"not_json":        {does: func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "access_token="+token) }, want: "cannot be read"},
+		"good":                {says: ok},
+		"dead_from_birth":     {says: ok, dead: true, want: "just given is inactive", ended: true},
+		"lower_case_type":     {says: with("token_type", "bearer")},
+		"dpop":                {says: with("token_type", "DPoP"), want: "of type DPoP", ended: true},
+		"no_type":             {says: with("token_type", nil), want: "want Bearer", ended: true},
+		"lives_for_ever":      {says: with("expires_in", nil), want: "how long the token lives", ended: true},
+		"wrong_type_of_scope": {says: with("scope", []string{"read"}), want: "cannot be read", ended: true},
+		"lives_too_long":      {says: with("expires_in", 61), want: "at most 60 s", ended: true},
+		"wider_scope":         {says: with("scope", "read admin"), want: "scope admin, which was not asked for", ended: true},
+		"injecting_token":     {says: with("access_token", "abc\r\nHost: evil.example"), want: "no header field carries", ended: true},
+		"no_token":            {says: with("access_token", nil), want: "without a token"},
+		"not_exchanged":       {says: ok, grants: oauth.TokenExchange, want: "the exchange gave a token of type", ended: true},
+		"not_json":            {does: func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "access_token="+token) }, want: "cannot be read"},
 		"other_media_type": {does: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/html")
 			json.NewEncoder(w).Encode(ok)
@@ -212,8 +213,12 @@ func TestTokenEndpoint(t *testing.T) {
 					t.Errorf("the error repeats a secret: %v", err)
 				}
 			}
-			if (len(h.ended) > 0) != tt.ended {
-				t.Errorf("ended %q", h.ended)
+			if (got != nil) != tt.ended {
+				t.Errorf("what ends it: %q", got)
+			} else if got != nil {
+				if err := s.Revoke(t.Context(), lease.Credential{Label: "sallyport-1", Secret: got}); err != nil || len(h.ended) != 1 {
+					t.Errorf("ended %q: %v", h.ended, err)
+				}
 			}
 		})
 	}
