@@ -7,9 +7,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -190,5 +192,59 @@ func TestRefusalRepeatsNoSecret(t *testing.T) {
 	}
 	if sent[1] != session.SessionToken {
 		t.Error("the session was not sent: the case tests nothing")
+	}
+}
+
+// A session that is not what was asked for is not used, and in sight for as long as
+// the cloud takes it, over a crash.
+//
+// Threats: K4 (lease)
+func TestMisfitStaysInSight(t *testing.T) {
+	for name, edit := range map[string]func(answer string) string{
+		"longer": func(a string) string {
+			return regexp.MustCompile(`<Expiration>[^<]*`).ReplaceAllString(a, "<Expiration>"+time.Now().Add(5*time.Hour).UTC().Format(time.RFC3339))
+		},
+		"does_not_say": func(a string) string {
+			return regexp.MustCompile(`<Expiration>[^<]*</Expiration>`).ReplaceAllString(a, "")
+		},
+		"no_time": func(a string) string {
+			return regexp.MustCompile(`<Expiration>[^<]*`).ReplaceAllString(a, "<Expiration>soon")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.Never = true
+			front := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+				rec := httptest.NewRecorder()
+				r.ServeHTTP(rec, q)
+				w.WriteHeader(rec.Code)
+				io.WriteString(w, edit(rec.Body.String()))
+			}))
+			defer front.Close()
+			pool := x509.NewCertPool()
+			pool.AddCert(front.Certificate())
+			s := r.source(front.URL, func(c *sts.Config) {
+				c.HTTP = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}}
+			})
+			log := gatetest.NewLog("acme")
+			keeper := func() *lease.Keeper {
+				return lease.New(lease.Config{Log: log, Seal: leasetest.Plain{}, Prefix: leasetest.Prefix, IDs: func() string { return "l-5" },
+					Find: func(context.Context, lease.Lease) (lease.Source, error) { return s, nil }})
+			}
+			if _, _, err := keeper().Issue(t.Context(), lease.Request{Task: "t", Source: "s", Audience: "a", Until: time.Now().Add(time.Minute)}); err == nil || errors.Is(err, lease.ErrNotIssued) {
+				t.Fatalf("got %v", err)
+			}
+			r.Pass(3 * time.Hour)
+			k := keeper()
+			_ = k.Recover(t.Context()) // the reason is in the lease
+			left, err := k.Unconfirmed(t.Context())
+			if err != nil || len(left) != 1 || !strings.Contains(left[0].Why, "still takes") {
+				t.Errorf("got %+v %v, while the cloud takes the session", left, err)
+			}
+			r.Never = false
+			if err := keeper().Recover(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
