@@ -88,7 +88,7 @@ func (k *Keeper) revoke(ctx context.Context, l Lease) error {
 		}
 	}
 	if err := k.enqueue(ctx, l); err != nil {
-		if l.Lasts.After(time.Now()) {
+		if l.Lasts.After(time.Now()) && errors.Is(err, errConfirm) {
 			return k.lasts(ctx, l)
 		}
 		l.Attempts++
@@ -106,12 +106,13 @@ func (k *Keeper) revoke(ctx context.Context, l Lease) error {
 	return k.put(context.WithoutCancel(ctx), "lease.revoked", l, nil)
 }
 
-// lasts says once that a lease waits for its time.
+// lasts says once that a lease waits for its time: what can be done of its end is.
 func (k *Keeper) lasts(ctx context.Context, l Lease) error {
-	if l.Why != "" {
+	if l.Why != "" && l.Attempts == 0 {
 		return nil
 	}
-	l.Why = "its upstream takes it until " + l.Lasts.Format(time.RFC3339) + ", and cannot end it; nobody uses it"
+	l.Attempts, l.Tried = 0, time.Time{} // of revocations that failed
+	l.Why = "its upstream may take it until " + l.Lasts.Format(time.RFC3339) + ", and nothing but time ends it, or tells; nobody uses it"
 	return k.put(context.WithoutCancel(ctx), "lease.lasting", l, nil)
 }
 
@@ -230,7 +231,8 @@ func (k *Keeper) due(l Lease) bool {
 	now := time.Now()
 	switch l.State {
 	case Revoking:
-		return k.busy[l.ID] == nil && !l.Lasts.After(now) && !now.Before(l.Tried.Add(min(max(l.Tried.Sub(l.Since)/10, firstRetry), lastTry)))
+		waits := l.Attempts == 0 && l.Lasts.After(now)
+		return k.busy[l.ID] == nil && !waits && !now.Before(l.Tried.Add(min(max(l.Tried.Sub(l.Since)/10, firstRetry), lastTry)))
 	case Requested: // whoever asked for it is gone
 		return k.busy[l.ID] == nil
 	case Issued:

@@ -12,8 +12,8 @@
 //     tried again, with back-off, for ever. A static secret is the exception: no
 //     upstream ends it with a task, and its lease says static.
 //   - What an upstream ends by time alone (Lasting) stays in sight as revoking until
-//     then. It is no alarm before: nothing of it is used any more, since the copy in
-//     the boundary was the only one.
+//     then. Once it is revoked, as far as it can be, it is no alarm before: nothing of
+//     it is used any more, since the copy in the boundary was the only one.
 //   - Upstreams do not wait for each other: each has a queue of its own, which
 //     works on few leases at once.
 //   - Nothing of ours lives upstream unseen: Sweep compares what an upstream holds
@@ -83,6 +83,9 @@ type Lease struct {
 	// Lasts is until when the upstream may take it, whatever anybody does; zero is
 	// that it can be ended.
 	Lasts time.Time `json:"lasts,omitzero"`
+	// Lost is until when one may live whose answer was lost, as it was declared when it
+	// was asked for.
+	Lost time.Time `json:"lost,omitzero"`
 }
 
 // Order is what a source is asked to issue.
@@ -101,7 +104,7 @@ type Credential struct {
 	// Asked is when a credential was asked for of which only the label is known;
 	// zero if none is missing.
 	Asked time.Time
-	Lasts time.Time // see Lease
+	Lost  time.Time // see Lease
 }
 
 // Source is one kind of credential at one upstream. All methods may be called
@@ -154,11 +157,12 @@ type Lister interface {
 	List(ctx context.Context, prefix string) (labels []string, err error)
 }
 
-// Lasting is a Source whose upstream ends credentials by time alone.
+// Lasting is a Source whose credentials end by time.
 type Lasting interface {
 	Source
-	// Lasts is when the credential of an order, asked for now, is over at the latest.
-	Lasts(o Order) time.Time
+	// Lasts is when the credential of an order, asked for now, is over at the latest,
+	// and whether nothing but time ends it, or tells that it ended.
+	Lasts(ctx context.Context, o Order) (over time.Time, alone bool, err error)
 }
 
 // Request says for what a lease is.
@@ -250,7 +254,15 @@ func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 	}
 	o := Order{Label: l.Label, Task: l.Task, Agent: l.Agent, Purpose: l.Purpose, Account: l.Account, Expires: l.Expires}
 	if s, ok := src.(Lasting); ok {
-		l.Lasts = s.Lasts(o).UTC()
+		lctx, cancel := context.WithTimeout(ctx, issueLimit)
+		over, alone, err := s.Lasts(lctx, o)
+		cancel()
+		if err != nil {
+			return l, nil, fmt.Errorf("credential source %s: %w", r.Source, err)
+		}
+		if l.Lost = over.UTC(); alone {
+			l.Lasts = l.Lost
+		}
 	}
 	// Nobody ends it while it comes into being: an end that found nothing
 	// upstream yet would be taken for one that worked.

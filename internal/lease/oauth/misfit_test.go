@@ -124,3 +124,74 @@ func TestMisfitStaysInSight(t *testing.T) {
 		})
 	}
 }
+
+// Where no endpoint ends a token or tells of it, each renewal leaves one that lives
+// for a while. It is in sight until then, and no alarm that bars the agent from its
+// next task. What a server with both does not end is one, and so are a token that
+// lives for longer than what may be left to its time, and a revocation that fails.
+//
+// Threats: K23 (lease)
+func TestShortTokenEndsByItself(t *testing.T) {
+	for name, tt := range map[string]struct {
+		without []string
+		life    time.Duration
+		broken  bool // its revocation, at first
+		alarms  int
+	}{
+		"neither":          {[]string{"revocation_endpoint", "introspection_endpoint"}, life, false, 0},
+		"no_revocation":    {[]string{"revocation_endpoint"}, life, false, 0},
+		"no_introspection": {[]string{"introspection_endpoint"}, life, false, 0},
+		"not_revoked":      {[]string{"introspection_endpoint"}, life, true, 1},
+		"both":             {nil, life, false, 1},
+		"long":             {[]string{"revocation_endpoint", "introspection_endpoint"}, time.Hour, false, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := newKept(t, fmt.Sprintf(tokenSays, "60"))
+			k.life, k.lies, k.broken = tt.life, true, tt.broken
+			for _, e := range tt.without {
+				delete(k.meta, e)
+			}
+			p := k.keeper()
+			l, err := issue(t, p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := p.EndOne(t.Context(), l.ID); (err != nil) != (tt.alarms > 0) {
+				t.Errorf("got %v", err)
+			}
+			if open, alarms := k.restart(); open != 1 || alarms != tt.alarms {
+				t.Errorf("%d leases are open and %d alarm, want one and %d", open, alarms, tt.alarms)
+			}
+			if k.broken = false; tt.broken {
+				if open, alarms := k.restart(); open != 1 || alarms != 0 || !slices.Equal(k.ended, []string{token}) {
+					t.Errorf("%d leases are open, %d alarm, and %q is ended, once it can be", open, alarms, k.ended)
+				}
+			}
+			k.passed, k.alive = 66*time.Second, false
+			if open, _ := k.restart(); open != 0 {
+				t.Errorf("%d leases are open after its life", open)
+			}
+		})
+	}
+}
+
+// A token whose answer was lost may live for as long as was declared when it was asked
+// for, whatever is declared now.
+//
+// Threats: K23 (lease)
+func TestLostTokenIsWaitedForAsDeclaredThen(t *testing.T) {
+	k := newKept(t, "")
+	k.answer = func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+	k.life = time.Hour
+	if _, err := issue(t, k.keeper()); err == nil {
+		t.Fatal("a token of no answer")
+	}
+	k.life, k.passed = 10*time.Second, 30*time.Minute
+	if open, _ := k.restart(); open != 1 {
+		t.Errorf("%d leases are open while the token may live", open)
+	}
+	k.passed = 62 * time.Minute
+	if open, _ := k.restart(); open != 0 {
+		t.Errorf("%d leases are open after its life", open)
+	}
+}

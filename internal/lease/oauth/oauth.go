@@ -8,12 +8,13 @@
 //     An application that reads signed tokens by itself may take one for as long as
 //     it lives: its probe tells.
 //   - What no endpoint can end or tell of ends by itself: until its life is over it is
-//     not confirmed. Server.Check refuses such a server unless that life is short.
+//     not confirmed, and no alarm (lease.Lasting). Server.Check refuses such a server
+//     unless that life is short.
 //   - A server that calls a token inactive when it is new, or cannot be asked then, is
 //     not believed when it calls that token inactive at its end.
 //   - A token whose answer was lost is one that nobody has. It is over when the longest
-//     life that is taken from the server is, counted from a minute after it was asked for.
-//     Only then the label is confirmed.
+//     life that was taken from the server then is, counted from a minute after it was
+//     asked for. Only then the label is confirmed.
 //
 // Not trusted: the server's metadata (its issuer must be the declared one, RFC 8414
 // section 3.3), redirects (never followed), the size and the words of its answers, and
@@ -77,7 +78,7 @@ type Config struct {
 // Source is a client of one authorization server.
 type Source struct{ Config }
 
-var _ lease.Source = (*Source)(nil)
+var _ lease.Lasting = (*Source)(nil)
 
 // New makes a source.
 func New(c Config) *Source {
@@ -116,6 +117,21 @@ const late = time.Minute
 
 // skew is how much a server's clock may differ from ours.
 const skew = 5 * time.Second
+
+// wait is for how long a token may live that was asked for and never seen.
+func (s *Source) wait() time.Duration { return late + s.Life + skew }
+
+// Lasts says that nothing but time ends a token where an endpoint for it is missing.
+// One that may live for longer than Server.Check lets such a token is not left to
+// that: the server had the endpoint when the source was applied.
+func (s *Source) Lasts(ctx context.Context, _ lease.Order) (over time.Time, alone bool, err error) {
+	m, err := s.Server.metadata(ctx)
+	if err != nil {
+		return time.Time{}, false, err
+	}
+	alone = s.Life <= ShortLife && (m.Revocation == "" || m.Introspection == "" && s.Probe == nil)
+	return s.Now().Add(s.wait()), alone, nil
+}
 
 // Issue asks for a token.
 func (s *Source) Issue(ctx context.Context, o lease.Order) ([]byte, error) {
@@ -239,7 +255,11 @@ func (s *Source) Revoke(ctx context.Context, c lease.Credential) error {
 // Confirm asks the server, and the application if there is a probe.
 func (s *Source) Confirm(ctx context.Context, c lease.Credential) error {
 	if c.Secret == nil {
-		if over := c.Asked.Add(late + s.Life + skew); !c.Asked.IsZero() && s.Now().Before(over) {
+		over := c.Asked.Add(s.wait())
+		if c.Lost.After(over) { // what is declared now may be shorter
+			over = c.Lost
+		}
+		if !c.Asked.IsZero() && s.Now().Before(over) {
 			return fmt.Errorf("the server may have issued a token that nobody received; it ends by itself at %s", over.UTC().Format(time.RFC3339))
 		}
 		return nil

@@ -31,6 +31,7 @@ type hostile struct {
 	ended  []string
 	alive  bool // what introspection says
 	lies   bool // a revocation does nothing
+	broken bool // it fails
 	got    []*http.Request
 }
 
@@ -48,6 +49,10 @@ func newHostile(t testing.TB) *hostile {
 		case "/token":
 			h.answer(w, r)
 		case "/revoke":
+			if h.broken {
+				w.WriteHeader(http.StatusServiceUnavailable)
+				return
+			}
 			h.ended = append(h.ended, r.PostForm.Get("token"))
 			h.alive = h.alive && h.lies
 		case "/introspect":

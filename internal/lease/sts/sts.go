@@ -87,8 +87,12 @@ func (s *Source) life(o lease.Order) time.Duration {
 // answerLimit is by how much later than asked for a session may begin.
 const answerLimit = time.Minute
 
-// Lasts is when the session of an order, asked for now, is over.
-func (s *Source) Lasts(o lease.Order) time.Time { return s.c.Now().Add(s.life(o) + answerLimit) }
+// Lasts is when the session of an order, asked for now, is over: by time alone.
+func (s *Source) Lasts(_ context.Context, o lease.Order) (over time.Time, alone bool, err error) {
+	return s.limit(o), true, nil
+}
+
+func (s *Source) limit(o lease.Order) time.Time { return s.c.Now().Add(s.life(o) + answerLimit) }
 
 // Issue assumes the role.
 func (s *Source) Issue(ctx context.Context, o lease.Order) ([]byte, error) {
@@ -127,7 +131,7 @@ func (s *Source) Issue(ctx context.Context, o lease.Order) ([]byte, error) {
 	expires, unfit := time.Parse(time.RFC3339, a.C.Expires)
 	if unfit != nil {
 		unfit = errors.New("the answer does not say when the session ends")
-	} else if expires.After(s.Lasts(o)) {
+	} else if expires.After(s.limit(o)) {
 		unfit = fmt.Errorf("the session lives until %s, longer than was asked for", expires.Format(time.RFC3339))
 	}
 	out, err := json.Marshal(session{a.C.AccessKeyID, a.C.SecretKey, a.C.SessionToken, expires})
@@ -141,7 +145,7 @@ func (s *Source) Revoke(context.Context, lease.Credential) error { return nil }
 // it is over. A session that nobody knows is over by the clock.
 func (s *Source) Confirm(ctx context.Context, c lease.Credential) error {
 	if c.Secret == nil {
-		if s.c.Now().Before(c.Lasts) {
+		if !c.Asked.IsZero() && s.c.Now().Before(c.Lost) {
 			return errors.New("a session whose answer was lost may live until its time")
 		}
 		return nil

@@ -83,13 +83,23 @@ func TestSessionThatOutlivesItsTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := lease.Credential{Label: o.Label, Secret: secret, Lasts: s.Lasts(o)}
-	if d := time.Until(c.Lasts); d < sts.Shortest || d > sts.Shortest+2*time.Minute {
+	over, alone, err := s.Lasts(t.Context(), o)
+	if err != nil || !alone {
+		t.Errorf("got %v %v", alone, err)
+	}
+	c := lease.Credential{Label: o.Label, Secret: secret}
+	if d := time.Until(over); d < sts.Shortest || d > sts.Shortest+2*time.Minute {
 		t.Errorf("a task of a minute has a session that lasts %s", d)
 	}
+	lost := lease.Credential{Label: o.Label, Asked: time.Now(), Lost: over}
+	if s.Confirm(t.Context(), lost) == nil {
+		t.Error("one whose answer was lost is over before its time")
+	}
 	r.Pass(time.Hour)
-	if err := s.Confirm(t.Context(), c); err != nil {
-		t.Error(err)
+	for _, c := range []lease.Credential{c, lost} {
+		if err := s.Confirm(t.Context(), c); err != nil {
+			t.Error(err)
+		}
 	}
 	r.Never = true
 	if err := s.Confirm(t.Context(), c); err == nil || !strings.Contains(err.Error(), "still takes") {
@@ -110,7 +120,9 @@ func TestSessionThatOutlivesItsTime(t *testing.T) {
 // soon says that a session is over after a moment, and it is not.
 type soon struct{ *sts.Source }
 
-func (soon) Lasts(lease.Order) time.Time { return time.Now().Add(50 * time.Millisecond) }
+func (soon) Lasts(context.Context, lease.Order) (time.Time, bool, error) {
+	return time.Now().Add(50 * time.Millisecond), true, nil
+}
 
 // TestAlarmAfterItsTime: the keeper's side of the same.
 //
