@@ -207,16 +207,27 @@ func (a answer) life() time.Duration {
 // b64token is RFC 6750 section 2.1.
 var b64token = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
 
+// A token that is shorter could not be told from other text in what comes back; one
+// that lives for less than may be declared would be asked for more often than helps.
+const (
+	shortestToken = 8 // bytes
+	shortestLife  = 10 * time.Second
+)
+
 func (s *Source) fits(a answer) error {
 	switch life := a.life(); {
 	case !strings.EqualFold(a.Type, "Bearer"):
 		return fmt.Errorf("the token is of type %s, want Bearer", word(a.Type))
 	case !b64token.MatchString(a.Access):
 		return errors.New("the token has a character that no header field carries")
+	case len(a.Access) < shortestToken:
+		return fmt.Errorf("the token has %d bytes, too few to be found in what comes back: want at least %d", len(a.Access), shortestToken)
 	case s.Grant == TokenExchange && a.Issued != typeAccess:
 		return fmt.Errorf("the exchange gave a token of type %s, want %s", word(a.Issued), typeAccess)
 	case life == forever:
 		return errors.New("the server does not say, in seconds, how long the token lives: expires_in")
+	case life < shortestLife:
+		return fmt.Errorf("the token lives for %d s: have the server give ones of at least %d s", int64(life/time.Second), int64(shortestLife/time.Second))
 	case life > s.Life:
 		return fmt.Errorf("the token lives for %d s, and at most %d s are taken: lifeSeconds", int64(life/time.Second), int64(s.Life/time.Second))
 	}

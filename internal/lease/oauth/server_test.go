@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -174,6 +175,8 @@ func TestTokenEndpoint(t *testing.T) {
 		"lives_for_ever":      {says: with("expires_in", nil), want: "how long the token lives", ended: true},
 		"wrong_type_of_scope": {says: with("scope", []string{"read"}), want: "cannot be read", ended: true},
 		"lives_too_long":      {says: with("expires_in", 61), want: "at most 60 s", ended: true},
+		"lives_for_a_moment":  {says: with("expires_in", 9), want: "at least 10 s", ended: true},
+		"short_token":         {says: with("access_token", "t0ken-7"), want: "too few to be found", ended: true},
 		"wider_scope":         {says: with("scope", "read admin"), want: "scope admin, which was not asked for", ended: true},
 		"injecting_token":     {says: with("access_token", "abc\r\nHost: evil.example"), want: "no header field carries", ended: true},
 		"no_token":            {says: with("access_token", nil), want: "without a token"},
@@ -229,6 +232,59 @@ func TestTokenEndpoint(t *testing.T) {
 	}
 	if len(elsewhere) > 0 {
 		t.Errorf("another host got %q", elsewhere)
+	}
+}
+
+// A server that keeps one who asks waiting keeps no other for longer than its own time,
+// and is not asked again for each: all have the one answer.
+//
+// Threats: K4 (lease)
+func TestSlowMetadataHoldsNobody(t *testing.T) {
+	var asked atomic.Int32
+	came, let := make(chan struct{}, 2), make(chan struct{})
+	var slow *httptest.Server
+	slow = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		came <- struct{}{}
+		<-let
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"issuer": %q, "token_endpoint": "%[1]s/token"}`, slow.URL)
+	}))
+	defer slow.Close()
+	s, err := oauth.NewServer(slow.URL, noRedirects())
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(ctx context.Context) chan error {
+		out := make(chan error, 1)
+		go func() { out <- s.Check(ctx, life, false) }()
+		return out
+	}
+	first, giveUp := context.WithCancel(t.Context())
+	waits := check(first)
+	<-came
+	others := []chan error{check(t.Context()), check(t.Context())}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	giveUp()
+	for _, out := range []chan error{check(over), waits} {
+		select {
+		case err := <-out:
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("one whose time is over waits for the server")
+		}
+	}
+	close(let)
+	for _, out := range others {
+		if err := <-out; err != nil {
+			t.Errorf("another's time was over, and so got %v", err)
+		}
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("the server was asked %d times", n)
 	}
 }
 
