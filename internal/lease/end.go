@@ -88,8 +88,12 @@ func (k *Keeper) revoke(ctx context.Context, l Lease) error {
 		}
 	}
 	if err := k.enqueue(ctx, l); err != nil {
+		if late, ok := errors.AsType[*comesLate](err); ok {
+			l.Lasts = late.until
+			return k.lasts(ctx, l, late.Error())
+		}
 		if l.Lasts.After(time.Now()) && errors.Is(err, errConfirm) {
-			return k.lasts(ctx, l)
+			return k.lasts(ctx, l, "its upstream may take it until "+l.Lasts.Format(time.RFC3339)+", and nothing but time ends it, or tells; nobody uses it")
 		}
 		l.Attempts++
 		l.Tried, l.Why = time.Now().UTC(), err.Error()
@@ -107,12 +111,11 @@ func (k *Keeper) revoke(ctx context.Context, l Lease) error {
 }
 
 // lasts says once that a lease waits for its time: what can be done of its end is.
-func (k *Keeper) lasts(ctx context.Context, l Lease) error {
+func (k *Keeper) lasts(ctx context.Context, l Lease, why string) error {
 	if l.Why != "" && l.Attempts == 0 {
 		return nil
 	}
-	l.Attempts, l.Tried = 0, time.Time{} // of revocations that failed
-	l.Why = "its upstream may take it until " + l.Lasts.Format(time.RFC3339) + ", and nothing but time ends it, or tells; nobody uses it"
+	l.Attempts, l.Tried, l.Why = 0, time.Time{}, why // no more of revocations that failed
 	return k.put(context.WithoutCancel(ctx), "lease.lasting", l, nil)
 }
 

@@ -185,6 +185,10 @@ func (f *Form) second(ctx context.Context, label string, jar map[string]string) 
 	return nil
 }
 
+// Late implements Slow: an application may take up a sign-in of which it has heard,
+// and be slow, when nobody waits for its answer any more.
+func (f *Form) Late() time.Duration { return issueLimit + f.Wait + time.Minute }
+
 // Patience implements Patient: a sign-in may wait for its code.
 func (f *Form) Patience() time.Duration { return f.Wait }
 

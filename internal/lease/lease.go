@@ -14,6 +14,8 @@
 //   - What an upstream ends by time alone (Lasting) stays in sight as revoking until
 //     then. Once it is revoked, as far as it can be, it is no alarm before: nothing of
 //     it is used any more, since the copy in the boundary was the only one.
+//   - So does one whose answer was lost, if it may come late (Slow): nothing carries its
+//     label now, and that is seen to once more when nothing can come any more.
 //   - Upstreams do not wait for each other: each has a queue of its own, which
 //     works on few leases at once.
 //   - Nothing of ours lives upstream unseen: Sweep compares what an upstream holds
@@ -80,8 +82,8 @@ type Lease struct {
 	// Static says that the credential is a secret which outlives its tasks: what
 	// ends with the lease is that the boundary puts it in.
 	Static bool `json:"static,omitempty"`
-	// Lasts is until when the upstream may take it, whatever anybody does; zero is
-	// that it can be ended.
+	// Lasts is until when the upstream may take it, whatever anybody does, or may still
+	// make it; zero is that it can be ended.
 	Lasts time.Time `json:"lasts,omitzero"`
 	// Lost is until when one may live whose answer was lost, as it was declared when it
 	// was asked for.
@@ -163,6 +165,13 @@ type Lasting interface {
 	// Lasts is when the credential of an order, asked for now, is over at the latest,
 	// and whether nothing but time ends it, or tells that it ended.
 	Lasts(ctx context.Context, o Order) (over time.Time, alone bool, err error)
+}
+
+// Slow is a Source whose upstream may go on with an order after its answer was lost.
+type Slow interface {
+	Source
+	// Late is for how long after it was asked for a credential may still come to exist.
+	Late() time.Duration
 }
 
 // Request says for what a lease is.

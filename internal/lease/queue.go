@@ -30,6 +30,13 @@ type queue struct {
 // The two steps of an end, for why it failed.
 var errRevoke, errConfirm = errors.New("revoke"), errors.New("confirm")
 
+// comesLate is why a lease is looked for again although nothing carries its label.
+type comesLate struct{ until time.Time }
+
+func (c *comesLate) Error() string {
+	return "its answer was lost, and it may come until " + c.until.Format(time.RFC3339) + "; then it is looked for again"
+}
+
 type job struct {
 	ctx  context.Context
 	l    Lease
@@ -140,6 +147,11 @@ func endOne(j *job) error {
 		// under the label.
 		if err := j.src.Confirm(ctx, Credential{Label: j.cred.Label}); err != nil {
 			return fmt.Errorf("%w: %w", errConfirm, err)
+		}
+	}
+	if s, ok := j.src.(Slow); ok && j.cred.Secret == nil {
+		if until := j.cred.Asked.Add(s.Late()); time.Now().Before(until) {
+			return &comesLate{until}
 		}
 	}
 	return nil
