@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -80,11 +81,14 @@ func (a *AccountForm) Issue(ctx context.Context, o Order) ([]byte, error) {
 			return nil, err
 		}
 	}
-	if err != nil { // the account exists: not ErrNotIssued, whatever the form says
-		return nil, fmt.Errorf("%v", err)
-	}
 	defer clear(session)
-	return json.Marshal(signedIn{account, session})
+	if err != nil { // the account exists: not ErrNotIssued, whatever the form says
+		if err = fmt.Errorf("%v", err); session == nil {
+			return nil, err
+		}
+	}
+	both, unfit := json.Marshal(signedIn{account, session})
+	return both, cmp.Or(unfit, err)
 }
 
 // Revoke ends the session and the account.

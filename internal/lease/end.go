@@ -88,8 +88,12 @@ func (k *Keeper) revoke(ctx context.Context, l Lease) error {
 		}
 	}
 	if err := k.enqueue(ctx, l); err != nil {
-		if l.Lasts.After(time.Now()) {
-			return k.lasts(ctx, l)
+		if late, ok := errors.AsType[*comesLate](err); ok {
+			l.Lasts = late.until
+			return k.lasts(ctx, l, late.Error())
+		}
+		if l.Lasts.After(time.Now()) && errors.Is(err, errConfirm) {
+			return k.lasts(ctx, l, "its upstream may take it until "+l.Lasts.Format(time.RFC3339)+", and nothing but time ends it, or tells; nobody uses it")
 		}
 		l.Attempts++
 		l.Tried, l.Why = time.Now().UTC(), err.Error()
@@ -106,12 +110,12 @@ func (k *Keeper) revoke(ctx context.Context, l Lease) error {
 	return k.put(context.WithoutCancel(ctx), "lease.revoked", l, nil)
 }
 
-// lasts says once that a lease waits for its time.
-func (k *Keeper) lasts(ctx context.Context, l Lease) error {
-	if l.Why != "" {
+// lasts says once that a lease waits for its time: what can be done of its end is.
+func (k *Keeper) lasts(ctx context.Context, l Lease, why string) error {
+	if l.Why != "" && l.Attempts == 0 {
 		return nil
 	}
-	l.Why = "its upstream takes it until " + l.Lasts.Format(time.RFC3339) + ", and cannot end it; nobody uses it"
+	l.Attempts, l.Tried, l.Why = 0, time.Time{}, why // no more of revocations that failed
 	return k.put(context.WithoutCancel(ctx), "lease.lasting", l, nil)
 }
 
@@ -230,7 +234,8 @@ func (k *Keeper) due(l Lease) bool {
 	now := time.Now()
 	switch l.State {
 	case Revoking:
-		return k.busy[l.ID] == nil && !l.Lasts.After(now) && !now.Before(l.Tried.Add(min(max(l.Tried.Sub(l.Since)/10, firstRetry), lastTry)))
+		waits := l.Attempts == 0 && l.Lasts.After(now)
+		return k.busy[l.ID] == nil && !waits && !now.Before(l.Tried.Add(min(max(l.Tried.Sub(l.Since)/10, firstRetry), lastTry)))
 	case Requested: // whoever asked for it is gone
 		return k.busy[l.ID] == nil
 	case Issued:

@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -68,14 +69,16 @@ func ParseCookies(credential []byte) ([]Cookie, error) {
 	return cs, nil
 }
 
-// Issue signs in under the label as User-Agent.
+// Issue signs in under the label as User-Agent. Until the form is sent nothing exists;
+// from then on its answer is waited for, whatever becomes of ctx, and what it brought
+// comes with the error if the rest of a sign-in fails.
 func (f *Form) Issue(ctx context.Context, o Order) ([]byte, error) { return f.signIn(ctx, o.Label) }
 
 func (f *Form) signIn(ctx context.Context, label string) ([]byte, error) {
 	jar := map[string]string{}
 	page, status, err := f.do(ctx, http.MethodGet, f.Recipe.LoginPath, label, jar, nil)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrNotIssued, err)
 	}
 	if status != http.StatusOK {
 		return nil, fmt.Errorf("%w: sign-in page answered %d", ErrNotIssued, status)
@@ -101,8 +104,7 @@ func (f *Form) signIn(ctx context.Context, label string) ([]byte, error) {
 		}
 		form.Set(f.Recipe.CodeField, code)
 	}
-	_, status, err = f.do(ctx, http.MethodPost, f.Recipe.LoginPath, label, jar, form)
-	if err != nil {
+	if status, err = f.enter(ctx, f.Recipe.LoginPath, label, jar, form); err != nil {
 		return nil, err
 	}
 	if status >= 400 && status < 500 {
@@ -116,14 +118,28 @@ func (f *Form) signIn(ctx context.Context, label string) ([]byte, error) {
 			return nil, err
 		}
 	}
-	if err := f.alive(ctx, label, jar); err != nil {
-		return nil, err
-	}
 	cs := make([]Cookie, 0, len(jar))
 	for n, v := range jar {
 		cs = append(cs, Cookie{n, v})
 	}
-	return json.Marshal(cs)
+	session, err := json.Marshal(cs)
+	return session, cmp.Or(err, f.alive(ctx, label, jar))
+}
+
+// enterLimit bounds how long a sign-in is waited for.
+const enterLimit = 20 * time.Second
+
+// enter sends a form after which there may be a session. It is not cut off with ctx,
+// as when the task ends: the application could make the session after its label was
+// looked for, and nobody would know of it.
+func (f *Form) enter(ctx context.Context, path, label string, jar map[string]string, form url.Values) (status int, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrNotIssued, err)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), enterLimit)
+	defer cancel()
+	_, status, err = f.do(ctx, http.MethodPost, path, label, jar, form)
+	return status, err
 }
 
 func (f *Form) code(ctx context.Context) (string, error) {
@@ -157,7 +173,7 @@ func (f *Form) second(ctx context.Context, label string, jar map[string]string) 
 		return err
 	}
 	form.Set(f.Recipe.CodeField, code)
-	_, status, err = f.do(ctx, http.MethodPost, f.Recipe.CodePath, label, jar, form)
+	status, err = f.enter(ctx, f.Recipe.CodePath, label, jar, form)
 	switch {
 	case err != nil:
 		return err
@@ -168,6 +184,10 @@ func (f *Form) second(ctx context.Context, label string, jar map[string]string) 
 	}
 	return nil
 }
+
+// Late implements Slow: an application may take up a sign-in of which it has heard,
+// and be slow, when nobody waits for its answer any more.
+func (f *Form) Late() time.Duration { return issueLimit + f.Wait + time.Minute }
 
 // Patience implements Patient: a sign-in may wait for its code.
 func (f *Form) Patience() time.Duration { return f.Wait }
@@ -209,13 +229,15 @@ func (f *Form) logout(ctx context.Context, label string, credential []byte) erro
 func (f *Form) sweep(ctx context.Context, label string) (err error) {
 	own := label + "/sweep"
 	cred, err := f.signIn(ctx, own)
+	if cred != nil {
+		defer func() {
+			ctx := context.WithoutCancel(ctx)
+			err = errors.Join(err, f.logout(ctx, own, cred), f.Confirm(ctx, Credential{Label: own, Secret: cred}))
+		}()
+	}
 	if err != nil {
 		return fmt.Errorf("sign in to end what carries the label: %w", err)
 	}
-	defer func() {
-		ctx := context.WithoutCancel(ctx)
-		err = errors.Join(err, f.logout(ctx, own, cred), f.Confirm(ctx, Credential{Label: own, Secret: cred}))
-	}()
 	jar, err := jarOf(cred)
 	if err != nil {
 		return err

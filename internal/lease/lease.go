@@ -12,8 +12,10 @@
 //     tried again, with back-off, for ever. A static secret is the exception: no
 //     upstream ends it with a task, and its lease says static.
 //   - What an upstream ends by time alone (Lasting) stays in sight as revoking until
-//     then. It is no alarm before: nothing of it is used any more, since the copy in
-//     the boundary was the only one.
+//     then. Once it is revoked, as far as it can be, it is no alarm before: nothing of
+//     it is used any more, since the copy in the boundary was the only one.
+//   - So does one whose answer was lost, if it may come late (Slow): nothing carries its
+//     label now, and that is seen to once more when nothing can come any more.
 //   - Upstreams do not wait for each other: each has a queue of its own, which
 //     works on few leases at once.
 //   - Nothing of ours lives upstream unseen: Sweep compares what an upstream holds
@@ -46,7 +48,7 @@ type State string
 const (
 	Requested State = "requested" // may exist upstream
 	Issued    State = "issued"    // exists upstream
-	Revoking  State = "revoking"  // is being ended, not yet confirmed
+	Revoking  State = "revoking"  // is being ended, not yet confirmed; from requested, if it must not be used
 	Revoked   State = "revoked"   // the upstream was seen to refuse it
 )
 
@@ -80,83 +82,12 @@ type Lease struct {
 	// Static says that the credential is a secret which outlives its tasks: what
 	// ends with the lease is that the boundary puts it in.
 	Static bool `json:"static,omitempty"`
-	// Lasts is until when the upstream may take it, whatever anybody does; zero is
-	// that it can be ended.
+	// Lasts is until when the upstream may take it, whatever anybody does, or may still
+	// make it; zero is that it can be ended.
 	Lasts time.Time `json:"lasts,omitzero"`
-}
-
-// Order is what a source is asked to issue.
-type Order struct {
-	Label                string
-	Task, Agent, Purpose string
-	Account              string
-	Expires              time.Time
-}
-
-// Credential names one credential to end. A nil Secret means that only the label
-// is known.
-type Credential struct {
-	Label  string
-	Secret []byte
-	// Asked is when a credential was asked for of which only the label is known;
-	// zero if none is missing.
-	Asked time.Time
-	Lasts time.Time // see Lease
-}
-
-// Source is one kind of credential at one upstream. All methods may be called
-// again after a failure, and concurrently.
-type Source interface {
-	// Issue obtains a credential and marks it with the order's label.
-	Issue(ctx context.Context, o Order) (credential []byte, err error)
-	// Revoke ends the credential, and whatever else carries the label.
-	Revoke(ctx context.Context, c Credential) error
-	// Confirm returns nil only if the upstream was just seen to refuse the
-	// credential, or to list nothing that carries the label.
-	Confirm(ctx context.Context, c Credential) error
-}
-
-// Batch is a Source whose upstream ends many credentials in one step. Errors are
-// by position; one credential that cannot be ended does not keep the others.
-type Batch interface {
-	Source
-	RevokeAll(ctx context.Context, cs []Credential) []error
-	ConfirmAll(ctx context.Context, cs []Credential) []error
-}
-
-// Patient is a Source that may have to wait for its turn: so much is added to what an
-// attempt may take.
-type Patient interface {
-	Source
-	Patience() time.Duration
-}
-
-// patience is how long an attempt may take.
-func patience(s Source, limit time.Duration) time.Duration {
-	if p, ok := s.(Patient); ok {
-		limit += p.Patience()
-	}
-	return limit
-}
-
-// Renewer is a Source whose credentials end by themselves and can be kept alive
-// for longer.
-type Renewer interface {
-	Source
-	Renew(ctx context.Context, c Credential, expires time.Time) error
-}
-
-// Lister is a Source that can say which labels exist at its upstream.
-type Lister interface {
-	Source
-	List(ctx context.Context, prefix string) (labels []string, err error)
-}
-
-// Lasting is a Source whose upstream ends credentials by time alone.
-type Lasting interface {
-	Source
-	// Lasts is when the credential of an order, asked for now, is over at the latest.
-	Lasts(o Order) time.Time
+	// Lost is until when one may live whose answer was lost, as it was declared when it
+	// was asked for.
+	Lost time.Time `json:"lost,omitzero"`
 }
 
 // Request says for what a lease is.
@@ -248,7 +179,15 @@ func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 	}
 	o := Order{Label: l.Label, Task: l.Task, Agent: l.Agent, Purpose: l.Purpose, Account: l.Account, Expires: l.Expires}
 	if s, ok := src.(Lasting); ok {
-		l.Lasts = s.Lasts(o).UTC()
+		lctx, cancel := context.WithTimeout(ctx, issueLimit)
+		over, alone, err := s.Lasts(lctx, o)
+		cancel()
+		if err != nil {
+			return l, nil, fmt.Errorf("credential source %s: %w", r.Source, err)
+		}
+		if l.Lost = over.UTC(); alone {
+			l.Lasts = l.Lost
+		}
 	}
 	// Nobody ends it while it comes into being: an end that found nothing
 	// upstream yet would be taken for one that worked.
@@ -263,8 +202,13 @@ func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 	secret, err := src.Issue(ictx, o)
 	cancel()
 	if err != nil {
+		never := errors.Is(err, ErrNotIssued)
+		if !never && secret != nil {
+			l.Lasts = time.Time{} // which was of what was asked for
+			k.unused(ctx, src, l, secret)
+		}
 		k.unclaim(l.ID)
-		k.settle(l, errors.Is(err, ErrNotIssued))
+		k.settle(l, never)
 		return l, nil, fmt.Errorf("issue from %s: %w", r.Source, err)
 	}
 	l.State, l.Since = Issued, time.Now().UTC()
@@ -274,20 +218,37 @@ func (k *Keeper) Issue(ctx context.Context, r Request) (Lease, []byte, error) {
 	if err == nil {
 		err = k.put(ctx, "lease.issued", l, nil)
 	}
-	k.unclaim(l.ID)
 	if err != nil {
-		// It exists upstream and was never recorded as issued: end it now; if
-		// this process dies first, Recover does, since requested is durable. Its text
-		// is known here for the last time, and some upstreams know it by nothing else.
-		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), attemptLimit)
-		_ = src.Revoke(rctx, Credential{Label: l.Label, Secret: secret}) // settle tells
-		cancel()
-		clear(secret)
+		k.unused(ctx, src, l, secret)
+		k.unclaim(l.ID)
 		k.settle(l, false)
 		return l, nil, fmt.Errorf("record lease: %w", err)
 	}
+	k.unclaim(l.ID)
 	l.Sealed = nil
 	return l, secret, nil
+}
+
+// unused keeps what exists upstream and nobody uses: lease.revoking is recorded with
+// the credential sealed in the state, where it stays until lease.revoked, since some
+// upstreams know it by nothing but its text. Then settle ends it. A crash before the
+// record leaves the lease requested, with the label alone; a record that fails does as
+// well, and then the text, known here for the last time, is revoked first.
+func (k *Keeper) unused(ctx context.Context, src Source, l Lease, secret []byte) {
+	defer clear(secret)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), attemptLimit)
+	defer cancel()
+	l.State, l.Since = Revoking, time.Now().UTC()
+	var err error
+	if !l.Static {
+		l.Sealed, err = k.Seal.Seal(kind+"/"+l.ID, secret)
+	}
+	if err == nil {
+		err = k.put(ctx, "lease.revoking", l, nil)
+	}
+	if err != nil {
+		_ = src.Revoke(ctx, Credential{Label: l.Label, Secret: secret}) // settle tells
+	}
 }
 
 // next is when a lease that is issued or renewed now ends by itself.

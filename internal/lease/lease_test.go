@@ -166,8 +166,14 @@ func TestCrashAtEveryRecordLeavesNothingAlive(t *testing.T) {
 			if r.alive() != 0 {
 				t.Errorf("%d sessions are alive; records: %s", r.alive(), r.types())
 			}
-			if open, err := r.keeper().Open(t.Context()); err != nil || len(open) != 0 {
-				t.Errorf("open leases: %v %v", open, err)
+			open, err := r.keeper().Open(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, l := range open { // its session may come late
+				if crash != 1 || l.Attempts > 0 || !l.Lasts.After(time.Now()) {
+					t.Errorf("open: %+v", l)
+				}
 			}
 		})
 	}

@@ -27,6 +27,16 @@ type queue struct {
 	workers int
 }
 
+// The two steps of an end, for why it failed.
+var errRevoke, errConfirm = errors.New("revoke"), errors.New("confirm")
+
+// comesLate is why a lease is looked for again although nothing carries its label.
+type comesLate struct{ until time.Time }
+
+func (c *comesLate) Error() string {
+	return "its answer was lost, and it may come until " + c.until.Format(time.RFC3339) + "; then it is looked for again"
+}
+
 type job struct {
 	ctx  context.Context
 	l    Lease
@@ -42,7 +52,7 @@ func (k *Keeper) enqueue(ctx context.Context, l Lease) error {
 	if err != nil {
 		return err
 	}
-	j := &job{ctx: ctx, l: l, src: src, cred: Credential{Label: l.Label, Lasts: l.Lasts}, done: make(chan struct{})}
+	j := &job{ctx: ctx, l: l, src: src, cred: Credential{Label: l.Label, Lost: l.Lost}, done: make(chan struct{})}
 	if l.Sealed != nil {
 		if j.cred.Secret, err = k.Seal.Open(kind+"/"+l.ID, l.Sealed); err != nil {
 			return err
@@ -127,16 +137,21 @@ func endOne(j *job) error {
 	ctx, cancel := context.WithTimeout(j.ctx, patience(j.src, attemptLimit))
 	defer cancel()
 	if err := j.src.Revoke(ctx, j.cred); err != nil {
-		return fmt.Errorf("revoke: %w", err)
+		return fmt.Errorf("%w: %w", errRevoke, err)
 	}
 	if err := j.src.Confirm(ctx, j.cred); err != nil {
-		return fmt.Errorf("confirm: %w", err)
+		return fmt.Errorf("%w: %w", errConfirm, err)
 	}
 	if j.l.Attempts > 0 && j.cred.Secret != nil {
 		// An attempt that failed may have left something of its own behind,
 		// under the label.
-		if err := j.src.Confirm(ctx, Credential{Label: j.cred.Label, Lasts: j.cred.Lasts}); err != nil {
-			return fmt.Errorf("confirm: %w", err)
+		if err := j.src.Confirm(ctx, Credential{Label: j.cred.Label}); err != nil {
+			return fmt.Errorf("%w: %w", errConfirm, err)
+		}
+	}
+	if s, ok := j.src.(Slow); ok && j.cred.Secret == nil {
+		if until := j.cred.Asked.Add(s.Late()); time.Now().Before(until) {
+			return &comesLate{until}
 		}
 	}
 	return nil
@@ -150,17 +165,17 @@ func endBatch(b Batch, jobs []*job) {
 	for i, j := range jobs {
 		cs[i] = j.cred
 	}
-	step := func(what string, errs []error) {
+	step := func(what error, errs []error) {
 		for i, j := range jobs {
 			err := errors.New("the source gave no answer")
 			if i < len(errs) {
 				err = errs[i]
 			}
 			if j.err == nil && err != nil {
-				j.err = fmt.Errorf("%s: %w", what, err)
+				j.err = fmt.Errorf("%w: %w", what, err)
 			}
 		}
 	}
-	step("revoke", b.RevokeAll(ctx, cs))
-	step("confirm", b.ConfirmAll(ctx, cs))
+	step(errRevoke, b.RevokeAll(ctx, cs))
+	step(errConfirm, b.ConfirmAll(ctx, cs))
 }

@@ -116,6 +116,25 @@ func (a *Asker) Act(ctx context.Context, x action.Action, blobs ...record.Blob) 
 	})
 }
 
+// Token takes out a token of a source, as a renewal does.
+func (a *Asker) Token(ctx context.Context, source string) error {
+	src := a.s.world.sources[source]
+	origin, err := a.s.world.audience(source, src, a.s.task.Stage)
+	if err == nil {
+		_, _, err = a.s.token(ctx, source, src, origin)
+	}
+	return err
+}
+
+// Routed is an intent as a certification run has it, with a copy of a fixture.
+func Routed(in Intent, routes map[string]string) Intent {
+	in.routes = routes
+	return in
+}
+
+// RenewIn is when a token is replaced.
+var RenewIn = renewIn
+
 // Model is what the agent's calls of its model are pinned to.
 func (a *Asker) Model() (endpoint, model string) { return a.s.agent.messages(), a.s.agent.model }
 

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -82,7 +83,7 @@ func checkServers(ctx context.Context, all []resource.Resource, have map[string]
 }
 
 // tokenSource makes the source of an authorization server for one lease.
-func (t *tenant) tokenSource(w *world, src *resource.CredentialSourceSpec, l lease.Lease) (*oauth.Source, error) {
+func (t *tenant) tokenSource(ctx context.Context, w *world, src *resource.CredentialSourceSpec, l lease.Lease) (*oauth.Source, error) {
 	spec, stage := src.OAuth, action.Stage("")
 	for at := range spec.Stages {
 		if audience, err := w.audience(l.Source, src, at); err == nil && audience == l.Audience {
@@ -123,7 +124,7 @@ func (t *tenant) tokenSource(w *world, src *resource.CredentialSourceSpec, l lea
 		if err != nil {
 			return nil, err
 		}
-		c.Probe = probe(boundaryClient(pools(l.Audience)), l.Audience+p.Path, p.Status)
+		c.Probe = probe(t.applicationClient(ctx, l, pools(l.Audience)), l.Audience+p.Path, p.Status)
 	}
 	return oauth.New(c), nil
 }
@@ -169,13 +170,15 @@ func (s *session) leaseToken(ctx context.Context, name string, src *resource.Cre
 				return true
 			}
 		}
-		// At two thirds of its life, and every second once that is over.
-		for wait(max(time.Until(expires)*2/3, time.Second)) {
+		failed := 0 // times, since the last one that did not
+		for wait(renewIn(time.Until(expires), failed)) {
 			next, end, err := s.token(rctx, name, src, origin)
 			if err != nil {
+				failed++
 				s.t.srv.log.Warn("a token was not renewed", "source", name, "task", s.task.ID, "err", err)
 				continue
 			}
+			failed = 0
 			// A request that was sent with the old one may still be on its way.
 			if !wait(min(max(time.Until(expires)/2, 0), 5*time.Second)) {
 				return // and the task's end ends both
@@ -190,7 +193,26 @@ func (s *session) leaseToken(ctx context.Context, name string, src *resource.Cre
 	return nil
 }
 
-// token takes out one token and lends it to door 2 in the place of the one before.
+// The back-off of renewals: each that fails may leave a token at its server.
+const (
+	firstRenewal = time.Second
+	lastRenewal  = time.Minute
+)
+
+// renewIn is when a token with so much life left is replaced: at two thirds of that,
+// and later with each time in a row that it was not.
+func renewIn(left time.Duration, failed int) time.Duration {
+	if failed == 0 {
+		return max(left*2/3, firstRenewal)
+	}
+	return min(firstRenewal<<min(failed-1, 10), lastRenewal)
+}
+
+// endLimit bounds the end of a token that is lent to nobody; it is tried again.
+const endLimit = 30 * time.Second
+
+// token takes out one token and lends it to door 2 in the place of the one before. One
+// that is not lent is ended at once: no later step knows of it before the task's end.
 func (s *session) token(ctx context.Context, name string, src *resource.CredentialSourceSpec, origin string) (l lease.Lease, expires time.Time, err error) {
 	l, credential, err := s.t.leases.Issue(ctx, lease.Request{Task: s.task.ID, Agent: s.task.Agent, Chain: s.task.Chain, Source: name, Audience: origin, Account: clientOf(src, s.task.Agent),
 		Purpose: s.instance.Capability, Until: s.until(), Live: func(tx record.Tx) error { return task.Live(tx, s.task.ID) }})
@@ -201,6 +223,11 @@ func (s *session) token(ctx context.Context, name string, src *resource.Credenti
 	token, expires, err := oauth.Token(credential)
 	if err == nil {
 		err = s.hold(name, src, l, []byte(token))
+	}
+	if err != nil {
+		ectx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endLimit)
+		defer cancel()
+		err = errors.Join(err, s.t.leases.EndOne(ectx, l.ID))
 	}
 	return l, expires, err
 }

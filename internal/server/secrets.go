@@ -147,7 +147,7 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 		return t.hostSource(w, l.Source, l.Audience)
 	}
 	if src.OAuth != nil {
-		return t.tokenSource(w, src, l)
+		return t.tokenSource(ctx, w, src, l)
 	}
 	if len(src.UpstreamStages()) > 0 {
 		return t.upstreamSource(w, l.Source, l.Audience)
@@ -164,12 +164,7 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 	if err != nil {
 		return nil, err
 	}
-	// The application is reached where the task reaches it, also after a restart.
-	way := dialLocal
-	if x, err := t.tasks.Get(ctx, l.Task); err == nil {
-		way = routes(x.Routes).dial
-	}
-	client := clientVia(way, pools(l.Audience))
+	client := t.applicationClient(ctx, l, pools(l.Audience))
 	si := spec.SignIn
 	r := lease.Recipe{Origin: l.Audience, LoginPath: si.Login.Path, UserField: si.Login.Username, PasswordField: si.Login.Password,
 		CSRFField: si.Login.CSRF, LogoutPath: si.Logout.Path, ConfirmPath: si.Confirm.Path, ConfirmStatus: si.Confirm.Status}
@@ -215,6 +210,13 @@ func (t *tenant) stageSecret(ctx context.Context, ref *resource.SecretRef, stage
 // boundaryClient is an HTTP client for the boundary's own steps: no proxy of the
 // environment, no redirects, no cookie jar, time-limited.
 func boundaryClient(pool *x509.CertPool) *http.Client { return clientVia(dialLocal, pool) }
+
+// applicationClient reaches the application of a lease where its task reaches it, also
+// after a restart; as it is declared, if nothing says otherwise.
+func (t *tenant) applicationClient(ctx context.Context, l lease.Lease, pool *x509.CertPool) *http.Client {
+	x, _ := t.tasks.Get(ctx, l.Task) // a store that cannot be read keeps no end from being tried
+	return clientVia(routes(x.Routes).dial, pool)
+}
 
 func clientVia(dial func(ctx context.Context, network, addr string) (net.Conn, error), pool *x509.CertPool) *http.Client {
 	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DialContext: dial, TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,

@@ -134,8 +134,10 @@ func TestSignInFails(t *testing.T) {
 				y, err := r.Server.Task(t.Context(), "", x.ID)
 				return err == nil && y.State == task.Failed
 			})
-			if l := open(t, r, x.ID); len(l) != 0 {
-				t.Errorf("leases: %+v", l)
+			for _, l := range open(t, r, x.ID) { // a session whose answer was lost may come late
+				if at != "POST /login" || l.Attempts > 0 || !l.Lasts.After(start) {
+					t.Errorf("open: %+v", l)
+				}
 			}
 			r.NoSessions(t, action.Sandbox)
 		})

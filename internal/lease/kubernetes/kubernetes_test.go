@@ -5,7 +5,10 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -152,6 +155,36 @@ func TestSealedToken(t *testing.T) {
 		_, err := r.source(r.URL, edit).Issue(t.Context(), order("l-7"))
 		if err == nil || errors.Is(err, lease.ErrNotIssued) != (name == "namespace") {
 			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+// A cluster that repeats the boundary's token, and one that repeats the token that it
+// was asked about: errors are put on record.
+func TestRefusalRepeatsNoSecret(t *testing.T) {
+	r := newRig(t)
+	for _, at := range []string{"secrets", "tokenreviews", "review"} {
+		echo := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			body, _ := io.ReadAll(q.Body)
+			path := q.URL.Path[strings.LastIndexByte(q.URL.Path, '/')+1:]
+			switch said, _ := json.Marshal("you sent " + q.Header.Get("Authorization") + string(body)); {
+			case path == at:
+				w.WriteHeader(http.StatusForbidden)
+				fmt.Fprintf(w, `{"kind": "Status", "reason": "Forbidden", "message": %s}`, said)
+			case path == "secrets":
+				fmt.Fprint(w, `{"metadata": {"uid": "u"}}`)
+			case path == "token":
+				fmt.Fprintf(w, `{"status": {"token": "ey.the-token-of-a-task", "expirationTimestamp": %q}}`, time.Now().Add(time.Hour).Format(time.RFC3339))
+			default:
+				fmt.Fprintf(w, `{"kind": "TokenReview", "status": {"error": %s}}`, said)
+			}
+		}))
+		_, err := r.source(echo.URL, func(c *kubernetes.Config) {
+			c.Token = func(context.Context) (string, error) { return leasetest.KubeToken, nil }
+		}).Issue(t.Context(), order("l-8"))
+		echo.Close()
+		if want := map[bool]string{true: "does not take its own token", false: "Forbidden"}[at == "review"]; err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "you sent") {
+			t.Errorf("%s: got %v", at, err)
 		}
 	}
 }

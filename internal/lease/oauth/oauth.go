@@ -8,29 +8,36 @@
 //     An application that reads signed tokens by itself may take one for as long as
 //     it lives: its probe tells.
 //   - What no endpoint can end or tell of ends by itself: until its life is over it is
-//     not confirmed. Server.Check refuses such a server unless that life is short.
+//     not confirmed, and no alarm (lease.Lasting). Server.Check refuses such a server
+//     unless that life is short.
+//   - A server that calls a token inactive when it is new, or cannot be asked then, is
+//     not believed when it calls that token inactive at its end.
 //   - A token whose answer was lost is one that nobody has. It is over when the longest
-//     life that is taken from the server is, counted from a minute after it was asked for.
-//     Only then the label is confirmed.
+//     life that was taken from the server then is, counted from a minute after it was
+//     asked for. Only then the label is confirmed.
 //
 // Not trusted: the server's metadata (its issuer must be the declared one, RFC 8414
 // section 3.3), redirects (never followed), the size and the words of its answers, and
 // a token that is of another type, lives longer or says more than was asked for: that
-// one is revoked and not used.
+// one is given back with an error, to be revoked and never used. If it does not say
+// how long it lives, it is taken to live for ever.
 //
 // A crash leaves nothing but what the keeper's records say.
 package oauth
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -71,7 +78,7 @@ type Config struct {
 // Source is a client of one authorization server.
 type Source struct{ Config }
 
-var _ lease.Source = (*Source)(nil)
+var _ lease.Lasting = (*Source)(nil)
 
 // New makes a source.
 func New(c Config) *Source {
@@ -86,6 +93,8 @@ type held struct {
 	Access  string    `json:"accessToken"`
 	Refresh string    `json:"refreshToken,omitempty"` // never used, and ended too
 	Expires time.Time `json:"expires"`
+	// Unheard: the introspection endpoint did not call it active when it was new.
+	Unheard bool `json:"unheard,omitempty"`
 }
 
 // Token is what a credential is put into requests as, and when it ends by itself.
@@ -109,6 +118,21 @@ const late = time.Minute
 // skew is how much a server's clock may differ from ours.
 const skew = 5 * time.Second
 
+// wait is for how long a token may live that was asked for and never seen.
+func (s *Source) wait() time.Duration { return late + s.Life + skew }
+
+// Lasts says that nothing but time ends a token where an endpoint for it is missing.
+// One that may live for longer than Server.Check lets such a token is not left to
+// that: the server had the endpoint when the source was applied.
+func (s *Source) Lasts(ctx context.Context, _ lease.Order) (over time.Time, alone bool, err error) {
+	m, err := s.Server.metadata(ctx)
+	if err != nil {
+		return time.Time{}, false, err
+	}
+	alone = s.Life <= ShortLife && (m.Revocation == "" || m.Introspection == "" && s.Probe == nil)
+	return s.Now().Add(s.wait()), alone, nil
+}
+
 // Issue asks for a token.
 func (s *Source) Issue(ctx context.Context, o lease.Order) ([]byte, error) {
 	m, err := s.Server.metadata(ctx)
@@ -131,25 +155,18 @@ func (s *Source) Issue(ctx context.Context, o lease.Order) ([]byte, error) {
 	asked := s.Now()
 	var got answer
 	sent, err := s.ask(ctx, m.Token, o.Label, form, &got)
-	if err != nil {
+	if err != nil && got.Access == "" {
 		if said, refused := errors.AsType[*Error](err); !sent || refused && said.Status < 500 {
 			err = fmt.Errorf("%w: %w", lease.ErrNotIssued, err)
 		}
 		return nil, err
 	}
-	h := held{got.Access, got.Refresh, asked.Add(time.Duration(got.Expires) * time.Second).UTC()}
-	credential, err := json.Marshal(h)
-	if err != nil {
-		return nil, err
+	if got.Access == "" {
+		return nil, errors.New("the token endpoint answered without a token")
 	}
-	if err := s.fits(got); err != nil {
-		// It exists, and is of no use. Whoever goes on from here has its text no more.
-		c := lease.Credential{Label: o.Label, Secret: credential}
-		if got.Access != "" && got.Expires > 0 && errors.Join(s.Revoke(ctx, c), s.Confirm(ctx, c)) == nil {
-			err = fmt.Errorf("%w: %w", lease.ErrNotIssued, err)
-		}
-		return nil, err
-	}
+	// From here on it exists: with an error goes what ends it.
+	h := held{Access: got.Access, Refresh: got.Refresh, Expires: asked.Add(got.life()).UTC()}
+	unfit := cmp.Or(err, s.fits(got)) // of an answer that could be read in part, too
 	// A server that calls a token inactive while it lives, as some do to a client that
 	// it does not take for the token's, would call it inactive at its end as well.
 	if m.Introspection != "" {
@@ -157,42 +174,62 @@ func (s *Source) Issue(ctx context.Context, o lease.Order) ([]byte, error) {
 		if err == nil && !alive {
 			err = errors.New("the server says that a token which it has just given is inactive, so its word on the end would mean nothing")
 		}
-		if err != nil {
-			return nil, errors.Join(err, s.Revoke(ctx, lease.Credential{Label: o.Label, Secret: credential}))
-		}
+		h.Unheard, unfit = err != nil, cmp.Or(unfit, err)
 	}
-	return credential, nil
+	credential, err := json.Marshal(h)
+	return credential, cmp.Or(err, unfit)
 }
 
 const typeAccess = "urn:ietf:params:oauth:token-type:access_token"
 
 // answer is RFC 6749 section 5.1, with RFC 8693 section 2.2.1.
 type answer struct {
-	Access  string `json:"access_token"`
-	Refresh string `json:"refresh_token"`
-	Type    string `json:"token_type"`
-	Issued  string `json:"issued_token_type"`
-	Expires int64  `json:"expires_in"`
-	Scope   string `json:"scope"`
+	Access  string          `json:"access_token"`
+	Refresh string          `json:"refresh_token"`
+	Type    string          `json:"token_type"`
+	Issued  string          `json:"issued_token_type"`
+	Expires json.RawMessage `json:"expires_in"` // of any form, so that none loses the token
+	Scope   string          `json:"scope"`
+}
+
+// forever is how long a token lives that does not say it in seconds, or in more than
+// can be counted here.
+const forever = time.Duration(math.MaxInt64)
+
+func (a answer) life() time.Duration {
+	n, err := strconv.ParseInt(string(a.Expires), 10, 64)
+	if err != nil || n <= 0 || n > int64(forever/time.Second) {
+		return forever
+	}
+	return time.Duration(n) * time.Second
 }
 
 // b64token is RFC 6750 section 2.1.
 var b64token = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
 
+// A token that is shorter could not be told from other text in what comes back; one
+// that lives for less than may be declared would be asked for more often than helps.
+const (
+	shortestToken = 8 // bytes
+	shortestLife  = 10 * time.Second
+)
+
 func (s *Source) fits(a answer) error {
-	switch {
-	case a.Access == "":
-		return errors.New("the token endpoint answered without a token")
+	switch life := a.life(); {
 	case !strings.EqualFold(a.Type, "Bearer"):
 		return fmt.Errorf("the token is of type %s, want Bearer", word(a.Type))
 	case !b64token.MatchString(a.Access):
 		return errors.New("the token has a character that no header field carries")
+	case len(a.Access) < shortestToken:
+		return fmt.Errorf("the token has %d bytes, too few to be found in what comes back: want at least %d", len(a.Access), shortestToken)
 	case s.Grant == TokenExchange && a.Issued != typeAccess:
 		return fmt.Errorf("the exchange gave a token of type %s, want %s", word(a.Issued), typeAccess)
-	case a.Expires <= 0:
-		return errors.New("the server does not say how long the token lives: expires_in")
-	case time.Duration(a.Expires) > s.Life/time.Second:
-		return fmt.Errorf("the token lives for %d s, and at most %d s are taken: lifeSeconds", a.Expires, int64(s.Life/time.Second))
+	case life == forever:
+		return errors.New("the server does not say, in seconds, how long the token lives: expires_in")
+	case life < shortestLife:
+		return fmt.Errorf("the token lives for %d s: have the server give ones of at least %d s", int64(life/time.Second), int64(shortestLife/time.Second))
+	case life > s.Life:
+		return fmt.Errorf("the token lives for %d s, and at most %d s are taken: lifeSeconds", int64(life/time.Second), int64(s.Life/time.Second))
 	}
 	for _, have := range strings.Fields(a.Scope) {
 		if len(s.Scope) > 0 && !slices.Contains(s.Scope, have) {
@@ -229,7 +266,11 @@ func (s *Source) Revoke(ctx context.Context, c lease.Credential) error {
 // Confirm asks the server, and the application if there is a probe.
 func (s *Source) Confirm(ctx context.Context, c lease.Credential) error {
 	if c.Secret == nil {
-		if over := c.Asked.Add(late + s.Life + skew); !c.Asked.IsZero() && s.Now().Before(over) {
+		over := c.Asked.Add(s.wait())
+		if c.Lost.After(over) { // what is declared now may be shorter
+			over = c.Lost
+		}
+		if !c.Asked.IsZero() && s.Now().Before(over) {
 			return fmt.Errorf("the server may have issued a token that nobody received; it ends by itself at %s", over.UTC().Format(time.RFC3339))
 		}
 		return nil
@@ -259,8 +300,8 @@ func (s *Source) Confirm(ctx context.Context, c lease.Credential) error {
 			return err
 		}
 	}
-	if over := h.Expires.Add(skew); m.Introspection == "" && s.Probe == nil && s.Now().Before(over) {
-		return fmt.Errorf("nobody can be asked whether the token is dead; it ends by itself at %s", over.Format(time.RFC3339))
+	if over := h.Expires.Add(skew); (m.Introspection == "" || h.Unheard) && s.Probe == nil && s.Now().Before(over) {
+		return fmt.Errorf("nobody can be asked whether the token is dead, unless a probe is declared; it ends by itself at %s", over.Format(time.RFC3339))
 	}
 	return nil
 }
@@ -294,8 +335,8 @@ func (s *Source) ask(ctx context.Context, endpoint, label string, form url.Value
 			return false, err
 		}
 		defer clear(secret)
-		secrets = append(secrets, string(secret))
 		header.Set("Authorization", basic(s.ClientID, string(secret)))
+		secrets = append(secrets, string(secret), strings.TrimPrefix(header.Get("Authorization"), "Basic "))
 	default:
 		return false, errors.New("the source has no means to authenticate")
 	}

@@ -16,11 +16,15 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/lease/rest"
 )
 
 const (
 	maxAnswer   = 64 << 10        // bytes of an answer
 	metadataAge = 5 * time.Minute // how long metadata is believed
+	// metadataLimit bounds one question for it.
+	metadataLimit = 20 * time.Second
 	// ShortLife is how long a token may live that nobody can end.
 	ShortLife = 5 * time.Minute
 )
@@ -30,9 +34,18 @@ type Server struct {
 	issuer string
 	client *http.Client
 
-	mu   sync.Mutex
+	mu       sync.Mutex // never held while the server is asked
+	meta     metadata
+	read     time.Time
+	question *question // that is under way
+}
+
+// question is one for the metadata. Whoever comes while it is under way waits for its
+// answer, and no longer than its own time.
+type question struct {
+	done chan struct{} // closed once meta and err are set
 	meta metadata
-	read time.Time
+	err  error
 }
 
 // NewServer names a server. The client must not follow redirects, and is given none
@@ -85,16 +98,41 @@ func wellKnown(issuer string) []string {
 // metadata is what the server says of itself, if it says that it is the declared one.
 func (s *Server) metadata(ctx context.Context) (metadata, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if age := time.Since(s.read); s.meta.Token != "" && age >= 0 && age < metadataAge {
+		defer s.mu.Unlock()
 		return s.meta, nil
 	}
-	m, err := s.discover(ctx)
+	q := s.question
+	if q == nil {
+		q = &question{done: make(chan struct{})}
+		s.question = q
+		go s.answer(q)
+	}
+	s.mu.Unlock()
+	var err error
+	select {
+	case <-q.done:
+		err = q.err
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
 	if err != nil {
 		return metadata{}, fmt.Errorf("metadata of %s: %w", s.issuer, err)
 	}
-	s.meta, s.read = m, time.Now()
-	return m, nil
+	return q.meta, nil
+}
+
+// answer is given time of its own: the first who asks is not the only one.
+func (s *Server) answer(q *question) {
+	ctx, cancel := context.WithTimeout(context.Background(), metadataLimit)
+	defer cancel()
+	q.meta, q.err = s.discover(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.question = nil; q.err == nil {
+		s.meta, s.read = q.meta, time.Now()
+	}
+	close(q.done)
 }
 
 func (s *Server) discover(ctx context.Context) (m metadata, err error) {
@@ -218,22 +256,7 @@ func failure(status int, body []byte, secrets []string) *Error {
 		Description string `json:"error_description"`
 	}
 	_ = json.Unmarshal(body, &said) // what is no such answer has no words either
-	clean := func(text string) string {
-		for _, s := range secrets {
-			for _, form := range []string{s, url.QueryEscape(s), base64.StdEncoding.EncodeToString([]byte(s))} {
-				if form != "" && strings.Contains(text, form) {
-					return ""
-				}
-			}
-			// A piece of a token is one too.
-			for at := 0; at+16 <= len(s); at += 8 {
-				if strings.Contains(text, s[at:at+16]) {
-					return ""
-				}
-			}
-		}
-		return word(text)
-	}
+	clean := func(text string) string { return word(rest.Without(text, secrets...)) }
 	return &Error{status, clean(said.Error), clean(said.Description)}
 }
 

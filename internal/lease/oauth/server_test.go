@@ -2,6 +2,7 @@ package oauth_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +32,7 @@ type hostile struct {
 	ended  []string
 	alive  bool // what introspection says
 	lies   bool // a revocation does nothing
+	broken bool // it fails
 	got    []*http.Request
 }
 
@@ -47,6 +50,10 @@ func newHostile(t testing.TB) *hostile {
 		case "/token":
 			h.answer(w, r)
 		case "/revoke":
+			if h.broken {
+				w.WriteHeader(http.StatusServiceUnavailable)
+				return
+			}
 			h.ended = append(h.ended, r.PostForm.Get("token"))
 			h.alive = h.alive && h.lies
 		case "/introspect":
@@ -121,7 +128,7 @@ func TestMetadata(t *testing.T) {
 }
 
 // Answers of a token endpoint that are not what was asked for. None is used; what
-// exists is ended; no error repeats what was sent; and nothing is sent elsewhere.
+// exists comes with the error, to be ended; no error repeats what was sent; and nothing is sent elsewhere.
 //
 // Threats: K22 (lease)
 func TestTokenEndpoint(t *testing.T) {
@@ -160,18 +167,21 @@ func TestTokenEndpoint(t *testing.T) {
 		grants oauth.Grant
 		dead   bool // introspection says inactive always
 	}{
-		"good":            {says: ok},
-		"dead_from_birth": {says: ok, dead: true, want: "just given is inactive", ended: true},
-		"lower_case_type": {says: with("token_type", "bearer")},
-		"dpop":            {says: with("token_type", "DPoP"), want: "of type DPoP", not: true, ended: true},
-		"no_type":         {says: with("token_type", nil), want: "want Bearer", not: true, ended: true},
-		"lives_for_ever":  {says: with("expires_in", nil), want: "how long the token lives"},
-		"lives_too_long":  {says: with("expires_in", 61), want: "at most 60 s", not: true, ended: true},
-		"wider_scope":     {says: with("scope", "read admin"), want: "scope admin, which was not asked for", not: true, ended: true},
-		"injecting_token": {says: with("access_token", "abc\r\nHost: evil.example"), want: "no header field carries", not: true, ended: true},
-		"no_token":        {says: with("access_token", nil), want: "without a token"},
-		"not_exchanged":   {says: ok, grants: oauth.TokenExchange, want: "the exchange gave a token of type", not: true, ended: true},
-		"not_json":        {does: func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "access_token="+token) }, want: "cannot be read"},
+		"good":                {says: ok},
+		"dead_from_birth":     {says: ok, dead: true, want: "just given is inactive", ended: true},
+		"lower_case_type":     {says: with("token_type", "bearer")},
+		"dpop":                {says: with("token_type", "DPoP"), want: "of type DPoP", ended: true},
+		"no_type":             {says: with("token_type", nil), want: "want Bearer", ended: true},
+		"lives_for_ever":      {says: with("expires_in", nil), want: "how long the token lives", ended: true},
+		"wrong_type_of_scope": {says: with("scope", []string{"read"}), want: "cannot be read", ended: true},
+		"lives_too_long":      {says: with("expires_in", 61), want: "at most 60 s", ended: true},
+		"lives_for_a_moment":  {says: with("expires_in", 9), want: "at least 10 s", ended: true},
+		"short_token":         {says: with("access_token", "t0ken-7"), want: "too few to be found", ended: true},
+		"wider_scope":         {says: with("scope", "read admin"), want: "scope admin, which was not asked for", ended: true},
+		"injecting_token":     {says: with("access_token", "abc\r\nHost: evil.example"), want: "no header field carries", ended: true},
+		"no_token":            {says: with("access_token", nil), want: "without a token"},
+		"not_exchanged":       {says: ok, grants: oauth.TokenExchange, want: "the exchange gave a token of type", ended: true},
+		"not_json":            {does: func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "access_token="+token) }, want: "cannot be read"},
 		"other_media_type": {does: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/html")
 			json.NewEncoder(w).Encode(ok)
@@ -206,18 +216,75 @@ func TestTokenEndpoint(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tt.want) || errors.Is(err, lease.ErrNotIssued) != tt.not {
 				t.Errorf("got %v, want %q; certainly not issued: %v", err, tt.want, tt.not)
 			}
-			for _, secret := range []string{clientSecret, token, "czNjcmV0", "the.subject.token"} {
+			for _, secret := range []string{clientSecret, token, base64.RawStdEncoding.EncodeToString([]byte("c:" + clientSecret)), "the.subject.token"} {
 				if err != nil && strings.Contains(err.Error(), secret) {
 					t.Errorf("the error repeats a secret: %v", err)
 				}
 			}
-			if (len(h.ended) > 0) != tt.ended {
-				t.Errorf("ended %q", h.ended)
+			if (got != nil) != tt.ended {
+				t.Errorf("what ends it: %q", got)
+			} else if got != nil {
+				if err := s.Revoke(t.Context(), lease.Credential{Label: "sallyport-1", Secret: got}); err != nil || len(h.ended) != 1 {
+					t.Errorf("ended %q: %v", h.ended, err)
+				}
 			}
 		})
 	}
 	if len(elsewhere) > 0 {
 		t.Errorf("another host got %q", elsewhere)
+	}
+}
+
+// A server that keeps one who asks waiting keeps no other for longer than its own time,
+// and is not asked again for each: all have the one answer.
+//
+// Threats: K4 (lease)
+func TestSlowMetadataHoldsNobody(t *testing.T) {
+	var asked atomic.Int32
+	came, let := make(chan struct{}, 2), make(chan struct{})
+	var slow *httptest.Server
+	slow = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		came <- struct{}{}
+		<-let
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"issuer": %q, "token_endpoint": "%[1]s/token"}`, slow.URL)
+	}))
+	defer slow.Close()
+	s, err := oauth.NewServer(slow.URL, noRedirects())
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(ctx context.Context) chan error {
+		out := make(chan error, 1)
+		go func() { out <- s.Check(ctx, life, false) }()
+		return out
+	}
+	first, giveUp := context.WithCancel(t.Context())
+	waits := check(first)
+	<-came
+	others := []chan error{check(t.Context()), check(t.Context())}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	giveUp()
+	for _, out := range []chan error{check(over), waits} {
+		select {
+		case err := <-out:
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("one whose time is over waits for the server")
+		}
+	}
+	close(let)
+	for _, out := range others {
+		if err := <-out; err != nil {
+			t.Errorf("another's time was over, and so got %v", err)
+		}
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("the server was asked %d times", n)
 	}
 }
 

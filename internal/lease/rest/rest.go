@@ -7,6 +7,7 @@
 //   - Nothing is sent twice.
 //   - Only an answer of the upstream itself is an *Error. Everything else leaves
 //     open whether the request took effect.
+//   - No error repeats a secret that was sent: errors are put on record.
 package rest
 
 import (
@@ -33,7 +34,8 @@ type Client struct {
 // Error is an upstream's own refusal.
 type Error struct {
 	Status int
-	// Said is what it says of the reason, in its own words.
+	// Said is what it says of the reason, in its own words, without those that repeat
+	// a secret.
 	Said []string
 }
 
@@ -63,8 +65,9 @@ func Never(err error) bool {
 }
 
 // Do sends in as JSON, if it is not nil, and reads the answer into out, if that
-// is not nil. said finds the words of a refusal.
-func (c *Client) Do(ctx context.Context, method, path string, header http.Header, in, out any, said func([]byte) []string) error {
+// is not nil. said finds the words of a refusal. secrets are those that are sent, in
+// header or in.
+func (c *Client) Do(ctx context.Context, method, path string, header http.Header, in, out any, said func([]byte) []string, secrets ...string) error {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -100,7 +103,11 @@ func (c *Client) Do(ctx context.Context, method, path string, header http.Header
 		return errors.New("its answer is too large")
 	}
 	if resp.StatusCode >= 300 {
-		return &Error{resp.StatusCode, said(b)}
+		e := &Error{Status: resp.StatusCode}
+		for _, text := range said(b) {
+			e.Said = append(e.Said, Without(text, secrets...))
+		}
+		return e
 	}
 	if out == nil || resp.StatusCode == http.StatusNoContent {
 		return nil

@@ -9,6 +9,8 @@
 //     says until when it lasts, from before it is asked for; its use in the boundary
 //     ends with the task.
 //   - Ended means: the cloud was asked with the session and said that it is over.
+//   - A session that is not what was asked for is never used. It is given back with the
+//     error, and in sight, as an alarm, for as long as the cloud takes it.
 //
 // A crash between request and record leaves a session whose answer was lost: nobody
 // holds it, it cannot be found, and it is over when its lease says.
@@ -16,6 +18,7 @@ package sts
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"encoding/xml"
@@ -29,6 +32,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/lease"
+	"github.com/sallyport-dev/sallyport/internal/lease/rest"
 )
 
 // Config says whom to ask, and for what.
@@ -83,8 +87,12 @@ func (s *Source) life(o lease.Order) time.Duration {
 // answerLimit is by how much later than asked for a session may begin.
 const answerLimit = time.Minute
 
-// Lasts is when the session of an order, asked for now, is over.
-func (s *Source) Lasts(o lease.Order) time.Time { return s.c.Now().Add(s.life(o) + answerLimit) }
+// Lasts is when the session of an order, asked for now, is over: by time alone.
+func (s *Source) Lasts(_ context.Context, o lease.Order) (over time.Time, alone bool, err error) {
+	return s.limit(o), true, nil
+}
+
+func (s *Source) limit(o lease.Order) time.Time { return s.c.Now().Add(s.life(o) + answerLimit) }
 
 // Issue assumes the role.
 func (s *Source) Issue(ctx context.Context, o lease.Order) ([]byte, error) {
@@ -104,10 +112,10 @@ func (s *Source) Issue(ctx context.Context, o lease.Order) ([]byte, error) {
 		"WebIdentityToken": {token}, "DurationSeconds": {strconv.Itoa(int(life.Seconds()))}, "Policy": {s.c.Policy}}
 	var a struct {
 		C struct {
-			AccessKeyID  string    `xml:"AccessKeyId"`
-			SecretKey    string    `xml:"SecretAccessKey"`
-			SessionToken string    `xml:"SessionToken"`
-			Expires      time.Time `xml:"Expiration"`
+			AccessKeyID  string `xml:"AccessKeyId"`
+			SecretKey    string `xml:"SecretAccessKey"`
+			SessionToken string `xml:"SessionToken"`
+			Expires      string `xml:"Expiration"` // of any form, so that none loses the session
 		} `xml:"AssumeRoleWithWebIdentityResult>Credentials"`
 	}
 	if err := s.ask(ctx, form, nil, &a); err != nil {
@@ -116,14 +124,18 @@ func (s *Source) Issue(ctx context.Context, o lease.Order) ([]byte, error) {
 		}
 		return nil, fmt.Errorf("assume %s: %w", s.c.RoleARN, err)
 	}
-	out := session(a.C)
-	if out.AccessKeyID == "" || out.SecretKey == "" || out.SessionToken == "" || out.Expires.IsZero() {
+	if a.C.AccessKeyID == "" || a.C.SecretKey == "" || a.C.SessionToken == "" {
 		return nil, errors.New("the answer has no session")
 	}
-	if limit := s.Lasts(o); out.Expires.After(limit) {
-		return nil, fmt.Errorf("the session lives until %s, longer than was asked for", out.Expires.Format(time.RFC3339))
+	// From here on it exists: with an error goes what Confirm asks with.
+	expires, unfit := time.Parse(time.RFC3339, a.C.Expires)
+	if unfit != nil {
+		unfit = errors.New("the answer does not say when the session ends")
+	} else if expires.After(s.limit(o)) {
+		unfit = fmt.Errorf("the session lives until %s, longer than was asked for", expires.Format(time.RFC3339))
 	}
-	return json.Marshal(out)
+	out, err := json.Marshal(session{a.C.AccessKeyID, a.C.SecretKey, a.C.SessionToken, expires})
+	return out, cmp.Or(err, unfit)
 }
 
 // Revoke has nothing to do: no call ends one session alone.
@@ -133,7 +145,7 @@ func (s *Source) Revoke(context.Context, lease.Credential) error { return nil }
 // it is over. A session that nobody knows is over by the clock.
 func (s *Source) Confirm(ctx context.Context, c lease.Credential) error {
 	if c.Secret == nil {
-		if s.c.Now().Before(c.Lasts) {
+		if !c.Asked.IsZero() && s.c.Now().Before(c.Lost) {
 			return errors.New("a session whose answer was lost may live until its time")
 		}
 		return nil
@@ -191,6 +203,9 @@ func (s *Source) ask(ctx context.Context, form url.Values, session []byte, out a
 		if xml.Unmarshal(b, e) != nil || e.Code == "" {
 			return fmt.Errorf("it answers %d, and not as STS does", resp.StatusCode)
 		}
+		// One about a signature repeats the fields that were signed.
+		sent := []string{form.Get("WebIdentityToken"), r.Header.Get("X-Amz-Security-Token"), r.Header.Get("Authorization")}
+		e.Code, e.Text = rest.Without(e.Code, sent...), rest.Without(e.Text, sent...)
 		return e
 	}
 	if out == nil {

@@ -6,9 +6,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -80,13 +83,23 @@ func TestSessionThatOutlivesItsTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := lease.Credential{Label: o.Label, Secret: secret, Lasts: s.Lasts(o)}
-	if d := time.Until(c.Lasts); d < sts.Shortest || d > sts.Shortest+2*time.Minute {
+	over, alone, err := s.Lasts(t.Context(), o)
+	if err != nil || !alone {
+		t.Errorf("got %v %v", alone, err)
+	}
+	c := lease.Credential{Label: o.Label, Secret: secret}
+	if d := time.Until(over); d < sts.Shortest || d > sts.Shortest+2*time.Minute {
 		t.Errorf("a task of a minute has a session that lasts %s", d)
 	}
+	lost := lease.Credential{Label: o.Label, Asked: time.Now(), Lost: over}
+	if s.Confirm(t.Context(), lost) == nil {
+		t.Error("one whose answer was lost is over before its time")
+	}
 	r.Pass(time.Hour)
-	if err := s.Confirm(t.Context(), c); err != nil {
-		t.Error(err)
+	for _, c := range []lease.Credential{c, lost} {
+		if err := s.Confirm(t.Context(), c); err != nil {
+			t.Error(err)
+		}
 	}
 	r.Never = true
 	if err := s.Confirm(t.Context(), c); err == nil || !strings.Contains(err.Error(), "still takes") {
@@ -107,7 +120,9 @@ func TestSessionThatOutlivesItsTime(t *testing.T) {
 // soon says that a session is over after a moment, and it is not.
 type soon struct{ *sts.Source }
 
-func (soon) Lasts(lease.Order) time.Time { return time.Now().Add(50 * time.Millisecond) }
+func (soon) Lasts(context.Context, lease.Order) (time.Time, bool, error) {
+	return time.Now().Add(50 * time.Millisecond), true, nil
+}
 
 // TestAlarmAfterItsTime: the keeper's side of the same.
 //
@@ -156,5 +171,92 @@ func TestOrdersThatAreRefused(t *testing.T) {
 	}
 	if got := r.Labels(); len(got) > 0 {
 		t.Errorf("left: %q", got)
+	}
+}
+
+// An error about a signature repeats what was signed, and one about a token the
+// token: neither is in ours, which is put on record.
+func TestRefusalRepeatsNoSecret(t *testing.T) {
+	r := newRig(t)
+	o := lease.Order{Label: leasetest.Prefix + "l-4", Task: "t", Expires: r.Now().Add(time.Minute)}
+	secret, err := r.source(r.URL).Issue(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	session, err := connector.ParseSession(string(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sent []string
+	echo := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		q.ParseForm()
+		sent = append(sent, q.Form.Get("WebIdentityToken")+q.Header.Get("X-Amz-Security-Token"))
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprintf(w, `<ErrorResponse><Error><Code>SignatureDoesNotMatch</Code><Message>you sent %s</Message></Error></ErrorResponse>`, sent[len(sent)-1])
+	}))
+	defer echo.Close()
+	s := r.source(echo.URL)
+	_, issue := s.Issue(t.Context(), o)
+	for i, err := range []error{issue, s.Confirm(t.Context(), lease.Credential{Label: o.Label, Secret: secret})} {
+		if len(sent) <= i || sent[i] == "" || err == nil || !strings.Contains(err.Error(), "SignatureDoesNotMatch") || strings.Contains(err.Error(), "you sent") {
+			t.Errorf("%d: got %v", i, err)
+		}
+	}
+	if sent[1] != session.SessionToken {
+		t.Error("the session was not sent: the case tests nothing")
+	}
+}
+
+// A session that is not what was asked for is not used, and in sight for as long as
+// the cloud takes it, over a crash.
+//
+// Threats: K4 (lease)
+func TestMisfitStaysInSight(t *testing.T) {
+	for name, edit := range map[string]func(answer string) string{
+		"longer": func(a string) string {
+			return regexp.MustCompile(`<Expiration>[^<]*`).ReplaceAllString(a, "<Expiration>"+time.Now().Add(5*time.Hour).UTC().Format(time.RFC3339))
+		},
+		"does_not_say": func(a string) string {
+			return regexp.MustCompile(`<Expiration>[^<]*</Expiration>`).ReplaceAllString(a, "")
+		},
+		"no_time": func(a string) string {
+			return regexp.MustCompile(`<Expiration>[^<]*`).ReplaceAllString(a, "<Expiration>soon")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.Never = true
+			front := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+				rec := httptest.NewRecorder()
+				r.ServeHTTP(rec, q)
+				w.WriteHeader(rec.Code)
+				io.WriteString(w, edit(rec.Body.String()))
+			}))
+			defer front.Close()
+			pool := x509.NewCertPool()
+			pool.AddCert(front.Certificate())
+			s := r.source(front.URL, func(c *sts.Config) {
+				c.HTTP = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}}
+			})
+			log := gatetest.NewLog("acme")
+			keeper := func() *lease.Keeper {
+				return lease.New(lease.Config{Log: log, Seal: leasetest.Plain{}, Prefix: leasetest.Prefix, IDs: func() string { return "l-5" },
+					Find: func(context.Context, lease.Lease) (lease.Source, error) { return s, nil }})
+			}
+			if _, _, err := keeper().Issue(t.Context(), lease.Request{Task: "t", Source: "s", Audience: "a", Until: time.Now().Add(time.Minute)}); err == nil || errors.Is(err, lease.ErrNotIssued) {
+				t.Fatalf("got %v", err)
+			}
+			r.Pass(3 * time.Hour)
+			k := keeper()
+			_ = k.Recover(t.Context()) // the reason is in the lease
+			left, err := k.Unconfirmed(t.Context())
+			if err != nil || len(left) != 1 || !strings.Contains(left[0].Why, "still takes") {
+				t.Errorf("got %+v %v, while the cloud takes the session", left, err)
+			}
+			r.Never = false
+			if err := keeper().Recover(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

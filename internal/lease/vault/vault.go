@@ -283,7 +283,7 @@ type auth struct {
 
 func (s *Source) login(ctx context.Context, role, jwt string) (auth, error) {
 	var r struct{ Auth auth }
-	if err := s.raw(ctx, "", "POST", "auth/"+s.c.Mount+"/login", map[string]any{"role": role, "jwt": jwt}, &r); err != nil {
+	if err := s.raw(ctx, "", "POST", "auth/"+s.c.Mount+"/login", map[string]any{"role": role, "jwt": jwt}, &r, jwt); err != nil {
 		return auth{}, err
 	}
 	if r.Auth.Token == "" {
@@ -318,7 +318,8 @@ func (s *Source) call(ctx context.Context, token, method, path string, in, data 
 	return err
 }
 
-func (s *Source) raw(ctx context.Context, token, method, path string, in, out any) error {
+// raw sends the token and what else is secret in a request: no error repeats those.
+func (s *Source) raw(ctx context.Context, token, method, path string, in, out any, secrets ...string) error {
 	h := http.Header{"X-Vault-Request": {"true"}} // which agents in between ask for
 	if token != "" {
 		h.Set("X-Vault-Token", token)
@@ -326,7 +327,7 @@ func (s *Source) raw(ctx context.Context, token, method, path string, in, out an
 	if s.c.Namespace != "" {
 		h.Set("X-Vault-Namespace", s.c.Namespace)
 	}
-	return s.c.Client.Do(ctx, method, "/v1/"+path, h, in, out, said)
+	return s.c.Client.Do(ctx, method, "/v1/"+path, h, in, out, said, append(secrets, token)...)
 }
 
 // said reads the errors of an answer.

@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -266,4 +268,26 @@ func TestTaskCannotEndOthers(t *testing.T) {
 		t.Error(err)
 	}
 	r.end(r.source(r.URL), c)
+}
+
+// A server that repeats what a login showed, or a token: errors are put on record.
+func TestRefusalRepeatsNoSecret(t *testing.T) {
+	r := newRig(t)
+	for _, at := range []string{"login", "lookup-self"} {
+		echo := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			body, _ := io.ReadAll(q.Body)
+			if !strings.HasSuffix(q.URL.Path, at) {
+				json.NewEncoder(w).Encode(map[string]any{"auth": map[string]any{"client_token": "hvs.the-token-of-a-task", "accessor": "a", "lease_duration": 60,
+					"metadata": map[string]string{vault.Metadata: leasetest.Prefix + "l-1.x"}}})
+				return
+			}
+			w.WriteHeader(http.StatusForbidden)
+			json.NewEncoder(w).Encode(map[string]any{"errors": []string{"permission denied", "you sent " + q.Header.Get("X-Vault-Token") + string(body)}})
+		}))
+		_, err := r.source(echo.URL).Issue(t.Context(), lease.Order{Label: leasetest.Prefix + "l-1", Task: "t-1", Agent: "desk", Expires: time.Now().Add(time.Minute)})
+		echo.Close()
+		if err == nil || !strings.Contains(err.Error(), "permission denied") || strings.Contains(err.Error(), "you sent") {
+			t.Errorf("%s: got %v", at, err)
+		}
+	}
 }
