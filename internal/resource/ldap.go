@@ -90,8 +90,8 @@ func plainDN(s string) string {
 func (l *LDAP) validate(report func(path, problem string)) {
 	if l.Admin.Secret == nil {
 		report("admin.secret", "is missing")
-	} else if !secretName.MatchString(l.Admin.Secret.Sealed) {
-		report("admin.secret.sealed", wantSecret)
+	} else if problem := l.Admin.Secret.problem(); problem != "" {
+		report("admin.secret.sealed", problem)
 	}
 	dns := map[string]string{"admin.dn": l.Admin.DN}
 	if len(l.Stages) == 0 {

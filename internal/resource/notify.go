@@ -18,9 +18,9 @@ type TargetSpec struct {
 	Local  bool     `json:"local,omitempty"` // may be at a loopback or private address
 	CA     string   `json:"ca,omitempty"`    // as in FederationSpec
 	CAFile string   `json:"caFile,omitempty"`
-	// Signature names the sealed secret by which a webhook's events are signed
-	// (Standard Webhooks, whsec_...); Authorization one that is the header of that
-	// name, as a whole.
+	// Signature names the sealed secret, notify/..., by which a webhook's events are
+	// signed (Standard Webhooks, whsec_...); Authorization one that is the header of
+	// that name, as a whole.
 	Signature     *SecretRef `json:"signature,omitempty"`
 	Authorization *SecretRef `json:"authorization,omitempty"`
 	Mail          *MailSpec  `json:"mail,omitempty"`
@@ -56,8 +56,8 @@ func (v *validator) notify(r *Resource, s *TenantSpec) {
 			secrets["mail.password"] = o.Mail.Password
 		}
 		for _, field := range []string{"signature", "authorization", "mail.password"} {
-			if ref := secrets[field]; ref != nil && !secretName.MatchString(ref.Sealed) {
-				v.bad(r, at+"."+field+".sealed", wantSecret)
+			if ref := secrets[field]; ref != nil && ref.problemIn(placeNotify) != "" {
+				v.bad(r, at+"."+field+".sealed", "%s", ref.problemIn(placeNotify))
 			}
 		}
 	}

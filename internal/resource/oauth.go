@@ -107,8 +107,8 @@ func (o *OAuth) validate(report func(path, problem string)) {
 		report("secret", "is of client_secret_basic")
 	case basic && o.AssertionAudience != "":
 		report("assertionAudience", "is of private_key_jwt")
-	case o.Secret != nil && !secretName.MatchString(o.Secret.Sealed):
-		report("secret.sealed", wantSecret)
+	case o.Secret != nil && o.Secret.problem() != "":
+		report("secret.sealed", o.Secret.problem())
 	}
 	if len(o.ClientID) > 255 || strings.ContainsFunc(o.ClientID, func(r rune) bool { return r < ' ' || r > '~' }) {
 		report("clientID", "want at most 255 characters of ASCII")

@@ -119,8 +119,8 @@ func (p *PostgreSQL) validate(report func(path, problem string)) {
 		report("ttlSeconds", "want 60 to 86400")
 	}
 	for at, ref := range map[string]*SecretRef{"admin.secret.sealed": p.Admin.Secret, "admin.certificate.sealed": p.Admin.Certificate} {
-		if ref != nil && !secretName.MatchString(ref.Sealed) {
-			report(at, wantSecret)
+		if ref != nil && ref.problem() != "" {
+			report(at, ref.problem())
 		}
 	}
 	if len(p.Stages) == 0 {

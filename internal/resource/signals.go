@@ -19,8 +19,8 @@ type TransmitterSpec struct {
 	// Subjects are the formats of subject identifiers (RFC 9493) that it names
 	// people by: email, or iss_sub and opaque, which a Person's subjects say.
 	Subjects []SubjectFormat `json:"subjects"`
-	// Authorization names the sealed secret that the Authorization header of its
-	// deliveries must be, as a whole.
+	// Authorization names the sealed secret, signals/..., that the Authorization
+	// header of its deliveries must be, as a whole.
 	Authorization *SecretRef `json:"authorization,omitempty"`
 	// Where its keys are, as for an issuer; none of them means discovery at
 	// /.well-known/ssf-configuration.
@@ -72,8 +72,8 @@ func (v *validator) signals(r *Resource, s *TenantSpec) {
 		if len(o.Subjects) == 0 {
 			v.bad(r, at+".subjects", "want at least one of %s", strings.Join(SubjectFormat("").Values(), ", "))
 		}
-		if o.Authorization != nil && !secretName.MatchString(o.Authorization.Sealed) {
-			v.bad(r, at+".authorization.sealed", wantSecret)
+		if o.Authorization != nil && o.Authorization.problemIn(placeSignals) != "" {
+			v.bad(r, at+".authorization.sealed", "%s", o.Authorization.problemIn(placeSignals))
 		}
 	}
 	seen = map[string]bool{}

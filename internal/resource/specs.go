@@ -258,35 +258,6 @@ func (SourceType) Values() []string {
 		string(SourceVault), string(SourceAWS), string(SourceKubernetes)}
 }
 
-// SecretRef names a sealed secret. The secret itself is never in a resource.
-type SecretRef struct {
-	Sealed string `json:"sealed"`
-}
-
-const wantSecret = "want the name of a sealed secret: lower-case letters, digits, hyphens and /"
-
-const noSecrets = "a secret is never written into a file: store it with `sallyport secret put NAME` and give secret: {sealed: NAME}"
-
-// Hint is for those who write the password where its name belongs.
-func (CredentialSourceSpec) Hint(field string) string { return secretHint(field) }
-
-// Hint is for those who write the password where its name belongs.
-func (SecretRef) Hint(field string) string {
-	if field == "" {
-		return noSecrets
-	}
-	return secretHint(field)
-}
-
-func secretHint(field string) string {
-	for _, w := range []string{"password", "passwd", "secret", "token", "key", "value", "plain", "inline", "credential"} {
-		if strings.Contains(strings.ToLower(field), w) {
-			return noSecrets
-		}
-	}
-	return ""
-}
-
 // RetentionSpec is the body of a Retention.
 type RetentionSpec struct {
 	// Days that payloads (screenshots, bodies, prompts) are kept; records stay.
@@ -307,7 +278,6 @@ var (
 	unixUser    = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
 	email       = regexp.MustCompile(`^[^@\s]+@[^@\s]+$`)
 	originForm  = regexp.MustCompile(`^https?://[a-z0-9.-]+(:[0-9]{1,5})?$`)
-	secretName  = regexp.MustCompile(`^[a-z][a-z0-9/-]{0,62}$`)
 )
 
 // Validate reports what is wrong, by field path.
@@ -412,8 +382,8 @@ func (s *AgentSpec) Validate(_ string, report func(path, problem string)) {
 	if s.Model.CA != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(s.Model.CA)) {
 		report("model.ca", "want PEM certificates")
 	}
-	if !secretName.MatchString(s.Model.Key.Sealed) {
-		report("model.key.sealed", wantSecret)
+	if problem := s.Model.Key.problem(); problem != "" {
+		report("model.key.sealed", problem)
 	}
 	if p := s.SystemPrompt; p != nil && (p.Text == "") == (p.File == "") {
 		report("systemPrompt", "want text or file, and not both")
@@ -496,8 +466,8 @@ func (s *CredentialSourceSpec) Validate(_ string, report func(path, problem stri
 		report("account", "want a user name without colon, in ASCII (RFC 7617)")
 	}
 	for at, ref := range map[string]*SecretRef{"secret": s.Secret, "totp": s.TOTP} {
-		if ref != nil && !secretName.MatchString(ref.Sealed) {
-			report(at+".sealed", wantSecret)
+		if ref != nil && ref.problem() != "" {
+			report(at+".sealed", ref.problem())
 		}
 	}
 	if s.PostgreSQL != nil {

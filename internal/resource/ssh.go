@@ -79,8 +79,8 @@ func (p *SSH) validate(report func(path, problem string)) {
 	if _, err := action.ParseEffect(string(p.Effect)); err != nil || !p.Effect.AtLeast(action.Read) {
 		report("effect", "want read, write, privileged or irreversible")
 	}
-	if !secretName.MatchString(p.CA.Sealed) {
-		report("ca.sealed", wantSecret)
+	if problem := p.CA.problem(); problem != "" {
+		report("ca.sealed", problem)
 	}
 	if !sshUser.MatchString(p.User) {
 		report("user", "want the name of an account at the host")

@@ -313,8 +313,8 @@ func (k *Kubernetes) validate(report func(path, problem string)) {
 	switch {
 	case (k.Token == nil) == (k.Audience == ""):
 		report("token", "want token or audience, and not both: how the boundary signs in to the cluster")
-	case k.Token != nil && !secretName.MatchString(k.Token.Sealed):
-		report("token.sealed", wantSecret)
+	case k.Token != nil && k.Token.problem() != "":
+		report("token.sealed", k.Token.problem())
 	case k.Audience != "" && !audience.MatchString(k.Audience):
 		report("audience", "want 1 to 255 printable characters without blanks")
 	}

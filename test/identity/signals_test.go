@@ -163,7 +163,7 @@ func TestSignals(t *testing.T) {
 		after("people.yaml", "  roles: [requester]\n", "person-subjects")(f)
 		after("credentials.yaml", "  secret: {sealed: iam-helpdesk}\n", "source-roles")(f)
 	}})
-	if err := r.Server.PutSecret(t.Context(), "", rig.As("sven"), "idp-events", []byte(agreed)); err != nil {
+	if err := r.Server.PutSecret(t.Context(), "", rig.As("sven"), "signals/idp", []byte(agreed)); err != nil {
 		t.Fatal(err)
 	}
 	web, dir := newCA(t, spiffeid.TrustDomain{}), t.TempDir()
