@@ -64,7 +64,7 @@ func Create(dir string) (*Root, error) {
 	key := make([]byte, KeySize)
 	defer clear(key)
 	rand.Read(key)
-	if err := writeNew(dir, key); err != nil {
+	if err := writeNew(filepath.Join(dir, FileName), key, 0o600); err != nil {
 		return nil, fmt.Errorf("root key: %w", err)
 	}
 	return NewRoot(key)
@@ -87,13 +87,13 @@ func empty(dir string) error {
 
 // writeNew writes in this order: the bytes, their sync, the name, the sync of
 // the folder. The name therefore never stands for a torn file.
-func writeNew(dir string, key []byte) (err error) {
-	tmp, path := filepath.Join(dir, FileName+".new"), filepath.Join(dir, FileName)
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+func writeNew(path string, b []byte, perm fs.FileMode) error {
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(key)
+	_, err = f.Write(b)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(tmp))
 	}
@@ -105,7 +105,7 @@ func writeNew(dir string, key []byte) (err error) {
 	if err := os.Remove(tmp); err != nil {
 		return err
 	}
-	d, err := os.Open(dir)
+	d, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return err
 	}

@@ -87,7 +87,8 @@ type Ring struct {
 // Root seals and opens by the ring's keys.
 func (r *Ring) Root() *Root { return r.root }
 
-// CreateRing makes a ring in a folder that is missing or empty.
+// CreateRing makes a ring in a folder that is missing or empty. A crash leaves a
+// whole ring or none, and maybe keyring.json.new, which may be removed as in Create.
 func CreateRing(ctx context.Context, dir string, kek KEK) (*Ring, error) {
 	if err := empty(dir); err != nil {
 		return nil, err
@@ -231,7 +232,11 @@ func (r *Ring) write(ctx context.Context, kek KEK, id string, keys map[uint16]Se
 	}
 	step("wrapped")
 	path := filepath.Join(r.dir, RingName)
-	if err := durable.WriteFile(path, b, 0o600); err != nil {
+	put := durable.WriteFile
+	if r.file.V == 0 { // the first: of two starts at once one fails, before it seals anything
+		put = writeNew
+	}
+	if err := put(path, b, 0o600); err != nil {
 		return err
 	}
 	if back, err := os.ReadFile(path); err != nil || !bytes.Equal(back, b) {
