@@ -81,6 +81,7 @@ type Ring struct {
 	file  ringFile // as it is on disk
 	since time.Time
 	heard time.Time // when the KEK last opened the file
+	grown time.Time // when a key that was exchanged at the KMS last brought a data key
 	why   error     // of the last failure since
 }
 
@@ -94,7 +95,11 @@ func CreateRing(ctx context.Context, dir string, kek KEK) (*Ring, error) {
 		return nil, err
 	}
 	r := &Ring{dir: dir, root: &Root{}}
-	return r, r.write(ctx, kek, "", map[uint16]Secret{})
+	keys := map[uint16]Secret{}
+	if err := grow(keys); err != nil {
+		return nil, err
+	}
+	return r, r.write(ctx, kek, "", keys)
 }
 
 // OpenRing opens the ring of a folder. Nothing is half-open: all keys, or an error.
@@ -114,9 +119,13 @@ func OpenRing(ctx context.Context, dir string, kek KEK) (*Ring, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := r.dropFile(keys); err != nil {
+		forget(keys)
+		return nil, err
+	}
 	r.root.set(keys)
 	r.since, r.heard = time.Now(), time.Now()
-	return r, r.dropFile(keys)
+	return r, nil
 }
 
 // Adopt moves the key file of a folder into a ring: generation 0 goes on opening
@@ -135,6 +144,9 @@ func Adopt(ctx context.Context, dir string, kek KEK) (*Ring, error) {
 	defer clear(key)
 	r := &Ring{dir: dir, root: &Root{}}
 	keys := map[uint16]Secret{0: NewSecret(key)}
+	if err := grow(keys); err != nil {
+		return nil, err
+	}
 	if err := r.write(ctx, kek, "", keys); err != nil {
 		return nil, err
 	}
@@ -177,6 +189,10 @@ func (r *Ring) Rewrap(ctx context.Context, to KEK) error {
 	return r.rewrap(ctx, to, "")
 }
 
+// growEvery is how often a KMS that exchanges its key brings a data key with it: one
+// that names two keys in turn would fill the ring.
+const growEvery = 24 * time.Hour
+
 // rewrap is called with mu held. id, if any, is the key that must have wrapped.
 func (r *Ring) rewrap(ctx context.Context, to KEK, id string) error {
 	r.root.mu.RLock()
@@ -188,16 +204,25 @@ func (r *Ring) rewrap(ctx context.Context, to KEK, id string) error {
 	if closed != nil {
 		return closed
 	}
-	return r.write(ctx, to, id, keys)
+	now := time.Now()
+	more := id == "" || now.Sub(r.grown) >= growEvery
+	if more {
+		if err := grow(keys); err != nil {
+			forget(keys)
+			return err
+		}
+	}
+	if err := r.write(ctx, to, id, keys); err != nil {
+		return err
+	}
+	if more && id != "" {
+		r.grown = now
+	}
+	return nil
 }
 
-// write adds a data key to keys and makes the ring of them.
-//
-// Order: the file's key is wrapped; what will be written is opened again by the
-// KEK, so that it is known to open; the file is replaced, durably; only then the
-// new data key is used. A crash before the replacement leaves the ring of before,
-// a crash after it one that has every key of before.
-func (r *Ring) write(ctx context.Context, kek KEK, id string, keys map[uint16]Secret) error {
+// grow adds a data key, which seals once the ring has it.
+func grow(keys map[uint16]Secret) error {
 	next := 1
 	for g := range keys {
 		next = max(next, int(g)+1)
@@ -209,11 +234,33 @@ func (r *Ring) write(ctx context.Context, kek KEK, id string, keys map[uint16]Se
 	defer clear(fresh)
 	rand.Read(fresh)
 	keys[uint16(next)] = NewSecret(fresh)
+	return nil
+}
+
+// forget clears keys that are not kept.
+func forget(keys map[uint16]Secret) {
+	for _, k := range keys {
+		clear(k.b)
+	}
+}
+
+// write makes the ring of keys, which are the root's afterwards, or forgotten.
+//
+// Order: the file's key is wrapped; what will be written is opened again by the
+// KEK, so that it is known to open; the file is replaced, durably; only then the
+// new data key is used. A crash before the replacement leaves the ring of before,
+// a crash after it one that has every key of before.
+func (r *Ring) write(ctx context.Context, kek KEK, id string, keys map[uint16]Secret) (err error) {
+	defer func() {
+		if err != nil {
+			forget(keys)
+		}
+	}()
 	f, err := wrap(ctx, kek, keys)
 	if err != nil {
 		return err
 	}
-	if id != "" && f.Wrapped.KeyID != id { // or each check would add a data key
+	if id != "" && f.Wrapped.KeyID != id { // or each check would wrap anew
 		return fmt.Errorf("its status names key %q, and it wraps by %q", id, f.Wrapped.KeyID)
 	}
 	b, err := canon.Marshal(f)
@@ -227,6 +274,7 @@ func (r *Ring) write(ctx context.Context, kek KEK, id string, keys map[uint16]Se
 	if err != nil {
 		return fmt.Errorf("the new wrapping does not open, nothing was changed: %w", err)
 	}
+	defer forget(again)
 	if !maps.EqualFunc(keys, again, func(a, b Secret) bool { return subtle.ConstantTimeCompare(a.b, b.b) == 1 }) {
 		return errors.New("the new wrapping opens to other keys, nothing was changed")
 	}
@@ -333,11 +381,12 @@ func open(ctx context.Context, kek KEK, f ringFile) (map[uint16]Secret, error) {
 	}
 	keys := map[uint16]Secret{}
 	for _, k := range body.Keys {
+		defer clear(k.Key)
 		if len(k.Key) != KeySize {
+			forget(keys)
 			return nil, errors.New(RingName + " holds a key of another size")
 		}
 		keys[k.Generation] = NewSecret(k.Key)
-		clear(k.Key)
 	}
 	if len(keys) == 0 {
 		return nil, errors.New(RingName + " holds no keys")

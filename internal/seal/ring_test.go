@@ -403,3 +403,22 @@ func TestCrashAtEachStepOfARewrap(t *testing.T) {
 		})
 	}
 }
+
+// Data keys that are not used any more are not in memory any more.
+func TestOlderCopiesAreCleared(t *testing.T) {
+	dir, sealed := ring(t)
+	r, err := seal.OpenRing(t.Context(), dir, kek(t, passphrase))
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := seal.Held(r.Root())
+	if err := r.Rewrap(t.Context(), kek(t, "another long passphrase")); err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range held {
+		if !bytes.Equal(b, make([]byte, seal.KeySize)) {
+			t.Error("a copy of before is still in memory")
+		}
+	}
+	opens(t, r.Root(), sealed)
+}

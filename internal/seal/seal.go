@@ -82,10 +82,11 @@ func NewRoot(key []byte) (*Root, error) {
 	return r, nil
 }
 
-// set replaces the keys. The newest generation seals from now on.
+// set replaces the keys, which it takes. The newest generation seals from now on.
 func (r *Root) set(keys map[uint16]Secret) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	forget(r.keys)
 	r.keys, r.newest, r.closed, r.aeads = keys, 0, nil, map[place]cipher.AEAD{}
 	for g := range keys {
 		r.newest = max(r.newest, g)
@@ -96,9 +97,7 @@ func (r *Root) set(keys map[uint16]Secret) {
 func (r *Root) close(why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, k := range r.keys {
-		clear(k.b)
-	}
+	forget(r.keys)
 	r.keys, r.aeads, r.closed = nil, nil, why
 }
 

@@ -72,6 +72,8 @@ func (r *Ring) reopen(ctx context.Context) error {
 	r.heard = time.Now()
 	if r.root.Err() != nil {
 		r.root.set(keys)
+	} else {
+		forget(keys)
 	}
 	return nil
 }

@@ -214,6 +214,23 @@ func TestPluginThatLies(t *testing.T) {
 	}
 	set("v2", "ok", "k")
 	p.decrypt = flip
+
+	// Two keys in turn: each wraps the ring, and they do not fill it.
+	p.encrypt = func(b []byte) *v2.EncryptResponse {
+		return &v2.EncryptResponse{Ciphertext: flip(b), KeyId: p.status.KeyId}
+	}
+	for n := range 20 {
+		set("v2", "ok", []string{"k2", "k"}[n%2])
+		if again, err := r.Check(t.Context(), time.Hour); !again || err != nil {
+			t.Fatalf("exchange %d: got %v %v", n, again, err)
+		}
+	}
+	if n := r.State().Generations; n != 2 {
+		t.Errorf("20 exchanges within a day: got %d data keys, want the first and one more", n)
+	}
+	if before, err = os.ReadFile(filepath.Join(dir, seal.RingName)); err != nil {
+		t.Fatal(err)
+	}
 	for name, enc := range map[string]func([]byte) *v2.EncryptResponse{
 		"nothing": func([]byte) *v2.EncryptResponse { return &v2.EncryptResponse{KeyId: "k"} },
 		"too_large": func([]byte) *v2.EncryptResponse {
