@@ -46,8 +46,8 @@ func (w *world) signals(spec *resource.TenantSpec) error {
 	return nil
 }
 
-// receiver takes security events about this tenant's people.
-func (t *tenant) receiver() *signals.Receiver {
+// hear makes what takes security events about this tenant's people.
+func (t *tenant) hear() *signals.Receiver {
 	return &signals.Receiver{
 		Log: t.log,
 		Find: func(issuer string) (signals.Transmitter, bool) {
@@ -194,6 +194,8 @@ func (s *Server) Reinstate(ctx context.Context, tenantName string, c Caller, per
 	if err != nil {
 		return Identity{}, err
 	}
+	t.receiver.Lock() // no event about anybody is between its fence and its record
+	defer t.receiver.Unlock()
 	b := t.bar(person)
 	switch {
 	case reason == "" || len(reason) > maxWhy:
@@ -204,23 +206,15 @@ func (s *Server) Reinstate(ctx context.Context, tenantName string, c Caller, per
 		return Identity{}, problem(Refused, "excluded", "nobody reinstates themselves", "ask another identity administrator")
 	}
 	// The record first: a crash in between leaves them barred in this process,
-	// which is over.
+	// which is over. An event that could not be recorded is in memory alone.
 	_, err = t.log.Append(ctx, record.Draft{Type: "person.reinstated", Actor: "person:" + by,
-		Body: map[string]any{"person": person, "reason": reason, "since": b.Since, "issuer": b.Issuer, "event": b.Event, "jti": b.JTI},
-		Change: func(tx record.Tx) error {
-			var now signals.Bar
-			if err := tx.Get(signals.KindBarred, person, &now); err != nil || now.JTI != b.JTI {
-				return errors.Join(err, problem(Refused, "changed", "another event came meanwhile", "look at it, and try again"))
-			}
-			return tx.Delete(signals.KindBarred, person)
-		}})
+		Body:   map[string]any{"person": person, "reason": reason, "since": b.Since, "issuer": b.Issuer, "event": b.Event, "jti": b.JTI},
+		Change: func(tx record.Tx) error { return tx.Delete(signals.KindBarred, person) }})
 	if err != nil {
 		return Identity{}, err
 	}
 	t.mu.Lock()
-	if t.bars[person].JTI == b.JTI {
-		delete(t.bars, person)
-	}
+	delete(t.bars, person)
 	t.mu.Unlock()
 	return s.Identity(ctx, tenantName)
 }
@@ -231,7 +225,7 @@ func (s *Server) Events(tenantName string) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t.receiver(), nil
+	return t.receiver, nil
 }
 
 // transmit makes the tenant's own transmitter.

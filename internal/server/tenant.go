@@ -37,6 +37,7 @@ type tenant struct {
 	certs      *certify.Engine
 	certifying one // agents whose suites run now
 	issuer     *identity.Issuer
+	receiver   *signals.Receiver
 	sender     *signals.Sender
 	teller     *notify.Notifier
 	attestor   *identity.LaunchAttestor
@@ -100,7 +101,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	if err := t.trust(ctx, t.world); err != nil {
 		return nil, err
 	}
-	t.sender, t.teller = t.transmit(), t.tell()
+	t.receiver, t.sender, t.teller = t.hear(), t.transmit(), t.tell()
 	s.background(t.issuer.RunFederation)
 	s.background(t.issuer.RunSPIRE)
 	s.background(t.sender.Run)

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/canon"
@@ -50,6 +51,11 @@ type seen struct {
 // Receiver takes the events of a tenant's transmitters. Its functions are the
 // tenant's.
 type Receiver struct {
+	// Held from the look at whether an event is known to its record, and while
+	// somebody gets back what events took: memory and store see both in one order.
+	sync.Mutex
+	pruned time.Time // when old ones were forgotten last
+
 	Log record.Log
 	// Find is a transmitter that is declared now.
 	Find func(issuer string) (Transmitter, bool)
@@ -156,8 +162,11 @@ func (t Transmitter) admits(ctx context.Context, s SET, authorization []string) 
 	return nil
 }
 
-// Take does what an event that was verified asks for, once.
+// Take does what an event that was verified asks for, once. Of one that takes
+// nothing there may be several records.
 func (r *Receiver) Take(ctx context.Context, t Transmitter, s SET) error {
+	r.Lock()
+	defer r.Unlock()
 	id := strings.TrimPrefix(string(canon.Digest([]byte(s.Issuer+"\x00"+s.ID))), "sha256:")
 	if known, err := r.known(ctx, id); known || err != nil {
 		return err
@@ -178,7 +187,10 @@ func (r *Receiver) Take(ctx context.Context, t Transmitter, s SET) error {
 	}
 	_, err := r.Log.Append(ctx, record.Draft{Type: "signal.received", Actor: "transmitter:" + s.Issuer, Body: b,
 		Change: func(tx record.Tx) error {
-			if err := prune(tx); err != nil {
+			if len(bars) == 0 {
+				return nil
+			}
+			if err := r.prune(tx); err != nil {
 				return err
 			}
 			for _, x := range bars {
@@ -202,13 +214,21 @@ func (r *Receiver) known(ctx context.Context, id string) (bool, error) {
 	return err == nil, err
 }
 
+// pruneEvery bounds the reading of all that is kept, which other writes wait for.
+const pruneEvery = time.Minute
+
 // prune forgets events that would be too old to be sent again.
-func prune(tx record.Tx) error {
+func (r *Receiver) prune(tx record.Tx) error {
+	now := time.Now()
+	if now.Sub(r.pruned) < pruneEvery {
+		return nil
+	}
+	r.pruned = now
 	var over []string
 	err := tx.List(kindSeen, func(id string, raw []byte) error {
 		var x seen
 		err := json.Unmarshal(raw, &x)
-		if err == nil && time.Now().After(x.Until) {
+		if err == nil && now.After(x.Until) {
 			over = append(over, id)
 		}
 		return err

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -95,5 +96,108 @@ func TestOrderOfReceived(t *testing.T) {
 		if !bar().Locked {
 			t.Errorf("%s gave something back", kind)
 		}
+	}
+}
+
+// Events about one person come at once, one of them twice. What is barred is the same
+// in memory and in the store, and each took what it takes once.
+//
+// Threats: S2 (door); S4 (ledger)
+func TestEventsAtOnce(t *testing.T) {
+	log := ledgertest.New(t)
+	var mu sync.Mutex
+	var last string // that memory has
+	r := &signals.Receiver{Log: log,
+		People: func(signals.Transmitter, []signals.Subject) []string { return []string{"dana"} },
+		Fence: func(_ context.Context, bars []signals.Bar) ([]string, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			last = bars[0].JTI
+			return []string{}, nil
+		}}
+	for n := range 20 {
+		var wg sync.WaitGroup
+		for _, jti := range []string{"a", "a", "b", "c", "d"} {
+			wg.Go(func() {
+				s := signals.SET{Issuer: "https://idp.example", ID: jti + strconv.Itoa(n), IssuedAt: time.Now(), Type: signals.AccountDisabled}
+				if err := r.Take(t.Context(), signals.Transmitter{Issuer: s.Issuer}, s); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		var b signals.Bar
+		if err := log.View(t.Context(), func(tx record.Tx) error { return tx.Get(signals.KindBarred, "dana", &b) }); err != nil || b.JTI != last {
+			t.Fatalf("memory has %s, and the store %s, %v", last, b.JTI, err)
+		}
+	}
+	records := 0
+	if err := log.Entries(t.Context(), 0, func(e record.Entry) error {
+		if e.Type == "signal.received" {
+			records++
+		}
+		return nil
+	}); err != nil || records != 80 {
+		t.Errorf("80 events, of which 20 came twice: got %d records, %v", records, err)
+	}
+}
+
+// counting counts how often all that is kept was read.
+type counting struct {
+	record.Log
+	lists, kept int
+}
+
+func (c *counting) Append(ctx context.Context, d record.Draft) (record.Entry, error) {
+	change := d.Change
+	d.Change = func(tx record.Tx) error { return change(countingTx{tx, c}) }
+	return c.Log.Append(ctx, d)
+}
+
+type countingTx struct {
+	record.Tx
+	c *counting
+}
+
+func (x countingTx) List(kind string, f func(string, []byte) error) error {
+	x.c.lists++
+	return x.Tx.List(kind, f)
+}
+
+func (x countingTx) Put(kind, id string, v any) error {
+	x.c.kept++
+	return x.Tx.Put(kind, id, v)
+}
+
+// Somebody who may send events sends many. Of those that take nothing nothing is
+// kept, and not each reads what all before it left.
+//
+// Threats: S2 (door)
+func TestManyEvents(t *testing.T) {
+	c := &counting{Log: ledgertest.New(t)}
+	who := []string{}
+	r := &signals.Receiver{Log: c,
+		People: func(signals.Transmitter, []signals.Subject) []string { return who },
+		Fence:  func(context.Context, []signals.Bar) ([]string, error) { return []string{}, nil }}
+	take := func(n int, kind string) {
+		t.Helper()
+		s := signals.SET{Issuer: "https://idp.example", ID: kind + strconv.Itoa(n), IssuedAt: time.Now(), Type: kind}
+		if err := r.Take(t.Context(), signals.Transmitter{Issuer: s.Issuer}, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range 20 {
+		take(n, signals.AccountDisabled) // of nobody here
+		take(n, signals.RiskLevelChange)
+	}
+	if c.lists != 0 || c.kept != 0 {
+		t.Errorf("events that take nothing: %d readings, and %d kept", c.lists, c.kept)
+	}
+	who = []string{"dana"}
+	for n := range 20 {
+		take(100+n, signals.AccountDisabled)
+	}
+	if c.lists != 1 || c.kept != 40 {
+		t.Errorf("20 events that bar: %d readings, want 1 within the minute, and %d kept, want each with its bar", c.lists, c.kept)
 	}
 }

@@ -7,8 +7,10 @@
 //     given back by a person, never by an event.
 //   - What an event ends is not dispatched any more before its record is written,
 //     and its record is durable before the transmitter is told that it arrived.
-//   - An event is taken once: its issuer and jti are kept in the transaction of
-//     its record for as long as it could be sent again.
+//   - An event that takes something does so once: its issuer and jti are kept in
+//     the transaction of its record for as long as it could be sent again.
+//   - Events are taken one after the other, so that what they bar is the same in
+//     memory and in the store.
 //   - What is sent is derived from durable records, by a cursor that moves only
 //     when the receiver has said that it has the event. A crash loses none and
 //     may send one again, under the same jti.
