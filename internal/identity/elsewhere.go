@@ -135,30 +135,33 @@ func newOIDC(o OIDC) *oidc {
 	return x
 }
 
+var errNoKey = refuse("unknown_key", "the token names no key of its issuer")
+
 // find returns a key of the issuer; one that is not known makes it look again,
-// but not more often than keysAgain.
-func (o *oidc) find(ctx context.Context, kid string, now time.Time) (crypto.PublicKey, bool) {
+// but not more often than keysAgain. errNoKey is the word of a set that was fetched
+// on this account; where none was, it is ErrUnavailable.
+func (o *oidc) find(ctx context.Context, kid string, now time.Time) (crypto.PublicKey, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	k, ok := o.keys[kid]
-	if o.OIDC.Keys != "" {
-		return k, ok
-	}
-	fresh := now.Sub(o.read) < keysLife
-	if ok && fresh {
-		return k, true
-	}
-	if now.Sub(o.tried) < keysAgain {
-		return nil, false
+	switch {
+	case ok && (o.OIDC.Keys != "" || now.Sub(o.read) < keysLife):
+		return k, nil
+	case o.OIDC.Keys != "":
+		return nil, errNoKey
+	case now.Sub(o.tried) < keysAgain:
+		return nil, fmt.Errorf("%w: the keys of %s were asked for less than %s ago", ErrUnavailable, o.Issuer, keysAgain)
 	}
 	o.tried = now
-	keys, err := o.fetch(ctx)
+	keys, err := o.fetch(context.WithoutCancel(ctx)) // who asked may go; others wait for the keys
 	if err != nil {
-		return nil, false
+		return nil, fmt.Errorf("%w: the keys of %s: %w", ErrUnavailable, o.Issuer, err)
 	}
 	o.keys, o.read = keys, now
-	k, ok = keys[kid]
-	return k, ok
+	if k, ok = keys[kid]; !ok {
+		return nil, errNoKey
+	}
+	return k, nil
 }
 
 func (o *oidc) fetch(ctx context.Context) (map[string]crypto.PublicKey, error) {
@@ -249,7 +252,7 @@ func parseKeys(doc []byte) (map[string]crypto.PublicKey, error) {
 // verifyOIDC checks a token of an issuer that the tenant trusts, addressed to
 // this issuer.
 func (i *Issuer) verifyOIDC(ctx context.Context, token string) (Foreign, error) {
-	return i.verifyForeign(ctx, token, i.cfg.IssuerURL, func(c map[string]canon.Value) (string, func(string) (crypto.PublicKey, bool), error) {
+	return i.verifyForeign(ctx, token, i.cfg.IssuerURL, func(c map[string]canon.Value) (string, findKey, error) {
 		iss, _ := text(c["iss"])
 		i.issuers.mu.Lock()
 		o := i.issuers.by[iss]
@@ -257,7 +260,13 @@ func (i *Issuer) verifyOIDC(ctx context.Context, token string) (Foreign, error) 
 		if o == nil {
 			return "", nil, refuse("unknown_issuer", "the token's issuer is not one that the tenant declares")
 		}
-		return iss, func(kid string) (crypto.PublicKey, bool) { return o.find(ctx, kid, i.cfg.Now()) }, nil
+		return iss, func(kid string) (crypto.PublicKey, error) {
+			k, err := o.find(ctx, kid, i.cfg.Now())
+			if err != nil { // who asks for a token can ask again; there is no other answer to them
+				return nil, errNoKey
+			}
+			return k, nil
+		}, nil
 	})
 }
 

@@ -55,15 +55,16 @@ func NewEventKeys(o OIDC) (*EventKeys, error) {
 
 // OpenEvent checks form and signature of a security event token by the keys of
 // the transmitter that it names, and returns its claims, of which only iss was
-// looked at.
+// looked at. ErrUnavailable: the keys could not be looked at now, so nothing is
+// said of the event, which a transmitter that hears a refusal would drop.
 func OpenEvent(ctx context.Context, token string, of func(issuer string) *EventKeys) (map[string]canon.Value, error) {
-	c, _, err := openForeign(token, func(c map[string]canon.Value) (string, func(string) (crypto.PublicKey, bool), error) {
+	c, _, err := openForeign(token, func(c map[string]canon.Value) (string, findKey, error) {
 		iss, _ := text(c["iss"])
 		k := of(iss)
 		if k == nil {
 			return "", nil, refuse("unknown_issuer", "the event is of no transmitter that the tenant declares")
 		}
-		return iss, func(kid string) (crypto.PublicKey, bool) { return k.o.find(ctx, kid, time.Now()) }, nil
+		return iss, func(kid string) (crypto.PublicKey, error) { return k.o.find(ctx, kid, time.Now()) }, nil
 	}, eventType)
 	return c, err
 }

@@ -33,7 +33,7 @@ type Foreign struct {
 // VerifyForeignJWT checks a JWT-SVID of a trust domain that this one federates
 // with (JWT-SVID section 5), against that trust domain's keys alone.
 func (i *Issuer) VerifyForeignJWT(ctx context.Context, token, audience string) (Foreign, error) {
-	return i.verifyForeign(ctx, token, audience, func(c map[string]canon.Value) (string, func(string) (crypto.PublicKey, bool), error) {
+	return i.verifyForeign(ctx, token, audience, func(c map[string]canon.Value) (string, findKey, error) {
 		sub, _ := text(c["sub"])
 		id, err := spiffeid.FromString(sub)
 		if err != nil {
@@ -43,7 +43,12 @@ func (i *Issuer) VerifyForeignJWT(ctx context.Context, token, audience string) (
 		if err != nil {
 			return "", nil, err
 		}
-		return id.TrustDomain().Name(), b.FindJWTAuthority, nil
+		return id.TrustDomain().Name(), func(kid string) (crypto.PublicKey, error) {
+			if k, ok := b.FindJWTAuthority(kid); ok {
+				return k, nil
+			}
+			return nil, errNoKey
+		}, nil
 	})
 }
 
@@ -55,9 +60,12 @@ type foreignHeader struct {
 	X5TS256 string `json:"x5t#S256,omitempty"`
 }
 
+// findKey is a key of an issuer; errNoKey if it has none of that kid.
+type findKey func(kid string) (crypto.PublicKey, error)
+
 // keysOf finds whose token it claims to be, and its keys. Claims are not
 // verified yet.
-type keysOf func(claims map[string]canon.Value) (issuer string, find func(kid string) (crypto.PublicKey, bool), err error)
+type keysOf func(claims map[string]canon.Value) (issuer string, find findKey, err error)
 
 // openForeign checks the form and the signature of somebody else's token: compact
 // form, strict JSON, one of the types, an asymmetric algorithm that fits the key,
@@ -91,9 +99,12 @@ func openForeign(token string, keys keysOf, types ...string) (c map[string]canon
 	if err != nil {
 		return nil, "", err
 	}
-	key, ok := find(h.KeyID)
-	if !ok || h.KeyID == "" {
-		return fail("unknown_key", "the token names no key of its issuer")
+	if h.KeyID == "" {
+		return nil, "", errNoKey
+	}
+	key, err := find(h.KeyID)
+	if err != nil {
+		return nil, "", err
 	}
 	jws, err := jose.ParseSignedCompact(token, foreignAlgorithms)
 	if err != nil {

@@ -104,8 +104,12 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		w.WriteHeader(http.StatusBadRequest)
 		json.NewEncoder(w).Encode(map[string]string{"err": no.Code, "description": no.Description})
 	default:
+		// Not a word about the event: a transmitter drops what is refused, and sends
+		// again what this answers.
+		r.Refused("unavailable")
 		slog.ErrorContext(q.Context(), "security event", "tenant", r.Log.Tenant(), "err", err)
-		http.Error(w, "the event could not be recorded", http.StatusServiceUnavailable)
+		h.Set("Retry-After", "30")
+		http.Error(w, "the event cannot be taken now; send it again", http.StatusServiceUnavailable)
 	}
 }
 

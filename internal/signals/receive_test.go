@@ -80,7 +80,7 @@ func TestOrderOfReceived(t *testing.T) {
 		}
 		return b
 	}
-	want(http.StatusServiceUnavailable, "fence", "record", "end t1")(deliver("1", "risc/event-type/account-disabled", "{}"))
+	want(http.StatusServiceUnavailable, "fence", "record", "end t1", "refused")(deliver("1", "risc/event-type/account-disabled", "{}"))
 	want(http.StatusAccepted, "fence", "record", "end t1")(deliver("1", "risc/event-type/account-disabled", "{}"))
 	want(http.StatusAccepted)(deliver("1", "risc/event-type/account-disabled", "{}"))
 	first := bar()
