@@ -6,7 +6,6 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -23,6 +22,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/reach"
 )
 
 // OIDC is an issuer of identities for workloads elsewhere: a CI system, a cloud,
@@ -120,12 +120,7 @@ func (i *Issuer) Trust(all []OIDC) error {
 
 func newOIDC(o OIDC) *oidc {
 	x := &oidc{OIDC: o, document: o.Issuer + "/.well-known/openid-configuration"}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12}
-	if o.Roots != "" {
-		conf.RootCAs = x509.NewCertPool()
-		conf.RootCAs.AppendCertsFromPEM([]byte(o.Roots))
-	}
-	x.client = &http.Client{Timeout: fetchLimit, Transport: &http.Transport{TLSClientConfig: conf, DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10},
+	x.client = &http.Client{Timeout: fetchLimit, Transport: &http.Transport{TLSClientConfig: reach.TLS(o.Roots), DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10},
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return errors.New("the issuer redirects, which is not followed")
 		}}

@@ -22,6 +22,7 @@ import (
 	"unicode"
 
 	"github.com/sallyport-dev/sallyport/internal/outbox"
+	"github.com/sallyport-dev/sallyport/internal/reach"
 )
 
 const (
@@ -93,7 +94,7 @@ func dial(ctx context.Context, t Target) (*smtp.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	host, port, conf := u.Hostname(), u.Port(), outbox.TLS(t.Roots)
+	host, port, conf := u.Hostname(), u.Port(), reach.TLS(t.Roots)
 	conf.ServerName = host
 	implicit := u.Scheme == "smtps"
 	if port == "" {

@@ -1,8 +1,6 @@
 package outbox
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -34,19 +32,9 @@ func Dialer(local bool) *net.Dialer {
 	}}
 }
 
-// TLS trusts the roots, in PEM, or the machine's if there are none.
-func TLS(roots string) *tls.Config {
-	conf := &tls.Config{MinVersion: tls.VersionTLS12}
-	if roots != "" {
-		conf.RootCAs = x509.NewCertPool()
-		conf.RootCAs.AppendCertsFromPEM([]byte(roots))
-	}
-	return conf
-}
-
 // Client posts to a receiver: no proxy of the environment, no redirects, no cookies.
 func Client(roots string, local bool) *http.Client {
 	return &http.Client{Timeout: clientLimit,
-		Transport:     &http.Transport{DialContext: Dialer(local).DialContext, TLSClientConfig: TLS(roots), DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10},
+		Transport:     &http.Transport{DialContext: Dialer(local).DialContext, TLSClientConfig: reach.TLS(roots), DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }

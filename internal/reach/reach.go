@@ -1,5 +1,5 @@
 // Package reach says which addresses the boundary may connect to for somebody who
-// declared a name. It does no I/O: who dials asks it about the address that is
+// declared a name, and whose certificate it believes there. It does no I/O: who dials asks it about the address that is
 // really dialled, after the resolution.
 package reach
 

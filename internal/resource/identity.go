@@ -133,6 +133,11 @@ func (v *validator) workloads(r *Resource, s *AgentSpec) {
 		v.bad(r, "spec.spiffeID", "is for a tenant whose SVIDs are SPIRE's: identity: spire")
 	case t.Identity == IdentitySPIRE && (!strings.HasPrefix(s.SPIFFEID, own) || len(s.SPIFFEID) == len(own)):
 		v.bad(r, "spec.spiffeID", "want the SPIFFE ID that SPIRE gives the agent: %s...", own)
+	case v.spiffeIDs[s.SPIFFEID] != "":
+		// Each could act, and be ended, as the other.
+		v.bad(r, "spec.spiffeID", "is the ID of Agent/%s: register another at SPIRE, and name it here", v.spiffeIDs[s.SPIFFEID])
+	case s.SPIFFEID != "":
+		v.spiffeIDs[s.SPIFFEID] = r.Metadata.Name
 	}
 	named := map[string]bool{}
 	for i, w := range s.Workloads {

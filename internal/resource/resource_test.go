@@ -282,6 +282,28 @@ func TestCrossReferences(t *testing.T) {
 	}
 }
 
+// Two agents with one SPIFFE ID could each take what the other is given.
+//
+// Threats: E14 (policy)
+func TestTwoAgentsWithOneSPIFFEID(t *testing.T) {
+	valid, err := os.ReadFile("testdata/valid.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.NewReplacer("retention: year", "retention: year\n  identity: spire", "suites: [core]", "suites: [core]\n  spiffeID: spiffe://acme.example/x").Replace(string(valid))
+	_, agent, _ := strings.Cut(text, "kind: Agent\n")
+	agent, _, _ = strings.Cut(agent, "---")
+	for id, want := range map[string]string{"x": "spec.spiffeID: is the ID of Agent/offboarding", "y": ""} {
+		rs, err := decode(text + "---\napiVersion: sallyport/v1\nkind: Agent\n" + strings.NewReplacer("name: offboarding", "name: second", "acme.example/x", "acme.example/"+id).Replace(agent))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err = resource.Validate(rs); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: got %v, want %q", id, err, want)
+		}
+	}
+}
+
 // TestReceiveTrustsNoClient: what a client says is canonical is read as
 // strictly as a file.
 //

@@ -52,7 +52,8 @@ type ReceiverSpec struct {
 	// Push is where its stream may have events delivered, https://host/path; the
 	// stream's own address begins with it. Without it events are polled for.
 	Push   string `json:"push,omitempty"`
-	CA     string `json:"ca,omitempty"` // as in FederationSpec, of Push
+	Local  bool   `json:"local,omitempty"` // Push may be at a loopback or private address
+	CA     string `json:"ca,omitempty"`    // as in FederationSpec, of Push
 	CAFile string `json:"caFile,omitempty"`
 }
 

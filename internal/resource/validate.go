@@ -14,7 +14,7 @@ import (
 // Validate checks resources against each other: all must be the whole of what
 // will be in force. The error is Errors. A reference never crosses tenants.
 func Validate(all []Resource) error {
-	v := &validator{all: all}
+	v := &validator{all: all, spiffeIDs: map[string]string{}}
 	v.unique()
 	for i := range all {
 		v.one(&all[i])
@@ -24,8 +24,9 @@ func Validate(all []Resource) error {
 }
 
 type validator struct {
-	all  []Resource
-	errs Errors
+	all       []Resource
+	errs      Errors
+	spiffeIDs map[string]string // of agents: the agent's name, by the ID
 }
 
 func (v *validator) bad(r *Resource, path, format string, args ...any) {

@@ -40,7 +40,7 @@ func (w *world) signals(spec *resource.TenantSpec) error {
 		w.transmitters[o.Issuer] = transmitter{o, keys}
 	}
 	for _, o := range spec.Receivers {
-		w.receivers = append(w.receivers, receiving{signals.Receiving{Name: o.Name, Push: o.Push, Roots: o.CA},
+		w.receivers = append(w.receivers, receiving{signals.Receiving{Name: o.Name, Push: o.Push, Local: o.Local, Roots: o.CA},
 			identity.Elsewhere{SPIFFEID: o.Workload.SPIFFEID, Issuer: o.Workload.Issuer, Claims: o.Workload.Claims}})
 	}
 	return nil
@@ -233,7 +233,7 @@ func (t *tenant) transmit() *signals.Sender {
 	return &signals.Sender{
 		Log:  t.log,
 		Head: func(ctx context.Context) (int64, error) { h, err := t.log.Head(ctx); return h.Size, err },
-		Seal: t.seal, URL: t.issuer.URL(), TrustDomain: t.issuer.TrustDomain(), Sign: t.issuer.SignEvent,
+		Seal: t.seal, URL: t.issuer.URL(), Subject: t.subject, Sign: t.issuer.SignEvent,
 		Authenticate: func(ctx context.Context, token string) (signals.Receiving, error) {
 			f, err := t.issuer.Outside(ctx, token)
 			if err != nil {
@@ -246,6 +246,26 @@ func (t *tenant) transmit() *signals.Sender {
 			return r, err == nil
 		},
 	}
+}
+
+// subject is how others know a task, or an agent: by what the tenant's own issuer
+// names it, or by the ID that SPIRE gave, which a task keeps from when it was opened.
+func (t *tenant) subject(ctx context.Context, agent, id string) (string, error) {
+	own := "spiffe://" + t.issuer.TrustDomain() + "/agent/" + agent
+	if id == "" {
+		if a := t.current().agents[agent]; a != nil && a.spec.SPIFFEID != "" {
+			return a.spec.SPIFFEID, nil
+		}
+		return own, nil
+	}
+	x, err := t.tasks.Get(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	if x.SPIFFEID != "" {
+		return x.SPIFFEID, nil
+	}
+	return own + "/task/" + id, nil
 }
 
 // receiving is a declared receiver with how it proves itself.

@@ -80,7 +80,7 @@ func (t *tenant) open(ctx context.Context, requester string, o Intent) (task.Tas
 	}
 	x := task.Task{Agent: a.name, Capability: o.Capability, Params: o.Params, Stage: o.Stage, Tier: a.tier, Requester: requester,
 		CapabilityDigest: w.resources[resource.KindCapability+"/"+o.Capability].Digest, GrantDigest: digest, Seconds: in.Budgets.Seconds, Suite: o.suite, Routes: o.routes,
-		OpenedBy: o.openedBy}
+		OpenedBy: o.openedBy, SPIFFEID: a.spec.SPIFFEID}
 	if o.Stage == action.Production {
 		cert, err := t.certified(a)
 		if err != nil {
@@ -364,6 +364,9 @@ func (t *tenant) unchanged(ctx context.Context, w *world, x task.Task) error {
 	}
 	if d, err := in.Digest(); err != nil || d != x.GrantDigest {
 		return changed("capability " + x.Capability)
+	}
+	if a.spec.SPIFFEID != x.SPIFFEID {
+		return changed("SPIFFE ID of agent " + x.Agent)
 	}
 	if why := t.barredTask(w, x); why != "" {
 		return problem(Refused, "barred", why, "open a new task")

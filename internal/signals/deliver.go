@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -63,10 +64,25 @@ func (s *Sender) push(ctx context.Context, receiver, id string, l *live) error {
 	return err
 }
 
+// issue signs an event as it is sent now. Its iat is of now, so that a receiver which
+// takes nothing old takes what waited for it; when it happened is event_timestamp.
+func (s *Sender) issue(ctx context.Context, o outgoing) (string, error) {
+	c := maps.Clone(o.claims)
+	c["iat"] = time.Now().Unix()
+	if c["sub_id"] == nil {
+		id, err := s.Subject(ctx, o.agent, o.task)
+		if err != nil {
+			return "", err
+		}
+		c["sub_id"] = map[string]any{"format": "uri", "uri": id}
+	}
+	return s.Sign(ctx, c)
+}
+
 // post delivers one event (RFC 8935 section 2). It returns the receiver's error
 // code, if it has one.
 func (s *Sender) post(ctx context.Context, r Receiving, st Stream, o outgoing) (code string, err error) {
-	set, err := s.Sign(ctx, o.claims)
+	set, err := s.issue(ctx, o)
 	if err != nil {
 		return "", err
 	}
@@ -84,7 +100,7 @@ func (s *Sender) post(ctx context.Context, r Receiving, st Stream, o outgoing) (
 		q.Header.Set("Authorization", string(h))
 		clear(h)
 	}
-	resp, err := outbox.Client(r.Roots, true).Do(q)
+	resp, err := outbox.Client(r.Roots, r.Local).Do(q)
 	if err != nil {
 		return "", err
 	}
@@ -165,7 +181,7 @@ func (s *Sender) pollOnce(ctx context.Context, r Receiving, id string, l *live, 
 			more = true
 			break
 		}
-		if sets[o.jti], err = s.Sign(ctx, o.claims); err != nil {
+		if sets[o.jti], err = s.issue(ctx, o); err != nil {
 			return nil, 0, err
 		}
 	}

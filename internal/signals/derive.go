@@ -16,7 +16,9 @@ type outgoing struct {
 	seq    int64
 	jti    string
 	event  string
-	claims map[string]any
+	agent  string // whom it is about, and task
+	task   string
+	claims map[string]any // without iat, and without the subject that these two are
 }
 
 // derive makes the event of a record for a stream, if it has one:
@@ -26,7 +28,8 @@ type outgoing struct {
 //	certification.lapsed, .issued     risk-level-change of the agent's
 //	stream.verify of this stream      verification
 //
-// The same record always gives the same event, under the same jti. Nothing that a
+// The same record always gives the same event, under the same jti; only iat says
+// when it was sent. Nothing that a
 // person, a page or a model wrote is in it: of reasons only the code.
 func (s *Sender) derive(st Stream, e record.Entry) (outgoing, bool) {
 	var b struct {
@@ -36,12 +39,8 @@ func (s *Sender) derive(st Stream, e record.Entry) (outgoing, bool) {
 		Lapse                           struct{ Code string }
 	}
 	at := map[string]any{"event_timestamp": e.Time.Unix()}
-	o := outgoing{seq: e.Seq}
-	subject := map[string]any{"format": "uri", "uri": "spiffe://" + s.TrustDomain + "/agent/" + e.Agent}
-	if e.Task != "" {
-		subject["uri"] = subject["uri"].(string) + "/task/" + e.Task
-	}
-	var payload map[string]any
+	o := outgoing{seq: e.Seq, agent: e.Agent, task: e.Task}
+	var payload, subject map[string]any
 	switch e.Type {
 	case "task.closing", "lease.revoked", "identity.revoked", "certification.lapsed", "certification.issued", "stream.verify":
 		if json.Unmarshal(e.Body, &b) != nil {
@@ -89,7 +88,9 @@ func (s *Sender) derive(st Stream, e record.Entry) (outgoing, bool) {
 	if e.Task != "" {
 		txn = e.Task // what ended together says so
 	}
-	o.claims = map[string]any{"iss": s.URL, "jti": o.jti, "iat": e.Time.Unix(), "aud": st.Receiver, "txn": txn, "sub_id": subject,
-		"events": map[string]any{o.event: payload}}
+	o.claims = map[string]any{"iss": s.URL, "jti": o.jti, "aud": st.Receiver, "txn": txn, "events": map[string]any{o.event: payload}}
+	if subject != nil {
+		o.claims["sub_id"] = subject
+	}
 	return o, true
 }

@@ -31,6 +31,7 @@ type desk struct {
 	sender    *signals.Sender
 	seal      record.Sealer
 	receivers map[string]signals.Receiving // by token
+	spire     string                       // the agent's ID, where SPIRE gave it one
 	api       *httptest.Server
 }
 
@@ -48,10 +49,23 @@ func newDesk(t *testing.T) *desk {
 	return d
 }
 
+type headed interface {
+	Head(context.Context) (ledger.Head, error)
+}
+
 // restart forgets what a process knows.
 func (d *desk) restart() {
-	d.sender = &signals.Sender{Log: d.log, Seal: d.seal, URL: issuer, TrustDomain: "acme.example",
-		Head: func(ctx context.Context) (int64, error) { h, err := d.log.(*ledger.Log).Head(ctx); return h.Size, err },
+	d.sender = &signals.Sender{Log: d.log, Seal: d.seal, URL: issuer,
+		Subject: func(_ context.Context, agent, task string) (string, error) {
+			if id := "spiffe://acme.example/agent/" + agent; d.spire != "" {
+				return d.spire, nil
+			} else if task != "" {
+				return id + "/task/" + task, nil
+			} else {
+				return id, nil
+			}
+		},
+		Head: func(ctx context.Context) (int64, error) { h, err := d.log.(headed).Head(ctx); return h.Size, err },
 		Sign: func(_ context.Context, c any) (string, error) { b, err := json.Marshal(c); return string(b), err },
 		Authenticate: func(_ context.Context, token string) (signals.Receiving, error) {
 			if r, ok := d.receivers[token]; ok {
@@ -114,6 +128,7 @@ func (d *desk) ended(task string) {
 type set struct {
 	JTI, Txn string
 	Aud      string
+	IAT      int64                            `json:"iat"`
 	Sub      struct{ Format, URI, ID string } `json:"sub_id"`
 	Events   map[string]map[string]any
 }
@@ -220,6 +235,50 @@ func TestPoll(t *testing.T) {
 	d.call("a", "POST", "poll/"+id, map[string]any{}, 404)
 }
 
+// An event that waited longer than a receiver takes events is issued when it is sent,
+// under the same jti; and it names who SPIRE says the agent is.
+//
+// Threats: S4 (door)
+func TestEventThatWaited(t *testing.T) {
+	d := newDesk(t)
+	d.spire = "spiffe://acme.example/desk/7"
+	id := d.call("a", "POST", "stream", map[string]any{}, 201)["stream_id"].(string)
+	d.ended("t1")
+	d.append("certification.lapsed", "", map[string]any{"lapse": map[string]any{"code": "drift"}})
+	fresh := d.poll("a", id, map[string]any{})
+	at := time.Now().Unix()
+	d.log = &old{d.log.(*ledger.Log)}
+	d.restart()
+	waited := d.poll("a", id, map[string]any{})
+	if len(waited) != 2 {
+		t.Fatalf("got %+v", waited)
+	}
+	for _, x := range waited {
+		if x.IAT < at || x.Sub.URI != d.spire {
+			t.Errorf("issued at %d, about %q", x.IAT, x.Sub.URI)
+		}
+	}
+	if e := waited[0].Events[signals.SessionRevoked]; e == nil || int64(e["event_timestamp"].(float64)) > at-47*3600 {
+		e = waited[1].Events[signals.SessionRevoked]
+		if e == nil || int64(e["event_timestamp"].(float64)) > at-47*3600 {
+			t.Errorf("when it happened is lost: %+v", waited)
+		}
+	}
+	if len(fresh) != 2 {
+		t.Errorf("got %+v", fresh)
+	}
+}
+
+// old is a log whose records are two days old.
+type old struct{ *ledger.Log }
+
+func (l *old) Entries(ctx context.Context, from int64, f func(record.Entry) error) error {
+	return l.Log.Entries(ctx, from, func(e record.Entry) error {
+		e.Time = e.Time.Add(-48 * time.Hour)
+		return f(e)
+	})
+}
+
 // sink is a receiver of RFC 8935 that answers as it is told.
 type sink struct {
 	mu     sync.Mutex
@@ -259,7 +318,7 @@ func TestPush(t *testing.T) {
 	d, k := newDesk(t), &sink{}
 	at := httptest.NewTLSServer(k)
 	defer at.Close()
-	d.receivers["a"] = signals.Receiving{Name: "siem", Push: at.URL + "/in", Roots: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: at.Certificate().Raw}))}
+	d.receivers["a"] = signals.Receiving{Name: "siem", Push: at.URL + "/in", Local: true, Roots: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: at.Certificate().Raw}))}
 	stream := func(to string) map[string]any {
 		return map[string]any{"delivery": map[string]any{"method": "urn:ietf:rfc:8935", "endpoint_url": to, "authorization_header": "Bearer agreed"}}
 	}
@@ -323,18 +382,23 @@ func TestPush(t *testing.T) {
 	if !strings.Contains(refused, got[1].JTI) {
 		t.Errorf("the refused event is not on record: %s", refused)
 	}
-	// Declared elsewhere, nothing goes there any more.
+	// Declared without local, and then elsewhere, nothing goes there any more.
 	stop()
-	d.receivers["a"] = signals.Receiving{Name: "siem", Push: "https://new.example/in"}
-	d.ended("t4")
-	d.restart()
-	stop = run()
-	d.receivers["b"] = signals.Receiving{Name: "other", Push: at.URL + "/b", Roots: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: at.Certificate().Raw}))}
+	roots := d.receivers["a"].Roots
+	d.receivers["a"] = signals.Receiving{Name: "siem", Push: at.URL + "/in", Roots: roots}
+	d.receivers["b"] = signals.Receiving{Name: "other", Push: at.URL + "/b", Local: true, Roots: roots}
 	d.call("b", "POST", "stream", stream(at.URL+"/b"), 201)
-	d.ended("t5")
-	await(t, "the other's event", func() bool {
-		return slices.ContainsFunc(k.seen(), func(s set) bool { return s.Aud == "other" })
-	})
+	for n, task := range []string{"t4", "t5"} {
+		d.ended(task)
+		d.restart()
+		stop = run()
+		await(t, "the other's event", func() bool {
+			all := k.seen()
+			return len(all) > 3+n && strings.HasSuffix(all[len(all)-1].Sub.URI, task) && all[len(all)-1].Aud == "other"
+		})
+		stop()
+		d.receivers["a"] = signals.Receiving{Name: "siem", Push: "https://new.example/in"}
+	}
 	for _, s := range k.seen()[3:] {
 		if s.Aud != "other" {
 			t.Errorf("an event went to an address that is not declared any more: %+v", s)

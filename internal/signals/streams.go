@@ -30,6 +30,7 @@ const (
 type Receiving struct {
 	Name  string // also the audience of its events
 	Push  string // its stream may be pushed to addresses that begin with it; "" for none
+	Local bool   // which may be loopback or private ones
 	Roots string // PEM; "" means the machine's
 }
 
@@ -58,12 +59,13 @@ func (st Stream) wants(event string) bool {
 
 // Sender is the transmitter of one tenant. Its functions are the tenant's.
 type Sender struct {
-	Log         record.Log
-	Head        func(context.Context) (int64, error) // records in the log
-	Seal        record.Sealer
-	URL         string // the issuer's
-	TrustDomain string
-	Sign        func(ctx context.Context, claims any) (string, error)
+	Log  record.Log
+	Head func(context.Context) (int64, error) // records in the log
+	Seal record.Sealer
+	URL  string // the issuer's
+	// Subject is the SPIFFE ID that a task has or had, or without a task the agent.
+	Subject func(ctx context.Context, agent, task string) (string, error)
+	Sign    func(ctx context.Context, claims any) (string, error)
 	// Authenticate says which receiver shows a token. Any error is a 401.
 	Authenticate func(ctx context.Context, token string) (Receiving, error)
 	// Declared is a receiver as it is declared now.

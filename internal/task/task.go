@@ -56,7 +56,9 @@ type Task struct {
 	CapabilityDigest action.Digest `json:"capabilityDigest"`
 	GrantDigest      action.Digest `json:"grantDigest"`
 	BoundaryDigest   action.Digest `json:"boundaryDigest,omitempty"`
-	Certification    string        `json:"certification,omitempty"`
+	// SPIFFEID is who the task is to others where SPIRE issues the tenant's SVIDs.
+	SPIFFEID      string `json:"spiffeID,omitempty"`
+	Certification string `json:"certification,omitempty"`
 	// Chain are the tasks that this one is a part of, nearest first; none for most.
 	Chain []string `json:"chain,omitempty"`
 	// OpenedBy is the agent of the task above, if that opened it and not a person.

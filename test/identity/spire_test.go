@@ -44,7 +44,12 @@ func getsSVIDs(t *testing.T, r *rig.Rig, x task.Task) *server.Running {
 		return strings.Contains(s, "x509 "+spireID+" ") && strings.Contains(s, "jwt "+spireID+" [ticket-system]") && strings.Contains(s, "exchanged Bearer")
 	})
 	for _, e := range r.Records(t, 0) {
-		var b struct{ Kind, Subject, AttestedBy string }
+		var b struct{ Kind, Subject, AttestedBy, SPIFFEID string }
+		if e.Type == "task.active" && e.Task == x.ID {
+			if err := json.Unmarshal(e.Body, &b); err != nil || b.SPIFFEID != spireID {
+				t.Errorf("what others are told of is %q, %v", b.SPIFFEID, err)
+			}
+		}
 		if e.Type != "identity.issued" || e.Task != x.ID {
 			continue
 		}
