@@ -58,7 +58,7 @@ func (a *api) handler() http.Handler {
 		if err := c.read(maxRequest, &in); err != nil {
 			return nil, err
 		}
-		return a.s.Reinstate(detached(c), c.tenant, c.caller, in.Person, in.Reason)
+		return a.s.Reinstate(detached(c), c.tenant, c.caller, in.Person, in.Reason, in.BreakGlass)
 	})
 	a.handle(mux, "GET "+v1+"separation", func(c *call) (any, error) { return list(a.s.Separation(c.tenant)) })
 	a.handle(mux, "POST "+v1+"policy/replay", a.replay)

@@ -53,8 +53,9 @@ type RevokeRequest struct {
 
 // ReinstateRequest is the body of POST identity/reinstate.
 type ReinstateRequest struct {
-	Person string `json:"person"`
-	Reason string `json:"reason"`
+	Person     string `json:"person"`
+	Reason     string `json:"reason"`
+	BreakGlass bool   `json:"breakGlass,omitempty"` // by the server's user, who is nobody of the tenant
 }
 
 // CertifyRequest is the body of POST certifications.

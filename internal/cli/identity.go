@@ -47,22 +47,26 @@ last identity by them has expired. Nobody's verification fails meanwhile.`,
 		return c.RefreshBundles(cmd.Context())
 	})
 	var reason string
+	var breakGlass bool
 	back := &cobra.Command{Use: "reinstate PERSON", Short: "Give back what a security event took from a person", Args: cobra.ExactArgs(1),
 		Long: `What ended stays ended. From now on the person may open tasks, approve and sign in
-again. An identity administrator does it, and nobody for themselves.`,
+again. An identity administrator does it, and nobody for themselves. When events have
+locked every identity administrator, the user that the server runs as, or root, lets
+one of them in with --break-glass; whoever is told of alarms hears of it.`,
 		Example: "  sallyport identity reinstate dana --reason 'new phone, spoken to'",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := e.client()
 			if err != nil {
 				return err
 			}
-			id, err := c.Reinstate(cmd.Context(), args[0], reason)
+			id, err := c.Reinstate(cmd.Context(), args[0], reason, breakGlass)
 			if err != nil {
 				return err
 			}
 			return e.print(id, func(w io.Writer) { showIdentity(w, id) })
 		}}
 	back.Flags().StringVar(&reason, "reason", "", "why, for the record")
+	back.Flags().BoolVar(&breakGlass, "break-glass", false, "as the server's user, when every identity administrator is locked")
 	cmd.AddCommand(back)
 	return cmd
 }

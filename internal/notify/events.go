@@ -30,11 +30,12 @@ type row struct {
 
 // facts are what the conditions ask of a record's body.
 type facts struct {
-	ID       string
-	Attempts int
-	Complete bool
-	Effect   string
-	People   []string
+	ID         string
+	Attempts   int
+	Complete   bool
+	Effect     string
+	People     []string
+	BreakGlass bool
 }
 
 func (f facts) locks() bool { return f.Effect == "locks" && len(f.People) > 0 }
@@ -73,7 +74,9 @@ var table = []row{
 		"A security event came", "sallyport identity show"},
 	{"person.locked", []string{"signal.received"}, func(f facts, _ record.Entry) bool { return f.locks() }, []string{"issuer", "event", "effect", "people", "tasks"},
 		"A security event locked a person", "sallyport identity reinstate PERSON --reason WHY"},
-	{"person.reinstated", []string{"person.reinstated"}, nil, []string{"person"},
+	{"person.break-glass", []string{"person.reinstated"}, func(f facts, _ record.Entry) bool { return f.BreakGlass }, []string{"person"},
+		"ALARM: the server's operator let a locked identity administrator in", "sallyport ledger list, and have it reviewed"},
+	{"person.reinstated", []string{"person.reinstated"}, func(f facts, _ record.Entry) bool { return !f.BreakGlass }, []string{"person"},
 		"A person was reinstated", "sallyport identity show"},
 	{"keys.rewrapped", []string{"keys.rewrapped"}, nil, []string{"kind", "keyID"},
 		"The keys of the server are wrapped anew", "sallyport secret keys"},

@@ -10,6 +10,8 @@
 //   - A target gets its events in the order of the log, each at least once. Nothing
 //     else waits for a target that is away.
 //   - Nothing is sent but to what the tenant declares now.
+//   - That the ledger stopped is told without it: a store that is in doubt is often
+//     one that cannot be read.
 //
 // Order of writes: the cursor, when a target or other events of it are declared
 // (notify.started); then for each event the target's answer first, and notify.sent
@@ -71,7 +73,8 @@ type Notifier struct {
 	Owned func(person string) []string
 	// Approvers are the mail addresses of those who may still answer a question.
 	Approvers func(ctx context.Context, id string) ([]string, error)
-	// Stopped says why nothing is recorded any more, or nil.
+	// Stopped says why nothing is recorded any more, or nil. Then Targets and their
+	// secrets are what is asked for, and nothing that is in the log.
 	Stopped func() error
 
 	mu     sync.Mutex
@@ -109,6 +112,9 @@ func (n *Notifier) Run(ctx context.Context) {
 	outbox.Run(ctx, n.Log, "events wait for a target", func(ctx context.Context) ([]outbox.Job, error) {
 		var jobs []outbox.Job
 		known, err := n.cursors(ctx)
+		if err != nil {
+			known = nil // of what could not be read nothing is over
+		}
 		for _, t := range n.Targets() {
 			p := n.at(t.Name)
 			jobs = append(jobs, outbox.Job{Place: &p.Place, Name: t.Name, Serve: func(ctx context.Context) error { return n.serve(ctx, t, p) }})

@@ -96,7 +96,8 @@ type Job struct {
 	Serve func(context.Context) error
 }
 
-// Run serves until ctx ends. jobs says who is to be served now.
+// Run serves until ctx ends. jobs says who is to be served now; those that it names
+// beside an error are served too.
 func Run(ctx context.Context, log record.Log, what string, jobs func(context.Context) ([]Job, error)) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -108,10 +109,7 @@ func Run(ctx context.Context, log record.Log, what string, jobs func(context.Con
 			return
 		case <-tick.C:
 		}
-		all, err := jobs(ctx)
-		if err != nil {
-			continue // the ledger says so itself
-		}
+		all, _ := jobs(ctx) // the ledger says itself that it cannot be read
 		for _, j := range all {
 			if time.Now().Before(j.Place.Trial().Retry) || !j.Place.TryLock() {
 				continue

@@ -56,8 +56,8 @@ func (v *validator) notify(r *Resource, s *TenantSpec) {
 			secrets["mail.password"] = o.Mail.Password
 		}
 		for _, field := range []string{"signature", "authorization", "mail.password"} {
-			if ref := secrets[field]; ref != nil && ref.problemIn(placeNotify) != "" {
-				v.bad(r, at+"."+field+".sealed", "%s", ref.problemIn(placeNotify))
+			if ref := secrets[field]; ref != nil && ref.problemIn(PlaceNotify) != "" {
+				v.bad(r, at+"."+field+".sealed", "%s", ref.problemIn(PlaceNotify))
 			}
 		}
 	}

@@ -18,7 +18,7 @@ const wantSecret = "want the name of a sealed secret: lower-case letters, digits
 // Who declares a target chooses its address, so it gets a secret of its place and no
 // other, and no agent or source gets one of these.
 const (
-	placeNotify  = "notify"
+	PlaceNotify  = "notify"
 	placeSignals = "signals"
 )
 
@@ -28,7 +28,7 @@ func (r SecretRef) problem() string {
 	switch {
 	case !secretName.MatchString(r.Sealed):
 		return wantSecret
-	case place == placeNotify || place == placeSignals: // the place itself too: a stage's own secret is NAME/STAGE
+	case place == PlaceNotify || place == placeSignals: // the place itself too: a stage's own secret is NAME/STAGE
 		return "is a name of secrets for " + place + " alone: store it under another"
 	}
 	return ""

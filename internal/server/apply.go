@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os/user"
 	"slices"
 	"strconv"
 	"strings"
@@ -107,12 +106,8 @@ func (s *Server) bootstrap(ctx context.Context, c Caller, name string, all []res
 	if err != nil {
 		return nil, err
 	}
-	by := "uid:" + strconv.Itoa(c.UID)
-	if u, err := user.LookupId(strconv.Itoa(c.UID)); err == nil {
-		by = "unix:" + u.Username
-	}
 	changed := lines(next, done, nil)
-	_, err = log.Append(ctx, record.Draft{Type: "tenant.created", Actor: by,
+	_, err = log.Append(ctx, record.Draft{Type: "tenant.created", Actor: c.account(),
 		Body:   map[string]any{"tenant": name, "trustDomain": w.trustDomain, "demo": w.demo, "as": c.Person, "resources": changed},
 		Change: func(tx record.Tx) error { return putAll(tx, next, changed) }})
 	if err != nil {

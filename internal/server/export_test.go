@@ -5,12 +5,14 @@ import (
 	"crypto/rand"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/boundary"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/signals"
 	"github.com/sallyport-dev/sallyport/internal/surface/cdp"
 	"github.com/sallyport-dev/sallyport/internal/surface/computer"
 	"github.com/sallyport-dev/sallyport/internal/surface/egress"
@@ -201,4 +203,21 @@ func (s *Server) StartLeases(ctx context.Context, id string) (inject func(*http.
 		}
 		return false
 	}, nil
+}
+
+// Receive takes an event about who has a mail address, as from a transmitter whose
+// token was verified.
+func (s *Server) Receive(ctx context.Context, mail, kind string) error {
+	t, err := s.tenant("")
+	if err != nil {
+		return err
+	}
+	tr := signals.Transmitter{Issuer: "https://idp.example", Formats: []string{"email"}}
+	return t.receiver.Take(ctx, tr, signals.SET{Issuer: tr.Issuer, ID: rand.Text(), IssuedAt: time.Now(), Type: kind, Subjects: []signals.Subject{{Format: "email", ID: mail}}})
+}
+
+// LoseStore stops the ledger, and its store answers nothing any more.
+func (s *Server) LoseStore() {
+	s.alone.Store(false)
+	s.store.Close()
 }

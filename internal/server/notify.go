@@ -2,12 +2,15 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/notify"
+	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 )
 
@@ -35,13 +38,38 @@ func targets(all []resource.TargetSpec, sealed func(*resource.SecretRef) notify.
 	return out, nil
 }
 
-// sealed opens a secret of the tenant when it is needed.
+// sealed opens a secret of a target when it is needed.
 func (t *tenant) sealed(ref *resource.SecretRef) notify.Secret {
 	if ref == nil {
 		return nil
 	}
-	return func(ctx context.Context) ([]byte, error) { return t.secret(ctx, ref.Sealed) }
+	return func(context.Context) ([]byte, error) {
+		t.mu.RLock()
+		b := t.forTargets[ref.Sealed]
+		t.mu.RUnlock()
+		if b == nil {
+			return nil, fmt.Errorf("no secret %q is stored: sallyport secret put %[1]s", ref.Sealed)
+		}
+		return t.seal.Open(kindSecret+"/"+ref.Sealed, b)
+	}
 }
+
+// ofTargets are the secrets of targets in the store, sealed.
+func ofTargets(tx record.Tx) (map[string][]byte, error) {
+	out := map[string][]byte{}
+	err := tx.List(kindSecret, func(name string, raw []byte) error {
+		if !ofTarget(name) {
+			return nil
+		}
+		var x Secret
+		err := json.Unmarshal(raw, &x)
+		out[name] = x.Sealed
+		return err
+	})
+	return out, err
+}
+
+func ofTarget(secret string) bool { return strings.HasPrefix(secret, resource.PlaceNotify+"/") }
 
 // tell makes the tenant's notifier.
 func (t *tenant) tell() *notify.Notifier {

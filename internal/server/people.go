@@ -23,6 +23,15 @@ type Caller struct {
 // root: they could read the store anyway.
 func (c Caller) operator() bool { return c.UID == os.Getuid() || c.UID == 0 }
 
+// account names the caller in records where they act as nobody of the tenant.
+func (c Caller) account() string {
+	id := strconv.Itoa(c.UID)
+	if u, err := user.LookupId(id); err == nil {
+		return "unix:" + u.Username
+	}
+	return "uid:" + id
+}
+
 // identify returns the person behind a call, and their roles.
 func (t *tenant) identify(c Caller) (string, []resource.Role, error) {
 	w := t.current()

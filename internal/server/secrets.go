@@ -63,10 +63,17 @@ func (s *Server) PutSecret(ctx context.Context, tenantName string, c Caller, nam
 	if err != nil {
 		return err
 	}
+	t.storing.Lock()
+	defer t.storing.Unlock()
 	_, err = t.log.Append(ctx, record.Draft{Type: "secret.stored", Actor: "person:" + person, Body: map[string]any{"name": name},
 		Change: func(tx record.Tx) error {
 			return tx.Put(kindSecret, name, Secret{Name: name, Author: person, Stored: time.Now().UTC(), Sealed: sealed})
 		}})
+	if err == nil && ofTarget(name) {
+		t.mu.Lock()
+		t.forTargets[name] = sealed
+		t.mu.Unlock()
+	}
 	return err
 }
 

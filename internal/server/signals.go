@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -184,20 +185,24 @@ func (t *tenant) endBarred(tasks []string, why string) {
 }
 
 // Reinstate gives back what security events took from a person. An identity
-// administrator does it, and nobody for themselves.
-func (s *Server) Reinstate(ctx context.Context, tenantName string, c Caller, person, reason string) (Identity, error) {
+// administrator does it, and nobody for themselves. When events have locked all of
+// those, the way back is breakGlass.
+func (s *Server) Reinstate(ctx context.Context, tenantName string, c Caller, person, reason string, breakGlass bool) (Identity, error) {
 	t, err := s.tenant(tenantName)
-	if err != nil {
-		return Identity{}, err
-	}
-	by, err := t.require(c, "reinstate a person", resource.RoleIdentity)
 	if err != nil {
 		return Identity{}, err
 	}
 	t.receiver.Lock() // no event about anybody is between its fence and its record
 	defer t.receiver.Unlock()
-	b := t.bar(person)
+	b, by, actor := t.bar(person), "", c.account()
+	if breakGlass {
+		err = t.mayBreakGlass(c, person)
+	} else if by, err = t.require(c, "reinstate a person", resource.RoleIdentity); err == nil {
+		actor = "person:" + by
+	}
 	switch {
+	case err != nil:
+		return Identity{}, err
 	case reason == "" || len(reason) > maxWhy:
 		return Identity{}, problem(Invalid, "bad_reason", "to reinstate somebody needs a reason, of at most "+fmt.Sprint(maxWhy)+" bytes", "add --reason")
 	case b.Person == "":
@@ -207,8 +212,11 @@ func (s *Server) Reinstate(ctx context.Context, tenantName string, c Caller, per
 	}
 	// The record first: a crash in between leaves them barred in this process,
 	// which is over. An event that could not be recorded is in memory alone.
-	_, err = t.log.Append(ctx, record.Draft{Type: "person.reinstated", Actor: "person:" + by,
-		Body:   map[string]any{"person": person, "reason": reason, "since": b.Since, "issuer": b.Issuer, "event": b.Event, "jti": b.JTI},
+	body := map[string]any{"person": person, "reason": reason, "since": b.Since, "issuer": b.Issuer, "event": b.Event, "jti": b.JTI}
+	if breakGlass {
+		body["breakGlass"] = true
+	}
+	_, err = t.log.Append(ctx, record.Draft{Type: "person.reinstated", Actor: actor, Body: body,
 		Change: func(tx record.Tx) error { return tx.Delete(signals.KindBarred, person) }})
 	if err != nil {
 		return Identity{}, err
@@ -217,6 +225,30 @@ func (s *Server) Reinstate(ctx context.Context, tenantName string, c Caller, per
 	delete(t.bars, person)
 	t.mu.Unlock()
 	return s.Identity(ctx, tenantName)
+}
+
+// mayBreakGlass: an identity administrator whom an event locked gets back in by the
+// user that the server runs as, who could read the store anyway, and only when no
+// identity administrator is left who could do it. It gives the operator no role, and
+// nobody else anything; whoever is told of alarms hears of it.
+func (t *tenant) mayBreakGlass(c Caller, person string) error {
+	w := t.current()
+	p := w.people[person]
+	administers := func(p *resource.PersonSpec) bool { return p != nil && slices.Contains(p.Roles, resource.RoleIdentity) }
+	switch {
+	case !c.operator():
+		return problem(Refused, "operator_only", "the glass is broken by the user that the server runs as, or root", "ask an identity administrator, or who runs the server")
+	case !administers(p) || !t.bar(person).Locked:
+		return problem(Refused, "not_locked_out", person+" is no identity administrator whom a security event locked", "an identity administrator reinstates others, without --break-glass")
+	case !w.demo && uidOf(p.UnixUser) == c.UID:
+		return problem(Refused, "excluded", "nobody reinstates themselves", "another account does it: the server's, or root")
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.people)) {
+		if p := w.people[name]; administers(p) && !t.bar(name).Locked && (w.demo || uidOf(p.UnixUser) >= 0) {
+			return problem(Refused, "not_needed", name+" is an identity administrator, and not locked", "ask "+name+": sallyport identity reinstate "+person)
+		}
+	}
+	return nil
 }
 
 // Events is where a tenant's transmitters deliver.

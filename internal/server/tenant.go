@@ -49,6 +49,10 @@ type tenant struct {
 	launched map[string]*measured   // by agent: what its last launch for production saw, of this process
 	parts    map[string]int         // that agents opened and are not over, by the task at the top
 	bars     map[string]signals.Bar // by person: what security events took
+	// forTargets are the secrets of who is told, by name and sealed: they are told that
+	// the store cannot be read, too.
+	forTargets map[string][]byte
+	storing    sync.Mutex // one secret after the other: memory has what the store has
 
 	swept time.Time // when expirePayloads last looked; used by expire only
 
@@ -71,7 +75,12 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	if t.world, err = loadWorld(ctx, log); err != nil {
 		return nil, err
 	}
-	if err = log.View(ctx, func(tx record.Tx) (err error) { t.bars, err = signals.Bars(tx); return err }); err != nil {
+	if err = log.View(ctx, func(tx record.Tx) (err error) {
+		if t.bars, err = signals.Bars(tx); err == nil {
+			t.forTargets, err = ofTargets(tx)
+		}
+		return err
+	}); err != nil {
 		return nil, err
 	}
 	t.approvals = approval.New(log, directory{}, nil)

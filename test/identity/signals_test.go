@@ -416,13 +416,13 @@ func locks(t *testing.T, r *rig.Rig, p *provider, restart func(), sallyport func
 		wantProblem(t, r.Sign(t.Context(), a, "ines"), "person_locked")
 		_, err = r.Server.Reject(t.Context(), "", rig.As("ines"), a.ID(), "no")
 		wantProblem(t, err, "person_locked")
-		_, err = r.Server.Reinstate(t.Context(), "", rig.As("ines"), "ines", "it is me")
+		_, err = r.Server.Reinstate(t.Context(), "", rig.As("ines"), "ines", "it is me", false)
 		wantProblem(t, err, "person_locked")
 		if when == "now" {
 			restart()
 		}
 	}
-	_, err = r.Server.Reinstate(t.Context(), "", rig.As("noor"), "ines", "please")
+	_, err = r.Server.Reinstate(t.Context(), "", rig.As("noor"), "ines", "please", false)
 	wantProblem(t, err, "role_missing")
 	if out, exit := sallyport("reinstate"); exit != 0 || strings.Contains(out, "ines") {
 		t.Fatalf("reinstate: exit %d\n%s", exit, out)

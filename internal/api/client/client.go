@@ -318,9 +318,9 @@ func (c *Client) Notify(ctx context.Context) ([]notify.Standing, error) {
 }
 
 // Reinstate gives back what security events took from a person.
-func (c *Client) Reinstate(ctx context.Context, person, reason string) (server.Identity, error) {
+func (c *Client) Reinstate(ctx context.Context, person, reason string, breakGlass bool) (server.Identity, error) {
 	var out server.Identity
-	return out, c.call(ctx, http.MethodPost, "identity/reinstate", nil, api.ReinstateRequest{Person: person, Reason: reason}, &out)
+	return out, c.call(ctx, http.MethodPost, "identity/reinstate", nil, api.ReinstateRequest{Person: person, Reason: reason, BreakGlass: breakGlass}, &out)
 }
 
 // RotateKeys makes new signing keys now.
