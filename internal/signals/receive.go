@@ -168,6 +168,11 @@ func (t Transmitter) admits(ctx context.Context, s SET, authorization []string) 
 
 // Take does what an event that was verified asks for, once. Of one that takes
 // nothing there may be several records.
+//
+// Order of writes: the fence, in memory; then record, bars and jti in one
+// transaction, so that a crash leaves all of them or none; then the end of the tasks,
+// which no restart lets run on. A jti therefore never stands for an event that took
+// nothing, and where there is none the event is sent again and only takes the same.
 func (r *Receiver) Take(ctx context.Context, t Transmitter, s SET) error {
 	r.Lock()
 	defer r.Unlock()

@@ -142,6 +142,69 @@ func TestEventsAtOnce(t *testing.T) {
 	}
 }
 
+// cut is a log whose next transaction ends before one of its writes, as by a crash.
+type cut struct {
+	record.Log
+	before string // kind of object; "" is none
+}
+
+func (c *cut) Append(ctx context.Context, d record.Draft) (record.Entry, error) {
+	change := d.Change
+	d.Change = func(tx record.Tx) error { return change(cutTx{tx, c.before}) }
+	return c.Log.Append(ctx, d)
+}
+
+type cutTx struct {
+	record.Tx
+	before string
+}
+
+func (x cutTx) Put(kind, id string, v any) error {
+	if kind == x.before {
+		return errors.New("the power is gone")
+	}
+	return x.Tx.Put(kind, id, v)
+}
+
+// What an event takes, its record and that it was taken are there together, or none of
+// them: else a jti would say of an event that it was taken, and nobody is locked.
+//
+// Threats: S2 (door); S4 (ledger)
+func TestEventIsTakenWholeOrNot(t *testing.T) {
+	for _, before := range []string{signals.KindBarred, "signal"} {
+		c := &cut{ledgertest.New(t), before}
+		r := &signals.Receiver{Log: c,
+			People: func(signals.Transmitter, []signals.Subject) []string { return []string{"dana"} },
+			Fence:  func(context.Context, []signals.Bar) ([]string, error) { return []string{}, nil }}
+		s := signals.SET{Issuer: "https://idp.example", ID: "1", IssuedAt: time.Now(), Type: signals.AccountDisabled}
+		left := func() (n int) {
+			t.Helper()
+			err := c.View(t.Context(), func(tx record.Tx) error {
+				count := func(string, []byte) error { n++; return nil }
+				return errors.Join(tx.List(signals.KindBarred, count), tx.List("signal", count))
+			})
+			if err = errors.Join(err, c.Entries(t.Context(), 0, func(e record.Entry) error {
+				if e.Type == "signal.received" {
+					n++
+				}
+				return nil
+			})); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		if err := r.Take(t.Context(), signals.Transmitter{Issuer: s.Issuer}, s); err == nil || left() != 0 {
+			t.Errorf("cut before %s: %v, and %d are left", before, err, left())
+		}
+		c.before = ""
+		for range 2 {
+			if err := r.Take(t.Context(), signals.Transmitter{Issuer: s.Issuer}, s); err != nil || left() != 3 {
+				t.Errorf("sent again after %s: %v, and %d are there, want bar, jti and record", before, err, left())
+			}
+		}
+	}
+}
+
 // counting counts how often all that is kept was read.
 type counting struct {
 	record.Log
