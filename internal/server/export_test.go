@@ -221,3 +221,12 @@ func (s *Server) LoseStore() {
 	s.alone.Store(false)
 	s.store.Close()
 }
+
+// Subject is whom events of a task name, or without one of an agent.
+func (s *Server) Subject(ctx context.Context, agent, id string) (string, error) {
+	t, err := s.tenant("")
+	if err != nil {
+		return "", err
+	}
+	return t.sender.Subject(ctx, agent, id)
+}

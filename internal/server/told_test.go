@@ -11,7 +11,10 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/identity/spiretest"
 	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/server"
 	"github.com/sallyport-dev/sallyport/internal/signals"
 	"github.com/sallyport-dev/sallyport/test/rig"
@@ -113,5 +116,37 @@ func TestGlassIsBrokenAndTold(t *testing.T) {
 	rig.Await(t, "the alarm", func() bool { return len(told()) >= len(want) })
 	if got := told(); !slices.Equal(got, want) {
 		t.Errorf("told %v, want %v", got, want)
+	}
+}
+
+// Where SPIRE names the agents, what others hear is about the ID that it gives, of a
+// task the one that it had.
+//
+// Threats: E14 (authority)
+func TestEventsNameWhomSPIRENames(t *testing.T) {
+	const desk, other = "spiffe://brightwell.example/desk", "spiffe://brightwell.example/other"
+	declare := func(id string) func(map[string][]byte) {
+		return func(f map[string][]byte) {
+			rig.Replace("tenant.yaml", "  reviewers: [lin]\n", "  reviewers: [lin]\n  identity: spire\n")(f)
+			rig.Replace("agent.yaml", "  reviewBy: \"2027-05-31\"\n", "  reviewBy: \"2027-05-31\"\n  spiffeID: "+id+"\n")(f)
+		}
+	}
+	r := rig.New(t, rig.Options{SPIRE: spiretest.Start(t, "brightwell.example").Socket, Edit: declare(desk)})
+	r.Ready(t)
+	x := r.OpenTask(t, rig.Intent(action.Sandbox, "jo", "4711"))
+	all, err := r.Resources(declare(other))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all = slices.DeleteFunc(all, func(x resource.Resource) bool { return x.Kind != resource.KindAgent })
+	for _, want := range []string{desk, other} {
+		for id, want := range map[string]string{x.ID: desk, "": want} {
+			if got, err := r.Server.Subject(t.Context(), "helpdesk", id); err != nil || got != want {
+				t.Errorf("of task %q: got %q %v, want %q", id, got, err, want)
+			}
+		}
+		if _, err := r.Server.Apply(t.Context(), rig.As("mara"), all); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
