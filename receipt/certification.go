@@ -33,6 +33,10 @@ type Certification struct {
 	// Issued is the number of the record that made it live and holds exactly this
 	// statement, or -1.
 	Issued int64
+	// Level is what the verification summary of it says (SLSA VSA, verifiedLevels),
+	// if the bundle has one, and Verifier who says so.
+	Level    string
+	Verifier string
 	// Ended is the number of the record after which it was not in force any more,
 	// or -1, and Why the reason. A selection may have left that record out.
 	Ended int64
@@ -67,8 +71,8 @@ type lives struct {
 }
 
 type issue struct {
-	seq      int64
-	envelope []byte
+	seq               int64
+	envelope, summary []byte
 }
 
 type end struct {
@@ -86,6 +90,7 @@ func (l lives) record(r Record) {
 		ID       string          `json:"id"`
 		Stage    string          `json:"stage"`
 		Envelope json.RawMessage `json:"envelope"`
+		Summary  json.RawMessage `json:"summary"`
 		Lapse    struct {
 			Code string `json:"code"`
 			Why  string `json:"why"`
@@ -100,7 +105,7 @@ func (l lives) record(r Record) {
 		if old := l.live[slot]; old != "" {
 			l.ended[old] = end{r.Seq, "replaced by " + b.ID}
 		}
-		l.issued[b.ID], l.live[slot] = issue{r.Seq, b.Envelope}, b.ID
+		l.issued[b.ID], l.live[slot] = issue{r.Seq, b.Envelope, b.Summary}, b.ID
 	case "certification.lapsed":
 		if json.Unmarshal(r.Body, &b) != nil {
 			return
@@ -112,7 +117,8 @@ func (l lives) record(r Record) {
 	}
 }
 
-// certification reads a verified statement, if it is one of a certification.
+// certification reads a verified statement, if it is one of a certification;
+// envelope is its canonical form, as records have it.
 func (v *verifier) certification(envelope []byte, s SignedStatement) error {
 	c, ok := readCertification(s.Payload)
 	if s.Type != "application/vnd.in-toto+json" || !ok {
@@ -127,8 +133,7 @@ func (v *verifier) certification(envelope []byte, s SignedStatement) error {
 		c.Keys = append(c.Keys, v.names[i]+" "+digest(raw))
 	}
 	if x, ok := v.lives.issued[c.ID]; ok {
-		form, err := canonical(envelope) // as records are
-		if err != nil || !bytes.Equal(x.envelope, form) {
+		if !bytes.Equal(x.envelope, envelope) {
 			return fmt.Errorf("record %d issued another statement as certification %s", x.seq, c.ID)
 		}
 		c.Issued = x.seq
@@ -153,6 +158,41 @@ func (v *verifier) certification(envelope []byte, s SignedStatement) error {
 		c.Approved, c.Quorum = append(c.Approved, a.Person), max(c.Quorum, st.Quorum)
 	}
 	v.rep.Certifications = append(v.rep.Certifications, c)
+	v.inputs[c.ID] = envelope
+	return nil
+}
+
+// summary reads a verified statement, if it is the verification summary of a
+// certification before it, and holds it against that and the record of its issue.
+func (v *verifier) summary(envelope []byte, s SignedStatement) error {
+	var st struct {
+		Type      string       `json:"_type"`
+		Subject   []descriptor `json:"subject"`
+		Kind      string       `json:"predicateType"`
+		Predicate struct {
+			Verifier struct {
+				ID string `json:"id"`
+			} `json:"verifier"`
+			Inputs []descriptor `json:"inputAttestations"`
+			Result string       `json:"verificationResult"`
+			Levels []string     `json:"verifiedLevels"`
+		} `json:"predicate"`
+	}
+	form, err := canonical(s.Payload)
+	if err != nil || s.Type != "application/vnd.in-toto+json" || json.Unmarshal(form, &st) != nil || st.Type != "https://in-toto.io/Statement/v1" ||
+		st.Kind != "https://slsa.dev/verification_summary/v1" || len(st.Subject) != 1 || len(st.Predicate.Inputs) != 1 || len(st.Predicate.Levels) != 1 {
+		return nil
+	}
+	i := slices.IndexFunc(v.rep.Certifications, func(c Certification) bool { return c.ID == st.Subject[0].Annotations.Certification })
+	if i < 0 {
+		return nil
+	}
+	c := &v.rep.Certifications[i]
+	sum := sha256.Sum256(v.inputs[c.ID])
+	if !bytes.Equal(v.lives.issued[c.ID].summary, envelope) || st.Predicate.Result != "PASSED" || "sha256:"+st.Subject[0].Digest.SHA256 != c.Boundary || st.Predicate.Inputs[0].Digest.SHA256 != hex.EncodeToString(sum[:]) {
+		return fmt.Errorf("the verification summary is not the one of certification %s that its record issued", c.ID)
+	}
+	c.Verifier, c.Level = st.Predicate.Verifier.ID, st.Predicate.Levels[0]
 	return nil
 }
 

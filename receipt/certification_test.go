@@ -35,8 +35,9 @@ func TestWhatShowsACertification(t *testing.T) {
 	again := dsse(t, key, "application/vnd.in-toto+json", []byte(strings.Replace(certifies, "PASSED", "FAILED", 1)))
 	sum := sha256.Sum256([]byte(certifies))
 	asked := fmt.Sprintf(`{"digest":"sha256:%x","excluded":["mara"],"kind":"certification","quorum":1,"subject":"c-1","tenant":"acme"}`, sum)
+	summary := []byte("null")
 	issued := func(id, agent string, envelope []byte) string {
-		return fmt.Sprintf(`"agent":%q,"body":{"envelope":%s,"id":%q,"stage":"production"},"id":"x"`, agent, envelope, id) + `,"type":"certification.issued"`
+		return fmt.Sprintf(`"agent":%q,"body":{"envelope":%s,"id":%q,"stage":"production","summary":%s},"id":"x"`, agent, envelope, id, summary) + `,"type":"certification.issued"`
 	}
 	lapsed := func(id string) string {
 		return fmt.Sprintf(`"agent":"desk","body":{"id":%q,"lapse":{"code":"drift","why":"w"},"stage":"production"},"id":"x","type":"certification.lapsed"`, id)
@@ -55,7 +56,11 @@ func TestWhatShowsACertification(t *testing.T) {
 		k, sig := skSign(t, ines, []byte(approval), 5)
 		must(t, w.Person(receipt.Person{Name: "ines", Keys: []string{strings.TrimSpace(k)}}), w.Key(receipt.Key{Name: "k", Public: der}),
 			w.Approval(receipt.Approval{Name: "a", Person: "ines", Statement: []byte(approval), Signature: string(sig)}),
-			w.Statement(receipt.Envelope{Name: "c-1", Envelope: envelope}), w.Close())
+			w.Statement(receipt.Envelope{Name: "c-1", Envelope: envelope}))
+		if string(summary) != "null" {
+			must(t, w.Statement(receipt.Envelope{Name: "c-1/summary", Envelope: summary}))
+		}
+		must(t, w.Close())
 		return out.Bytes()
 	}
 	for _, c := range []struct {
@@ -93,5 +98,27 @@ func TestWhatShowsACertification(t *testing.T) {
 	// The log issued something else under this name.
 	if rep, err := receipt.Verify(bytes.NewReader(bundle(asked, issued("c-1", "desk", again))), receipt.Options{}); !errors.Is(err, receipt.ErrBundle) {
 		t.Errorf("got %+v, %v", rep.Certifications, err)
+	}
+	// What sums it up is of this boundary and this statement, and is what was issued.
+	input := sha256.Sum256(envelope)
+	sums := fmt.Sprintf(`{"_type":"https://in-toto.io/Statement/v1","predicate":{"inputAttestations":[{"digest":{"sha256":"%x"}}],"verificationResult":"PASSED","verifiedLevels":["L"],"verifier":{"id":"v"}},`, input) +
+		`"predicateType":"https://slsa.dev/verification_summary/v1","subject":[{"annotations":{"certification":"c-1"},"digest":{"sha256":"01"},"name":"agent/desk"}]}`
+	for name, text := range map[string]string{
+		"as_issued": sums, "another_boundary": strings.Replace(sums, `"01"`, `"02"`, 1), "failed": strings.Replace(sums, "PASSED", "FAILED", 1),
+		"another_statement": strings.Replace(sums, fmt.Sprintf("%x", input), fmt.Sprintf("%x", sum), 1), "not_issued": sums,
+	} {
+		summary = dsse(t, key, "application/vnd.in-toto+json", []byte(text))
+		body := issued("c-1", "desk", envelope)
+		if name == "not_issued" { // another signature of the same
+			summary = dsse(t, key, "application/vnd.in-toto+json", []byte(text))
+		}
+		rep, err := receipt.Verify(bytes.NewReader(bundle(asked, body)), receipt.Options{})
+		if name == "as_issued" {
+			if err != nil || rep.Certifications[0].Level != "L" || rep.Certifications[0].Verifier != "v" {
+				t.Errorf("%s: got %+v, %v", name, rep.Certifications, err)
+			}
+		} else if !errors.Is(err, receipt.ErrBundle) {
+			t.Errorf("%s: got %+v, %v", name, rep.Certifications, err)
+		}
 	}
 }

@@ -76,7 +76,7 @@ type SignedStatement struct {
 // Verify reads a bundle to its end and verifies all of it. Every byte counts:
 // there is no part of a bundle that can be changed, added or left out.
 func Verify(r io.Reader, o Options) (Report, error) {
-	v := &verifier{o: o, sum: sha256.New(), last: place{rank: -1}, people: map[string][]string{}, shown: pictures{}, lives: newLives(), at: map[int64][]Checkpoint{}}
+	v := &verifier{o: o, sum: sha256.New(), last: place{rank: -1}, people: map[string][]string{}, shown: pictures{}, lives: newLives(), inputs: map[string][]byte{}, at: map[int64][]Checkpoint{}}
 	if err := v.run(r); err != nil {
 		return Report{}, fmt.Errorf("%w: line %d: %w", ErrBundle, v.line, err)
 	}
@@ -97,6 +97,7 @@ type verifier struct {
 	people map[string][]string
 	shown  pictures
 	lives  lives
+	inputs map[string][]byte // canonical envelopes of certifications, by certification
 	keys   []crypto.PublicKey
 	names  []string // of keys
 }
@@ -220,7 +221,14 @@ func (v *verifier) statement(e Envelope) error {
 		out.Keys = append(out.Keys, v.names[i])
 	}
 	v.rep.Statements = append(v.rep.Statements, out)
-	if err := v.certification(e.Envelope, out); err != nil {
+	form, err := canonical(e.Envelope) // as records are
+	if err == nil {
+		err = v.certification(form, out)
+	}
+	if err == nil {
+		err = v.summary(form, out)
+	}
+	if err != nil {
 		return fmt.Errorf("statement %s: %w", e.Name, err)
 	}
 	return nil

@@ -138,6 +138,17 @@ func (x *extras) read(e record.Entry) error {
 			return err
 		}
 		x.statements[c.ID] = c.Envelope
+	case "certification.issued":
+		var c struct {
+			ID      string
+			Summary canon.Value
+		}
+		if err := json.Unmarshal(e.Body, &c); err != nil {
+			return err
+		}
+		if c.Summary != nil {
+			x.statements[c.ID+"/summary"] = c.Summary
+		}
 	}
 	return nil
 }

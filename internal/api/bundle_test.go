@@ -100,7 +100,7 @@ func (x *certifier) certified(model string, by ...string) certify.Certification 
 			x.Fatal(err)
 		}
 	}
-	c, err = x.certs.Issue(ctx, c.ID, st.Nonce, func(tx record.Tx) error {
+	c, err = x.certs.Issue(ctx, c.ID, st.Nonce, certify.Verifier{ID: "spiffe://acme.example/boundary", Resource: "spiffe://acme.example/agent/helpdesk", Tier: "standard"}, func(tx record.Tx) error {
 		_, err := x.approvals.Consume(tx, st.Nonce, st.Digest)
 		return err
 	})
@@ -136,7 +136,7 @@ func TestCertificationOffline(t *testing.T) {
 	first := x.certified("m-1", "ines")
 	proposed := x.certified("m-2")
 	r := x.verified(x.export(api.Export{Certification: first.ID}))
-	if r.Header.Complete || len(r.Certifications) != 1 || len(r.Statements) != 1 || len(r.Approvals) != 1 || r.Records != 3 {
+	if r.Header.Complete || len(r.Certifications) != 1 || len(r.Statements) != 2 || len(r.Approvals) != 1 || r.Records != 3 {
 		t.Fatalf("got %d certifications, %d statements, %d approvals, %d records, complete %v", len(r.Certifications), len(r.Statements), len(r.Approvals), r.Records, r.Header.Complete)
 	}
 	c := r.Certifications[0]
@@ -147,6 +147,9 @@ func TestCertificationOffline(t *testing.T) {
 	}
 	if !slices.Equal(c.Approved, []string{"ines"}) || c.Quorum != 1 || c.Issued < 0 || c.Issued >= r.Checkpoint.Size || c.Ended != -1 {
 		t.Errorf("got %+v", c)
+	}
+	if c.Level != certify.Scripted || c.Verifier != "spiffe://acme.example/boundary" {
+		t.Errorf("the verification summary says %q, by %q", c.Level, c.Verifier)
 	}
 	// One that nobody approved, and no record issued.
 	c = x.verified(x.export(api.Export{Certification: proposed.ID})).Certifications[0]

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/boundary"
 	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/test/peer"
 )
 
 // full has a fact of every kind.
@@ -114,25 +114,10 @@ func parsed(t *testing.T, b []byte) any {
 	return v
 }
 
-// peer runs go in the module of CycloneDX' library, which is a module of its own
-// with dependencies of its own.
-func peer(t *testing.T, args ...string) string {
-	t.Helper()
-	c := exec.CommandContext(t.Context(), "go", args...)
-	c.Dir, c.Env = filepath.Join("..", "..", "test", "cyclonedx"), append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-buildvcs=false")
-	out, err := c.Output()
-	if err != nil {
-		t.Fatalf("go %s: %v", strings.Join(args, " "), err)
-	}
-	return strings.TrimSpace(string(out))
-}
-
 // understood is what the library makes of a bill.
 func understood(t *testing.T, bill []byte) string {
 	t.Helper()
-	bin := filepath.Join(t.TempDir(), "peer")
-	peer(t, "build", "-o", bin, ".")
-	c := exec.CommandContext(t.Context(), bin)
+	c := exec.CommandContext(t.Context(), peer.Build(t, "cyclonedx"))
 	c.Stdin = bytes.NewReader(bill)
 	out, err := c.CombinedOutput()
 	if err != nil {
@@ -146,8 +131,8 @@ func understood(t *testing.T, bill []byte) string {
 // one that had would be refused.
 func official(t *testing.T) *jsonschema.Schema {
 	t.Helper()
-	peer(t, "mod", "download", "github.com/CycloneDX/cyclonedx-go")
-	dir := filepath.Join(peer(t, "list", "-m", "-f", "{{.Dir}}", "github.com/CycloneDX/cyclonedx-go"), "schema")
+	peer.Go(t, "cyclonedx", "mod", "download", "github.com/CycloneDX/cyclonedx-go")
+	dir := filepath.Join(peer.Go(t, "cyclonedx", "list", "-m", "-f", "{{.Dir}}", "github.com/CycloneDX/cyclonedx-go"), "schema")
 	c := jsonschema.NewCompiler()
 	c.AssertFormat()
 	const at = "http://cyclonedx.org/schema/"

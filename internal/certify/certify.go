@@ -19,9 +19,7 @@ package certify
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,7 +30,6 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/boundary"
-	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
@@ -121,6 +118,9 @@ type Certification struct {
 	Lapse     *Lapse    `json:"lapse,omitempty"`
 	// Envelope is the in-toto statement in DSSE, as signed by the tenant.
 	Envelope Envelope `json:"envelope"`
+	// Summary says the same of what was issued to who knows nothing of suites: a
+	// SLSA verification summary, in DSSE, of one that was ever in force.
+	Summary *Envelope `json:"summary,omitempty"`
 }
 
 // Passed reports whether every scenario was tried, nothing happened that must
@@ -184,23 +184,9 @@ func (c Certification) SuiteNames() string {
 	return strings.Join(out, ", ")
 }
 
-// Envelope is a DSSE 1.0 envelope.
-type Envelope struct {
-	PayloadType string      `json:"payloadType"`
-	Payload     string      `json:"payload"` // base64
-	Signatures  []Signature `json:"signatures"`
-}
-
-// Signature is one signature of an Envelope, over its pre-authentication encoding.
-type Signature struct {
-	KeyID string `json:"keyid"` // hex SHA-256 of the raw public key
-	Sig   string `json:"sig"`   // base64
-}
-
 const (
-	kind        = "certification"
-	keyKind     = "certify-key"
-	payloadType = "application/vnd.in-toto+json"
+	kind    = "certification"
+	keyKind = "certify-key"
 )
 
 // Engine keeps the certifications of one tenant.
@@ -323,18 +309,9 @@ func (e *Engine) Latest(ctx context.Context, agent string, stage action.Stage) (
 	return nil, err
 }
 
-// Statement is the digest that approvers sign: of the statement's bytes.
-func (c Certification) Statement() action.Digest {
-	b, err := base64.StdEncoding.DecodeString(c.Envelope.Payload)
-	if err != nil {
-		return ""
-	}
-	return canon.Digest(b)
-}
-
 // Issue makes an approved certification live and retires the one before it. use
 // spends the approval in the same transaction.
-func (e *Engine) Issue(ctx context.Context, id, approval string, use func(record.Tx) error) (Certification, error) {
+func (e *Engine) Issue(ctx context.Context, id, approval string, by Verifier, use func(record.Tx) error) (Certification, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	c, err := e.Get(ctx, id)
@@ -345,6 +322,9 @@ func (e *Engine) Issue(ctx context.Context, id, approval string, use func(record
 		return c, fmt.Errorf("certification %s is %s; only a proposed one can be issued", id, c.State)
 	}
 	c.State, c.Issued, c.Approval = Live, time.Now().UTC(), approval
+	if c.Summary, err = e.summarize(c, by); err != nil {
+		return c, err
+	}
 	slot := c.Agent + "/" + string(c.Stage)
 	before, had := e.live[slot]
 	_, err = e.log.Append(ctx, record.Draft{Type: "certification.issued", Agent: c.Agent, Actor: "sallyport", Body: c,
@@ -407,61 +387,4 @@ func (e *Engine) Lapse(ctx context.Context, agent string, stage action.Stage, l 
 		Body:   map[string]any{"id": c.ID, "stage": c.Stage, "boundary": c.Boundary, "lapse": l},
 		Change: func(tx record.Tx) error { return tx.Put(kind, c.ID, c) }})
 	return err
-}
-
-// resource is an in-toto ResourceDescriptor.
-type resource struct {
-	Name        string            `json:"name,omitempty"`
-	Digest      map[string]string `json:"digest,omitempty"`
-	Annotations map[string]any    `json:"annotations,omitempty"`
-}
-
-// sign makes the in-toto statement (Statement v1, predicate test-result/v0.1)
-// and its DSSE envelope.
-func (e *Engine) sign(c Certification) (Envelope, error) {
-	passed, failed := []string{}, []string{}
-	suites := []resource{}
-	for _, s := range c.Suites {
-		for _, x := range s.Scenarios {
-			if name := s.Name + "/" + x.Name; x.Passed == x.Trials && x.Trials > 0 {
-				passed = append(passed, name)
-			} else {
-				failed = append(failed, name)
-			}
-		}
-		suites = append(suites, resource{Name: "suite/" + s.Name, Digest: sha(s.Digest), Annotations: map[string]any{
-			"scenarios": s.Scenarios, "rates": s.Rates, "falseHolds": s.FalseHolds, "compared": s.Compared, "stopped": s.Stopped}})
-	}
-	result := "FAILED"
-	if c.Passed() {
-		result = "PASSED"
-	}
-	model := "real"
-	if c.Scripted {
-		model = "scripted"
-	}
-	about := map[string]any{"certification": c.ID, "stage": c.Stage, "expires": c.Expires.Format(time.RFC3339), "ran": c.Ran.Format(time.RFC3339),
-		"model": model, "author": c.Author, "left": c.Left()}
-	st := map[string]any{
-		"_type":         "https://in-toto.io/Statement/v1",
-		"subject":       []resource{{Name: "agent/" + c.Agent, Digest: sha(c.Boundary), Annotations: about}},
-		"predicateType": "https://in-toto.io/attestation/test-result/v0.1",
-		"predicate":     map[string]any{"result": result, "passedTests": passed, "failedTests": failed, "configuration": suites},
-	}
-	payload, err := canon.Marshal(st)
-	if err != nil {
-		return Envelope{}, err
-	}
-	id := sha256.Sum256(e.Public())
-	return Envelope{PayloadType: payloadType, Payload: base64.StdEncoding.EncodeToString(payload), Signatures: []Signature{{
-		KeyID: hex.EncodeToString(id[:]), Sig: base64.StdEncoding.EncodeToString(ed25519.Sign(e.key, pae(payload)))}}}, nil
-}
-
-// pae is the pre-authentication encoding of DSSE 1.0.
-func pae(payload []byte) []byte {
-	return fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(payloadType), payloadType, len(payload), payload)
-}
-
-func sha(d action.Digest) map[string]string {
-	return map[string]string{"sha256": strings.TrimPrefix(string(d), "sha256:")}
 }

@@ -1,12 +1,19 @@
 package certify_test
 
 import (
+	"bytes"
 	"context"
 	"crypto"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +29,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/seal"
 	"github.com/sallyport-dev/sallyport/receipt"
+	"github.com/sallyport-dev/sallyport/test/peer"
 )
 
 // bench is an engine and what it lives on; open makes another engine on the
@@ -85,7 +93,7 @@ func (b *bench) record(e *certify.Engine, c certify.Certification) certify.Certi
 
 func (b *bench) issue(e *certify.Engine, id string) certify.Certification {
 	b.Helper()
-	c, err := e.Issue(b.Context(), id, "approval-"+id, nil)
+	c, err := e.Issue(b.Context(), id, "approval-"+id, certify.Verifier{}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -122,13 +130,13 @@ func TestIssueOnlyOnceAndOnlyFromProposed(t *testing.T) {
 	b.live(e, "")
 	b.issue(e, c.ID)
 	b.live(e, c.ID)
-	if _, err := e.Issue(t.Context(), c.ID, "again", nil); err == nil {
+	if _, err := e.Issue(t.Context(), c.ID, "again", certify.Verifier{}, nil); err == nil {
 		t.Error("a live one was issued again")
 	}
 	if err := e.Lapse(t.Context(), "helpdesk", action.Production, certify.Lapse{Code: "drift"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Issue(t.Context(), c.ID, "again", nil); err == nil {
+	if _, err := e.Issue(t.Context(), c.ID, "again", certify.Verifier{}, nil); err == nil {
 		t.Error("a lapsed one was issued again")
 	}
 	bad := b.passed("m1")
@@ -138,10 +146,10 @@ func TestIssueOnlyOnceAndOnlyFromProposed(t *testing.T) {
 	if f.State != certify.Failed || !f.Expires.IsZero() {
 		t.Errorf("a run with a violation is %s until %s", f.State, f.Expires)
 	}
-	if _, err := e.Issue(t.Context(), f.ID, "x", nil); err == nil {
+	if _, err := e.Issue(t.Context(), f.ID, "x", certify.Verifier{}, nil); err == nil {
 		t.Error("a failed one was issued")
 	}
-	if _, err := e.Issue(t.Context(), "c-99", "x", nil); err == nil {
+	if _, err := e.Issue(t.Context(), "c-99", "x", certify.Verifier{}, nil); err == nil {
 		t.Error("an unknown one was issued")
 	}
 	b.live(e, "")
@@ -177,7 +185,7 @@ func TestCertifiedByAllSuites(t *testing.T) {
 		if x.State != c.want || (x.State == certify.Proposed) == x.Expires.IsZero() {
 			t.Errorf("%s: it is %s until %s, want %s", name, x.State, x.Expires, c.want)
 		}
-		if _, err := e.Issue(t.Context(), x.ID, "a", nil); (err == nil) != (c.want == certify.Proposed) {
+		if _, err := e.Issue(t.Context(), x.ID, "a", certify.Verifier{}, nil); (err == nil) != (c.want == certify.Proposed) {
 			t.Errorf("%s: issued: %v", name, err)
 		}
 	}
@@ -288,7 +296,7 @@ func TestReplaced(t *testing.T) {
 	second := b.record(e, b.passed("m2"))
 	// The approval cannot be spent: nothing changes.
 	used := errors.New("spent")
-	if _, err := e.Issue(t.Context(), second.ID, "a", func(record.Tx) error { return used }); !errors.Is(err, used) {
+	if _, err := e.Issue(t.Context(), second.ID, "a", certify.Verifier{}, func(record.Tx) error { return used }); !errors.Is(err, used) {
 		t.Errorf("got %v", err)
 	}
 	b.live(e, first.ID)
@@ -318,7 +326,7 @@ func TestIssueOnABrokenLedger(t *testing.T) {
 	first := b.issue(e, b.record(e, b.passed("m1")).ID)
 	second := b.record(e, b.passed("m2"))
 	b.log.Fail = func(record.Draft) error { return errors.New("disk full") }
-	if _, err := e.Issue(t.Context(), second.ID, "a", nil); err == nil {
+	if _, err := e.Issue(t.Context(), second.ID, "a", certify.Verifier{}, nil); err == nil {
 		t.Error("issued without a record")
 	}
 	b.live(e, first.ID)
@@ -488,5 +496,55 @@ func TestWilson(t *testing.T) {
 				t.Fatalf("%d of %d: %s to %s", k, n, lower, upper)
 			}
 		}
+	}
+}
+
+// in-toto's own library verifies both statements of a certification with the
+// tenant's key, and reads them as its predicates say.
+func TestInTotoReadsOurStatements(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds a program of another module")
+	}
+	b := newBench(t)
+	e := b.open()
+	c := b.record(e, b.passed("m1"))
+	c, err := e.Issue(t.Context(), c.ID, "approval-1", certify.Verifier{ID: "spiffe://acme.example/boundary", Resource: "spiffe://acme.example/agent/helpdesk", Tier: "privileged"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(e.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := filepath.Join(t.TempDir(), "key.pem")
+	if err := os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bin := peer.Build(t, "intoto")
+	for want, envelope := range map[string]certify.Envelope{
+		"PASSED: 2 passed, 0 failed": c.Envelope,
+		"PASSED by spiffe://acme.example/boundary of spiffe://acme.example/agent/helpdesk: [SALLYPORT_PRIVILEGED] under urn:sallyport:suites:core": *c.Summary,
+	} {
+		in, err := json.Marshal(envelope)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read := exec.CommandContext(t.Context(), bin, "read", key)
+		read.Stdin = bytes.NewReader(in)
+		out, err := read.CombinedOutput()
+		if got := strings.TrimSpace(string(out)); err != nil || got != "agent/helpdesk "+string(c.Boundary)+" "+want {
+			t.Errorf("got %s, %v", got, err)
+		}
+	}
+	// A certification of a script has no tier.
+	s := b.passed("m1")
+	s.Scripted = true
+	s = b.record(e, s)
+	if s, err = e.Issue(t.Context(), s.ID, "approval-2", certify.Verifier{Tier: "privileged"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	payload, err := base64.StdEncoding.DecodeString(s.Summary.Payload)
+	if err != nil || !bytes.Contains(payload, []byte(certify.Scripted)) || bytes.Contains(payload, []byte("PRIVILEGED")) {
+		t.Errorf("got %s, %v", payload, err)
 	}
 }

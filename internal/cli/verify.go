@@ -94,8 +94,12 @@ func certified(w io.Writer, r receipt.Report, c receipt.Certification) {
 	case r.Header.Complete && c.Issued >= 0:
 		ended = "not by any record under the checkpoint"
 	}
+	level := "the file has no verification summary"
+	if c.Level != "" {
+		level = c.Level + ", says " + c.Verifier
+	}
 	all := append([]string{"certification", c.ID, "agent", c.Agent, "boundary", c.Boundary}, suites...)
-	pairs(w, append(all, "not by", strings.Join(c.Left, ", "), "result", c.Result,
+	pairs(w, append(all, "not by", strings.Join(c.Left, ", "), "result", c.Result, "level", level,
 		"model", model, "stage", c.Stage, "author", c.Author, "ran", c.Ran, "expires", expires, "approvals", approved, "log", in, "ended", ended, "signed by", strings.Join(c.Keys, ", "))...)
 }
 

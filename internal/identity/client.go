@@ -26,7 +26,7 @@ type Client struct {
 
 // ClientID is what the server knows an agent as.
 func (i *Issuer) ClientID(c Client) (string, error) {
-	own, err := i.agentID(c.Agent)
+	own, err := i.AgentID(c.Agent)
 	if err != nil || c.ID == "" {
 		return own, err
 	}

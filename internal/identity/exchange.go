@@ -79,7 +79,7 @@ func (i *Issuer) Exchange(ctx context.Context, r Request) (Issued, error) {
 		if o.act != nil || len(o.parents) > 0 {
 			return Issued{}, refuse("bad_request", "a client assertion is given for the task's own JWT-SVID")
 		}
-		if o.subject, err = i.agentID(o.w.Agent); err != nil {
+		if o.subject, err = i.AgentID(o.w.Agent); err != nil {
 			return Issued{}, err
 		}
 	}

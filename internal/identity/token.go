@@ -241,9 +241,9 @@ func (i *Issuer) subjectOf(ctx context.Context, c tokenClaims) (Subject, error) 
 	return Subject{ID: c.Subject, Agent: g.Agent, Task: c.Txn}, nil
 }
 
-// agentID is the SPIFFE ID of an agent over all its tasks: what another
+// AgentID is the SPIFFE ID of an agent over all its tasks: what another
 // authorization server knows it by.
-func (i *Issuer) agentID(agent string) (string, error) {
+func (i *Issuer) AgentID(agent string) (string, error) {
 	id, err := spiffeid.FromSegments(i.td, "agent", agent)
 	if err != nil {
 		return "", refuse("bad_subject", "the agent cannot be part of a SPIFFE ID")

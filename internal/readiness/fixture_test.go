@@ -199,7 +199,7 @@ func (s *story) tell() {
 		Scenarios: []certify.Scenario{{Name: "honest", Trials: 1, Passed: 1, Lower: "0.207", Upper: "1.000", Tasks: []string{trial}}}}}}, 7*24*time.Hour, nil))(s)
 	st := req(approval.Statement{Kind: approval.Certification, Subject: c.ID, Digest: c.Statement(), Agent: agent, BoundaryDigest: c.Boundary, Excluded: []string{"mara", "tom"}}, "mara")
 	s.approve(st, "ines", nil)
-	live := must(s.certs.Issue(ctx, c.ID, st.Nonce, func(tx record.Tx) error { _, err := s.app.Consume(tx, st.Nonce, st.Digest); return err }))(s)
+	live := must(s.certs.Issue(ctx, c.ID, st.Nonce, certify.Verifier{}, func(tx record.Tx) error { _, err := s.app.Consume(tx, st.Nonce, st.Digest); return err }))(s)
 	s.run(action.Production, &live)
 }
 

@@ -65,7 +65,7 @@ func TestLapseAndBack(t *testing.T) {
 	st := must(s.app.Request(ctx, approval.Draft{Requester: "mara", Valid: time.Hour, Statement: approval.Statement{Kind: approval.Certification, Subject: c.ID, Digest: c.Statement(),
 		Agent: agent, BoundaryDigest: c.Boundary, Role: "approver", Excluded: []string{"mara", "tom"}}}))(t)
 	s.approve(st, "felix", nil)
-	live := must(s.certs.Issue(ctx, c.ID, st.Nonce, nil))(t)
+	live := must(s.certs.Issue(ctx, c.ID, st.Nonce, certify.Verifier{}, nil))(t)
 	s.run(action.Production, &live)
 	r = evaluate(t, source{s, s.world()}, readiness.Options{})
 	if !r.Ready || len(r.History) != 2 || r.Lapse != nil || !slices.Equal(r.Certification.Approvers, []string{"felix"}) {

@@ -22,20 +22,8 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/receipt"
+	"github.com/sallyport-dev/sallyport/test/peer"
 )
-
-// inToto builds the program that speaks in-toto by the project's own library; it
-// is a module of its own.
-func inToto(t *testing.T) string {
-	t.Helper()
-	bin := filepath.Join(t.TempDir(), "intoto")
-	c := exec.CommandContext(t.Context(), "go", "build", "-o", bin, ".")
-	c.Dir, c.Env = filepath.Join("..", "..", "test", "intoto"), append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-buildvcs=false")
-	if out, err := c.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	return bin
-}
 
 func newECDSA(t *testing.T, curve elliptic.Curve) (*ecdsa.PrivateKey, string) {
 	t.Helper()
@@ -74,7 +62,7 @@ func TestProvenance(t *testing.T) {
 		t.Fatal(err)
 	}
 	const builder = "https://ci.example/builders/1"
-	out, err := exec.CommandContext(t.Context(), inToto(t), "build", program, builder, key).Output()
+	out, err := exec.CommandContext(t.Context(), peer.Build(t, "intoto"), "build", program, builder, key).Output()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -90,7 +90,15 @@ func (t *tenant) grant(ctx context.Context, id, person string, signature []byte,
 // issue makes an approved certification live. A crash between grant and issue
 // leaves a granted approval; the next start issues it.
 func (t *tenant) issue(ctx context.Context, st approval.Statement) error {
-	_, err := t.certs.Issue(ctx, st.Subject, st.Nonce, func(tx record.Tx) error {
+	resource, err := t.issuer.AgentID(st.Agent)
+	if err != nil {
+		return err
+	}
+	by := certify.Verifier{ID: t.issuer.BoundaryID(), Resource: resource}
+	if a := t.current().agents[st.Agent]; a != nil {
+		by.Tier = a.tier
+	}
+	_, err = t.certs.Issue(ctx, st.Subject, st.Nonce, by, func(tx record.Tx) error {
 		_, err := t.approvals.Consume(tx, st.Nonce, st.Digest)
 		return err
 	})
