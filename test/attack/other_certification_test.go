@@ -88,7 +88,7 @@ func TestCertificationOfSomethingElse(t *testing.T) {
 			issue := func(x certification, valid time.Duration) error {
 				x, err := s.Propose(ctx, x, valid)
 				if err == nil && c.force {
-					_, err = s.Certs.Issue(ctx, x.ID, "", nil)
+					_, err = s.Certs.Issue(ctx, x.ID, "", certify.Verifier{}, nil)
 				}
 				return err
 			}
