@@ -82,6 +82,9 @@ type session struct {
 	seen     *measured     // what was measured of the boundary
 	dir      string        // sockets; gone with the session
 	program  contain.Mount // the copy that runs; empty if it runs from its own place
+	path     string        // of the harness's program
+	bound    []string      // further paths that the harness sees
+	admitted atomic.Bool   // to the gate
 
 	databases []*roleLease
 	hosts     []hostLease
@@ -190,8 +193,16 @@ func (s *session) admit(ctx context.Context) error {
 		return err
 	}
 	guard := s.agent.guardrails
-	certified := func() error { return nil }
+	certified, drifted, remeasure := func() error { return nil }, func() string { return "" }, func(context.Context) {}
 	if t.Stage == action.Production {
+		remeasure = s.remeasure
+		drifted = func() string {
+			c, err := s.t.certs.Live(t.Agent, t.Stage)
+			if err != nil || len(c.Graded) == 0 {
+				return "" // without one nothing passes
+			}
+			return describe(c.Graded)
+		}
 		certified = func() error {
 			c, err := s.t.certs.Live(t.Agent, t.Stage)
 			if err == nil && c.ID != t.Certification {
@@ -201,13 +212,14 @@ func (s *session) admit(ctx context.Context) error {
 		}
 	}
 	budgets := s.instance.Budgets
+	defer s.admitted.Store(true)
 	return s.t.srv.gate.Admit(gate.Admission{
 		Tenant: s.t.name, Task: t.ID, Agent: t.Agent, Stage: t.Stage, Tier: t.Tier, Params: t.Params, Parent: t.Parent(),
 		Policy: s.world.decider(s.agent, grant),
 		Holds: holds{engine: s.t.approvals, task: t, instance: s.instance, policy: guard.Digest(),
 			excluded: answerable, people: s.world.peopleOf(t.Suite), everybody: slices.Collect(maps.Keys(s.world.people))},
 		Log: s.t.log, Deadline: s.until(), MaxActions: budgets.Actions,
-		HoldLimit: s.t.srv.cfg.HoldLimit, Certified: certified,
+		HoldLimit: s.t.srv.cfg.HoldLimit, Certified: certified, Drifted: drifted, Remeasure: remeasure,
 	})
 }
 
@@ -299,7 +311,8 @@ func (s *session) measure(h Harness) error {
 	if err != nil {
 		return err
 	}
-	bound, err := treeDigest(h.Bind)
+	s.path, s.bound = h.Path, h.Bind
+	bound, err := onDisk.tree(h.Bind)
 	if err != nil {
 		return fmt.Errorf("harness: %w", err)
 	}
@@ -312,10 +325,14 @@ func (s *session) measure(h Harness) error {
 		grade, facts["harness.provenance"] = boundary.Attested, s.agent.builtBy()
 	}
 	s.seen.set(grade, atLaunch, facts)
+	program, err := onDisk.browser(s.agent.browserKind)
+	if err != nil {
+		return fmt.Errorf("browser: %w", err)
+	}
 	version, flags, kind := s.browser.Facts()
 	s.seen.set(boundary.Pinned, atLaunch, map[string]string{
 		"harness.args": string(args), "harness.environment": string(env), "harness.files": string(bound),
-		"browser.version": version, "browser.flags": string(flags), "browser.kind": kind,
+		"browser.version": version, "browser.binary": string(program), "browser.flags": string(flags), "browser.kind": kind,
 		"containment": s.t.srv.containment(), "sallyport.binary": string(s.t.srv.self),
 	})
 	return nil
