@@ -29,8 +29,8 @@ type Boundary struct {
 	TierWhy   string            `json:"tierWhy"` // the path to what makes it that
 	// Graded are changes since it is in force that did not end it: what is privileged
 	// is held for people.
-	Graded []boundary.Change `json:"graded,omitempty"`
-	Against   *Against          `json:"against,omitempty"`
+	Graded  []boundary.Change `json:"graded,omitempty"`
+	Against *Against          `json:"against,omitempty"`
 }
 
 // Against is how the boundary differs from the one of a certification.

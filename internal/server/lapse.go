@@ -123,17 +123,18 @@ func (t *tenant) drift(ctx context.Context, a *agent, certified boundary.Manifes
 // watchEvery is how often what nobody has to ask about is looked at again.
 const watchEvery = time.Second
 
-// watch holds the machine and the people behind each certification in force against
-// it, from the start of the server on.
+// watch holds what this server is and declares, and the people behind it, against each
+// certification in force. The first look is that of recover.
 func (t *tenant) watch(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	for ctx.Err() == nil {
-		t.lookAgain(ctx)
+	for {
 		select {
 		case <-ctx.Done():
+			return
 		case <-tick.C:
 		}
+		t.lookAgain(ctx)
 	}
 }
 
@@ -149,7 +150,7 @@ func (t *tenant) lookAgain(ctx context.Context) {
 			t.lapse(ctx, name, certify.Lapse{Code: code, Why: why})
 			continue
 		}
-		t.drift(ctx, a, c.Manifest, lapseDrift, c.Manifest.Drift(t.onMachine(a, c.Manifest)))
+		t.drift(ctx, a, c.Manifest, lapseDrift, append(drifted(a, c.Manifest), c.Manifest.Drift(t.onMachine(a, c.Manifest))...))
 		for _, s := range t.sessionsOf(name) {
 			s.remeasure(ctx)
 		}
@@ -223,12 +224,11 @@ func said(d action.Digest, err error) string {
 	return string(d)
 }
 
-// remeasure looks again at what a session in production runs from.
+// remeasure looks again at what a session in production was started from. That its
+// program is mostly a copy (takeProgram) makes no difference: what is there is what the
+// next task would run.
 func (s *session) remeasure(ctx context.Context) {
-	now := boundary.Measure{"browser.binary": said(onDisk.browser(s.agent.browserKind)), "harness.files": said(onDisk.tree(s.bound))}
-	if s.program.Source == "" {
-		now["harness.binary"] = said(onDisk.file(s.path))
-	}
+	now := boundary.Measure{"browser.binary": said(onDisk.browser(s.agent.browserKind)), "harness.files": said(onDisk.tree(s.bound)), "harness.binary": said(onDisk.file(s.path))}
 	var changes []boundary.Change
 	for name, v := range now {
 		if old := s.seen.get(name); old != "" && old != v {

@@ -299,6 +299,17 @@ func checkHarness(h Harness) error {
 
 // measure fills in what is seen of the boundary before the agent runs.
 func (s *session) measure(h Harness) error {
+	program, err := onDisk.browser(s.agent.browserKind)
+	if err != nil {
+		return fmt.Errorf("browser: %w", err)
+	}
+	version, flags, kind := s.browser.Facts()
+	s.seen.set(boundary.Pinned, atLaunch, map[string]string{
+		"browser.version": version, "browser.binary": string(program), "browser.flags": string(flags), "browser.kind": kind})
+	return s.measureHarness(h)
+}
+
+func (s *session) measureHarness(h Harness) error {
 	bin, err := s.takeProgram(h)
 	if err != nil {
 		return fmt.Errorf("harness: %w", err)
@@ -325,14 +336,8 @@ func (s *session) measure(h Harness) error {
 		grade, facts["harness.provenance"] = boundary.Attested, s.agent.builtBy()
 	}
 	s.seen.set(grade, atLaunch, facts)
-	program, err := onDisk.browser(s.agent.browserKind)
-	if err != nil {
-		return fmt.Errorf("browser: %w", err)
-	}
-	version, flags, kind := s.browser.Facts()
 	s.seen.set(boundary.Pinned, atLaunch, map[string]string{
 		"harness.args": string(args), "harness.environment": string(env), "harness.files": string(bound),
-		"browser.version": version, "browser.binary": string(program), "browser.flags": string(flags), "browser.kind": kind,
 		"containment": s.t.srv.containment(), "sallyport.binary": string(s.t.srv.self),
 	})
 	return nil
@@ -505,12 +510,10 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 		return err
 	}
 	s.onStop(func() { s.screen.Close() })
-	model, err := inference.New(inference.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate,
-		Observer: observer{s}, Key: s.t.providerKey(s.agent), Upstream: s.agent.endpoint, Roots: s.agent.roots, Dial: routes(s.task.Routes).dial, Betas: s.agent.betas})
+	model, err := s.newModel()
 	if err != nil {
 		return err
 	}
-	s.onStop(func() { model.Close() })
 
 	listen := []string{computerAddr, inferenceAddr, proxyAddr}
 	if s.drivers() {
@@ -602,6 +605,16 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 		s.serveTokens(ls[len(ls)-1])
 	}
 	return nil
+}
+
+// newModel makes the way to the model.
+func (s *session) newModel() (*inference.Server, error) {
+	m, err := inference.New(inference.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate,
+		Observer: observer{s}, Key: s.t.providerKey(s.agent), Upstream: s.agent.endpoint, Roots: s.agent.roots, Dial: routes(s.task.Routes).dial, Betas: s.agent.betas})
+	if err == nil {
+		s.onStop(func() { m.Close() })
+	}
+	return m, err
 }
 
 // drivers reports whether there is a door for clients of the DevTools protocol.

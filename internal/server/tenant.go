@@ -137,6 +137,8 @@ func (t *tenant) recover(ctx context.Context) error {
 		}
 		return nil
 	}))
+	// Before anything is served: this server may be another one than was certified.
+	t.lookAgain(ctx)
 	return errors.Join(errs...)
 }
 
