@@ -171,16 +171,12 @@ func declaredAnd(seen boundary.Measure, a *agent, base boundary.Manifest, stage 
 	return out
 }
 
-// undeclared lists what a certified manifest was made of and is not declared any
-// more: a connector, capability, policy, suite, bound or rule that was taken away.
+// undeclared lists what a certified manifest declares and is not declared any more: a
+// connector, capability, policy, suite, bound or rule that was taken away.
 func undeclared(certified, declared boundary.Manifest) []boundary.Change {
 	var out []boundary.Change
 	for _, f := range certified.Facts {
-		kind, _, _ := strings.Cut(f.Name, ".")
-		if !slices.Contains([]string{"connector", "capability", "credential", "policy", "suite", "identity", "sampling", "drift"}, kind) {
-			continue
-		}
-		if _, ok := declared.Get(f.Name); !ok {
+		if _, ok := declared.Get(f.Name); !ok && f.Source != atLaunch && !strings.HasPrefix(f.Source, atInference) {
 			out = append(out, boundary.Change{Name: f.Name, Old: f.Value})
 		}
 	}
