@@ -266,6 +266,12 @@ func (b *Bare) Lapse(ctx context.Context, code, why string) {
 	b.s.t.lapse(ctx, b.s.task.Agent, certify.Lapse{Code: code, Why: why})
 }
 
+// Lock locks a person, as a security event does before it is on record.
+func (b *Bare) Lock(ctx context.Context, person string) error {
+	_, err := b.s.t.fenceBarred(ctx, []signals.Bar{{Person: person, Issuer: "https://idp.example", Locked: true}})
+	return err
+}
+
 // StartLeases starts a task as far as its credentials, in the order of a start but
 // without a browser and a harness, and returns what door 2 does to a request and
 // what it replaces in an answer. The task is ended as any other.

@@ -3,25 +3,16 @@ package server_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -93,6 +84,9 @@ var changes = []change{
 		})
 	}},
 	{"harness.path", "", atApply, edit("mara", "agent.yaml", "/agent}", "/another}")},
+	{"harness.name", "", atApply, func(k *facts) {
+		k.apply("mara", rig.Replace("agent.yaml", "harness: {path: "+k.dir+"/agent}", "harness: {name: reference}"))
+	}},
 	{"browser.kind", "", atApply, edit("mara", "agent.yaml", "kind: shell", "kind: full")},
 	{"browser.protocol", "", atApply, edit("mara", "agent.yaml", "kind: shell", "kind: shell, protocol: pinned")},
 	{"identity.workload.<n>", "identity.workload.0", atApply, edit("mara", "agent.yaml", "policySets:", "workloads: [{issuer: \"https://ci.example\", claims: {sub: helper}}]\n  policySets:")},
@@ -119,6 +113,9 @@ var changes = []change{
 	{"policy.shipped", "", atStart, nil},
 }
 
+// unchanged are facts that this agent has not.
+var unchanged = []change{{"model.signature", "", atApply, nil}, {"harness.provenance", "", atLaunch, nil}}
+
 // facts is one server for all changes, and what its agent is made of.
 type facts struct {
 	*rig.Rig
@@ -132,65 +129,6 @@ type facts struct {
 	touched map[string][]byte
 	by      string // who changed the resources
 	from    int64  // where the records of this change begin
-}
-
-// speaks is a provider that says of itself what it is told to, under two roots that are
-// both trusted.
-type speaks struct {
-	mu      sync.Mutex
-	certs   [2]tls.Certificate
-	by      int
-	account string
-	garbage string
-	answer  struct {
-		Type  string `json:"type"`
-		Model string `json:"model"`
-		Usage struct {
-			Geo string `json:"inference_geo"`
-		} `json:"usage"`
-	}
-}
-
-func (p *speaks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	io.Copy(io.Discard, r.Body)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	w.Header().Set("Anthropic-Organization-Id", p.account)
-	w.Header().Set("Content-Type", "application/json")
-	if p.garbage != "" {
-		io.WriteString(w, p.garbage)
-		return
-	}
-	json.NewEncoder(w).Encode(p.answer)
-}
-
-// root makes a certificate of 127.0.0.1 and localhost under a root of its own.
-func root(t *testing.T) (pair tls.Certificate, ca []byte) {
-	t.Helper()
-	key := func() *ecdsa.PrivateKey {
-		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return k
-	}
-	top, leaf := key(), key()
-	tmpl := func(name string) *x509.Certificate {
-		return &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	}
-	a := tmpl("root " + rand.Text())
-	a.IsCA, a.BasicConstraintsValid, a.KeyUsage = true, true, x509.KeyUsageCertSign
-	above, err := x509.CreateCertificate(rand.Reader, a, a, &top.PublicKey, top)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := tmpl("provider")
-	b.DNSNames, b.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)}
-	below, err := x509.CreateCertificate(rand.Reader, b, a, &leaf.PublicKey, top)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{below}, PrivateKey: leaf}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: above})
 }
 
 func newFacts(t *testing.T) *facts {
@@ -402,7 +340,7 @@ func (k *facts) readiness(t *testing.T) *readiness.Report {
 func TestEveryFactLapses(t *testing.T) {
 	k := newFacts(t)
 	took := map[string]time.Duration{}
-	tested := map[string]bool{"harness.name": true} // in the place of harness.path
+	tested := map[string]bool{}
 	var last certify.Certification
 	for _, c := range changes {
 		tested[c.fact()] = true
@@ -422,7 +360,7 @@ func TestEveryFactLapses(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		run  func(*testing.T)
-	}{{"nameless_answer", k.nameless}, {"graded", k.graded}, {"approver_gone", k.approverGone}, {"behaviour", k.behaviour}} {
+	}{{"nameless_answer", k.nameless}, {"graded", k.graded}, {"approver_gone", k.approverGone}, {"behaviour", k.behaviour}, {"owner_gone", k.ownerGone}} {
 		t.Run(c.name, func(t *testing.T) {
 			k.t = t
 			k.reset()
@@ -667,6 +605,24 @@ func (k *facts) behaviour(t *testing.T) {
 	}
 }
 
+// ownerGone: who answers for the agent is locked, by what their identity provider says.
+func (k *facts) ownerGone(t *testing.T) {
+	cert := k.certify(t, nil)
+	_, b, err := k.start(t, action.Production)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Lock(t.Context(), "mara"); err != nil {
+		t.Fatal(err)
+	}
+	if d := k.read(t, b); d.Verdict != action.Deny {
+		t.Errorf("the next effect: %+v", d)
+	}
+	if l := k.Certification(t, cert.ID).Lapse; l == nil || l.Code != "owner_gone" || !strings.Contains(l.Why, "mara") {
+		t.Errorf("the lapse is %+v", l)
+	}
+}
+
 const factsDoc = "../../docs/certification.md"
 
 // table compares the table in the documentation with what was tested; SALLYPORT_WRITE=1
@@ -685,8 +641,11 @@ func (k *facts) table(t *testing.T, took map[string]time.Duration) {
 	}
 	var b strings.Builder
 	b.WriteString("\n| fact | a change is noticed | and everything stopped after |\n|---|---|---|\n")
-	for _, c := range changes {
+	for _, c := range append(slices.Clone(changes), unchanged...) {
 		ms := "nothing had begun"
+		if slices.ContainsFunc(unchanged, func(u change) bool { return u.name == c.name }) {
+			ms = "not tried: the agent has none"
+		}
 		if d, ok := took[c.name]; ok {
 			ms = fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
 		}
