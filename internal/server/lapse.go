@@ -226,8 +226,11 @@ func said(d action.Digest, err error) string {
 
 // remeasure looks again at what a session in production was started from. That its
 // program is mostly a copy (takeProgram) makes no difference: what is there is what the
-// next task would run.
+// next task would run. While a session starts it was measured just now.
 func (s *session) remeasure(ctx context.Context) {
+	if !s.up.Load() {
+		return
+	}
 	now := boundary.Measure{"browser.binary": said(onDisk.browser(s.agent.browserKind)), "harness.files": said(onDisk.tree(s.bound)), "harness.binary": said(onDisk.file(s.path))}
 	var changes []boundary.Change
 	for name, v := range now {
