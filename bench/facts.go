@@ -204,7 +204,7 @@ func (b *bench) lapses(ctx context.Context, d *disk, m boundary.Manifest) error 
 		if c, err = e.Record(ctx, c, time.Hour, nil); err != nil {
 			return err
 		}
-		if _, err = e.Issue(ctx, c.ID, "", nil); err != nil {
+		if _, err = e.Issue(ctx, c.ID, "", certify.Verifier{ID: "spiffe://bench.example/boundary", Resource: "spiffe://bench.example/agent/" + agentName, Tier: "privileged"}, nil); err != nil {
 			return err
 		}
 		g := newGate()
