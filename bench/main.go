@@ -44,7 +44,7 @@ type section struct {
 
 var sections = []section{
 	{"decision", (*bench).decision}, {"policy", (*bench).policy}, {"doors", (*bench).doors}, {"protocol", (*bench).protocol},
-	{"eight", (*bench).eight}, {"memory", (*bench).memory}, {"leases", (*bench).leases}, {"identity", (*bench).identity},
+	{"eight", (*bench).eight}, {"memory", (*bench).memory}, {"leases", (*bench).leases}, {"identity", (*bench).identity}, {"facts", (*bench).measuring},
 }
 
 func main() {
@@ -68,7 +68,7 @@ func exit(err error) {
 
 func run() error {
 	write := flag.String("write", "", "also write the table to this file, as Markdown")
-	only := flag.String("run", "", "measure only the sections that this expression matches: decision, policy, doors, protocol, eight, memory, leases, identity")
+	only := flag.String("run", "", "measure only the sections that this expression matches: decision, policy, doors, protocol, eight, memory, leases, identity, facts")
 	dir := flag.String("dir", "", "folder for scratch files; its file system is what durable writes are measured on")
 	b := &bench{}
 	flag.IntVar(&b.rounds, "rounds", 15, "rounds of every comparison")

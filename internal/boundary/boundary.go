@@ -43,6 +43,8 @@ func (g Grade) AtLeast(o Grade) bool { return rank[g] >= rank[o] && rank[g] > 0 
 //	harness.binary, harness.args, browser.version, browser.flags,
 //	connector.<name>, capability.<name>, policy.<name>, suite.<name>,
 //	containment, sallyport.binary
+//
+// docs/certification.md has them all, with how a change of each is noticed.
 type Fact struct {
 	Name     string    `json:"name"`
 	Value    string    `json:"value"`

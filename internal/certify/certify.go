@@ -116,6 +116,9 @@ type Certification struct {
 	Expires   time.Time `json:"expires,omitzero"`
 	Approval  string    `json:"approval,omitempty"`
 	Lapse     *Lapse    `json:"lapse,omitempty"`
+	// Graded are facts that changed since it is live, in a way that its agent's rules
+	// grade: what is privileged is held for people while there are any.
+	Graded []boundary.Change `json:"graded,omitempty"`
 	// Envelope is the in-toto statement in DSSE, as signed by the tenant.
 	Envelope Envelope `json:"envelope"`
 	// Summary says the same of what was issued to who knows nothing of suites: a

@@ -85,7 +85,10 @@ func showBoundary(w io.Writer, b *server.Boundary) {
 	}
 	table(w, []string{"FACT", "VALUE", "GRADE", "SOURCE", "MEASURED", "MAY CHANGE IT"}, rows)
 	fmt.Fprintln(w)
-	pairs(w, "agent", b.Agent, "boundary", string(b.Boundary), "declared", string(b.Declared), "certified by", dash(b.Live))
+	pairs(w, "agent", b.Agent, "boundary", string(b.Boundary), "declared", string(b.Declared), "certified by", dash(b.Live), "tier", b.Tier+": "+b.TierWhy)
+	for _, c := range b.Graded {
+		fmt.Fprintf(w, "drifted, and what is privileged is held for people: %s\n", plain(c.String()))
+	}
 	for _, c := range b.Otherwise {
 		fmt.Fprintf(w, "measured otherwise: %s\n", plain(c.String()))
 	}

@@ -64,6 +64,7 @@ func (g *Gate) Act(ctx context.Context, a action.Action, blobs []record.Blob, d 
 	ctx, endTurn, turn := r.turn(ctx, a)
 	defer endTurn()
 
+	r.remeasure(ctx, a)
 	dec, facts := r.decide(g.now(), a, turn, false)
 	var hold Hold
 	question := ""
@@ -71,6 +72,7 @@ func (g *Gate) Act(ctx context.Context, a action.Action, blobs []record.Blob, d 
 		dec, hold, question = g.ask(ctx, r, a, dec)
 		if hold != nil {
 			// The world may have changed while people thought.
+			r.remeasure(ctx, a)
 			dec, facts = r.decide(g.now(), a, turn, true)
 		}
 	}
@@ -165,6 +167,9 @@ func (r *running) decide(now time.Time, a action.Action, turn, approved bool) (a
 	for _, x := range line[1:] {
 		d = x.above(d, f)
 	}
+	for _, x := range line {
+		d = x.drifted(d, a)
+	}
 	f.Counts = nil // shared with the task; not for use outside the lock
 	if d.Verdict == action.Hold && approved {
 		d.Verdict, d.Code = action.Allow, CodeApproved
@@ -179,6 +184,33 @@ func (r *running) decide(now time.Time, a action.Action, turn, approved bool) (a
 		d.Verdict = action.Deny
 	}
 	return d, f
+}
+
+// remeasure looks again at the boundaries of the task and of those above it.
+func (r *running) remeasure(ctx context.Context, a action.Action) {
+	if !a.Effect.AtLeast(action.Privileged) {
+		return
+	}
+	for _, x := range r.line() {
+		if x.Remeasure != nil {
+			x.Remeasure(ctx)
+		}
+	}
+}
+
+// CodeDrift is the code of a hold that graded drift asks for.
+const CodeDrift = "drift"
+
+// drifted holds what is privileged while the boundary has drifted in a graded way.
+func (r *running) drifted(d action.Decision, a action.Action) action.Decision {
+	if r.Drifted == nil || d.Verdict != action.Allow || !a.Effect.AtLeast(action.Privileged) {
+		return d
+	}
+	if why := r.Drifted(); why != "" {
+		d.Verdict, d.Layer, d.Code, d.Approvers = action.Hold, action.LayerAuthority, CodeDrift, "approver"
+		d.Reason, d.Next = "the boundary drifted: "+why, "wait for a person with the role approver, or certify the agent again: sallyport certify "+r.Agent
+	}
+	return d
 }
 
 // release gives back what decide reserved for an action that was not recorded.

@@ -6,7 +6,8 @@
 //     session, its budgets last, its certification is live where the stage asks
 //     for one
 //  3. policy: the tenant's guardrails, then the task's own grant
-//  4. hold, if policy asks for a person; after the answer 2 and 3 are asked again
+//  4. hold, if policy asks for a person, or graded drift does; after the answer 2
+//     and 3 are asked again
 //  5. record: the decision is durable, and an approval is used up in the same
 //     transaction
 //  6. permit: made here and nowhere else
@@ -112,6 +113,14 @@ type Admission struct {
 	// Certified is asked at every attempt. An error means no live certification;
 	// its text may be shown. It must not block.
 	Certified func() error
+	// Remeasure is asked before a decision on what is privileged, and after a hold of
+	// it: it looks again at what can change on disk, and ends the task if that did.
+	// nil measures nothing.
+	Remeasure func(ctx context.Context)
+	// Drifted says why what is privileged is held for people beyond what policy says:
+	// the boundary drifted in a way that its rules grade. "" is no such reason. It must
+	// not block; nil is always "".
+	Drifted func() string
 	// Labels and Counts carry on what the task did before, if anything.
 	Labels []string
 	Counts map[string]int64

@@ -36,6 +36,7 @@ type facts struct {
 	Effect     string
 	People     []string
 	BreakGlass bool
+	Graded     string
 }
 
 func (f facts) locks() bool { return f.Effect == "locks" && len(f.People) > 0 }
@@ -50,9 +51,11 @@ const (
 var table = []row{
 	{"certification.lapsed", []string{"certification.lapsed"}, nil, []string{"id", "stage", "boundary", "lapse.code", "lapse.changes"},
 		"The certification lapsed", "sallyport readiness {agent}"},
-	// In production the lapse has the changes.
+	// In production the lapse has the changes, if there was one.
 	{"boundary.drift", []string{"boundary.drift"}, func(_ facts, e record.Entry) bool { return e.Task != "" }, []string{"changes"},
 		"The boundary drifted in the sandbox", "sallyport get agent {agent}"},
+	{"boundary.graded", []string{"boundary.drift"}, func(f facts, _ record.Entry) bool { return f.Graded != "" }, []string{"changes", "certification"},
+		"The boundary drifted: what is privileged is held for people", "sallyport certify {agent}"},
 	{"lease.unconfirmed", []string{"lease.unconfirmed"}, func(f facts, _ record.Entry) bool { return f.Attempts == 1 }, []string{"id", "source", "audience", "account"},
 		"ALARM: a credential cannot be confirmed revoked", "sallyport lease list --open"},
 	{"lease.confirmed", []string{"lease.revoked"}, func(f facts, _ record.Entry) bool { return f.Attempts > 1 }, []string{"id", "source", "audience", "account"},

@@ -238,6 +238,7 @@ func TestTold(t *testing.T) {
 		"lapse": map[string]any{"code": "drift", "why": "SECRET-WHY", "changes": []any{map[string]any{"name": "model.id", "old": "m-1", "new": hostile}}}})
 	d.append("boundary.drift", "", "helpdesk", map[string]any{"changes": []any{}}) // of production: in the lapse
 	d.append("boundary.drift", hostile, hostile, map[string]any{"changes": []any{map[string]any{"name": "tools", "old": "a", "new": "b"}}})
+	d.append("boundary.drift", "", "helpdesk", map[string]any{"graded": "hold", "certification": "c1", "changes": []any{map[string]any{"name": "tools", "old": "a", "new": "b"}}})
 	d.append("hold.opened", "t-1", "helpdesk", map[string]any{"id": "abcd", "statement": map[string]any{"kind": "action", "operation": "iam.user.mfa.reset", "role": "approver", "quorum": 1,
 		"expires": "2027-01-01T00:00:00Z", "params": map[string]any{"user": "SECRET-PARAM"}, "quoted": map[string]any{"element-text": "SECRET-QUOTE"}, "details": map[string]any{"task.token": "SECRET-DETAIL"}}})
 	d.append("hold.approved", "t-1", "helpdesk", map[string]any{"id": "abcd", "complete": false, "person": "carol"})
@@ -252,7 +253,7 @@ func TestTold(t *testing.T) {
 	d.append("signal.received", "", "", map[string]any{"issuer": "https://idp.example", "event": "y", "effect": "locks", "people": []string{"dana"}, "tasks": []string{"t-1"}})
 	d.append("keys.rewrapped", "", "", map[string]any{"kind": "kms", "keyID": "k2"})
 
-	want := []string{"certification.lapsed", "boundary.drift", "approval.requested", "approval.approved", "lease.unconfirmed", "lease.confirmed", "task.revoked",
+	want := []string{"certification.lapsed", "boundary.drift", "boundary.graded", "approval.requested", "approval.approved", "lease.unconfirmed", "lease.confirmed", "task.revoked",
 		"signal.received", "person.locked", "keys.rewrapped"}
 	unasked := slices.DeleteFunc(slices.Clone(want), func(s string) bool { return strings.HasPrefix(s, "approval.") })
 	var h heard
@@ -275,7 +276,7 @@ func TestTold(t *testing.T) {
 	if len(ids) != len(unasked) {
 		t.Errorf("%d ids of %d events", len(ids), len(unasked))
 	}
-	first, locked := h.Events[0].Event, h.Events[6].Event["data"].(map[string]any)
+	first, locked := h.Events[0].Event, h.Events[7].Event["data"].(map[string]any)
 	if data := first["data"].(map[string]any); first["subject"] != "agent/helpdesk" || data["code"] != "drift" || data["changes"].([]any)[0].(map[string]any)["old"] != "m-1" {
 		t.Errorf("got %v", first)
 	}

@@ -226,6 +226,10 @@ func (k *check) drifts() {
 		if c == nil {
 			continue // nothing was in force: no action can have been certified
 		}
+		if d.Graded != "" {
+			k.graded(d, c)
+			continue
+		}
 		l, ok := e.h.lapsed[c.ID]
 		if !ok {
 			k.fail("revoke the agent and find out why: sallyport revoke agent/"+e.w.Agent, []ref{d.ref}, "a drift did not end certification %s: %s", c.ID, changes(d.Changes))
@@ -243,6 +247,24 @@ func (k *check) drifts() {
 			continue
 		}
 		k.ok([]ref{d.ref, l.ref}, "the drift %s ended certification %s, and no action was let through after it", changes(d.Changes), c.ID)
+	}
+}
+
+// graded: while a certification stood in spite of a drift, people approved each
+// privileged action before it took effect; and the agent is certified again.
+func (k *check) graded(d drift, c *certRun) {
+	e := k.e
+	var alone []ref
+	for _, a := range e.h.decided {
+		if a.seq > d.seq && a.Stage == stage && e.tookEffect(a) && e.certificationOf(a) == c.ID && a.Action.Effect.AtLeast(action.Privileged) && a.Approval == "" {
+			alone = append(alone, a.ref)
+		}
+	}
+	if len(alone) > 0 {
+		k.fail("revoke the agent and find out why: sallyport revoke agent/"+e.w.Agent, append([]ref{d.ref}, alone...), "%s let through with nobody's approval after the drift %s", count(len(alone), "privileged action"), changes(d.Changes))
+	}
+	if e.w.Live != nil && e.w.Live.ID == c.ID {
+		k.fail("certify the agent again: sallyport certify "+e.w.Agent, []ref{d.ref}, "the boundary drifted, and what is privileged is held for people: %s", changes(d.Changes))
 	}
 }
 

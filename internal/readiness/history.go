@@ -101,6 +101,7 @@ type drift struct {
 	task    string
 	Agent   string            `json:"agent"`
 	Changes []boundary.Change `json:"changes"`
+	Graded  string            `json:"graded"` // not empty: the certification stood
 }
 
 // life is what is on record about one task.

@@ -105,6 +105,9 @@ type AgentSpec struct {
 	Capabilities []string `json:"capabilities,omitempty"`
 	PolicySets   []string `json:"policySets,omitempty"`
 	Suites       []string `json:"suites,omitempty"`
+	// Drift says what a change of a measured fact comes to; the first rule that names
+	// the fact counts, and what none names lapses.
+	Drift []DriftRule `json:"drift,omitempty"`
 	// SPIFFEID is how SPIRE knows the agent, where it issues the tenant's SVIDs.
 	SPIFFEID string `json:"spiffeID,omitempty"`
 	// Workloads are workloads elsewhere that may act for the agent's running tasks.
@@ -138,6 +141,9 @@ type Model struct {
 	Location string   `json:"location"` // where inference runs, as declared by the owner
 	// Signature is its publisher's.
 	Signature *ModelSignature `json:"signature,omitempty"`
+	// Sampling bounds parameters of a call. What is not bounded here may not change
+	// after the certification; what is must be sent.
+	Sampling map[SamplingParameter]Bound `json:"sampling,omitempty"`
 	// Scripted marks a model that answers from a script: demo tenants only.
 	Scripted bool `json:"scripted,omitempty"`
 }
@@ -385,6 +391,8 @@ func (s *AgentSpec) Validate(_ string, report func(path, problem string)) {
 	if problem := s.Model.Key.problem(); problem != "" {
 		report("model.key.sealed", problem)
 	}
+	s.checkSampling(report)
+	s.checkDrift(report)
 	if p := s.SystemPrompt; p != nil && (p.Text == "") == (p.File == "") {
 		report("systemPrompt", "want text or file, and not both")
 	}

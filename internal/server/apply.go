@@ -15,6 +15,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/boundary"
 	"github.com/sallyport-dev/sallyport/internal/capability"
+	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 )
@@ -199,6 +200,12 @@ func merge(have map[string]stored, all []resource.Resource, author string) (map[
 // approvals that it needs. A crash after the record leaves a request to make,
 // which the next start makes.
 func (t *tenant) apply(ctx context.Context, author string, all []resource.Resource) ([]Applied, error) {
+	done, err := t.declare(ctx, author, all)
+	t.lapseChanged(context.WithoutCancel(ctx))
+	return done, err
+}
+
+func (t *tenant) declare(ctx context.Context, author string, all []resource.Resource) ([]Applied, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before := t.world
@@ -226,7 +233,6 @@ func (t *tenant) apply(ctx context.Context, author string, all []resource.Resour
 		}
 		t.world = w
 		t.endForeign(before, w)
-		defer t.lapseChanged(ctx, w)
 		if err := t.trust(ctx, w); err != nil {
 			return nil, err
 		}
@@ -234,17 +240,18 @@ func (t *tenant) apply(ctx context.Context, author string, all []resource.Resour
 	return t.withPending(ctx, done)
 }
 
-// lapseChanged ends the certifications of boundaries that an apply has changed.
-// It runs while apply holds the tenant's lock, so what runs under them is taken
-// down from goroutines of its own.
-func (t *tenant) lapseChanged(ctx context.Context, w *world) {
+// lapseChanged ends the certifications of boundaries that an apply has changed, and
+// of those behind which nobody stands any more.
+func (t *tenant) lapseChanged(ctx context.Context) {
+	w := t.current()
 	for _, a := range w.agents {
 		c, err := t.certs.Live(a.name, action.Production)
 		if err != nil {
 			continue
 		}
-		if changes := drifted(a, c.Manifest); len(changes) > 0 {
-			go t.lapse(context.WithoutCancel(ctx), a.name, "changed", changes)
+		t.drift(ctx, a, c.Manifest, lapseChanged, drifted(a, c.Manifest))
+		if code, why := t.unsupported(ctx, w, a, c); code != "" {
+			t.lapse(ctx, a.name, certify.Lapse{Code: code, Why: why})
 		}
 	}
 }

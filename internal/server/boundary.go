@@ -25,7 +25,12 @@ type Boundary struct {
 	// another value.
 	Otherwise []boundary.Change `json:"otherwise"`
 	Live      string            `json:"live,omitempty"` // the certification in force for production
-	Against   *Against          `json:"against,omitempty"`
+	Tier      string            `json:"tier"`
+	TierWhy   string            `json:"tierWhy"` // the path to what makes it that
+	// Graded are changes since it is in force that did not end it: what is privileged
+	// is held for people.
+	Graded  []boundary.Change `json:"graded,omitempty"`
+	Against *Against          `json:"against,omitempty"`
 }
 
 // Against is how the boundary differs from the one of a certification.
@@ -52,7 +57,7 @@ func (s *Server) Boundary(ctx context.Context, tenantName, agentName, against st
 	if err != nil {
 		return nil, err
 	}
-	b := &Boundary{Declared: a.declared.Digest(), Holders: map[string][]string{}, Otherwise: []boundary.Change{}}
+	b := &Boundary{Declared: a.declared.Digest(), Tier: a.tier, TierWhy: a.tierWhy, Holders: map[string][]string{}, Otherwise: []boundary.Change{}}
 	seen := t.lastMeasured(agentName, history)
 	if b.Manifest, err = manifest(a, seen); err != nil {
 		return nil, err
@@ -71,7 +76,7 @@ func (s *Server) Boundary(ctx context.Context, tenantName, agentName, against st
 		b.Holders[role] = t.holders(w, resource.Role(role))
 	}
 	if c, err := t.certs.Live(agentName, action.Production); err == nil {
-		b.Live = c.ID
+		b.Live, b.Graded = c.ID, c.Graded
 	}
 	if against == "" {
 		return b, nil
@@ -98,7 +103,7 @@ func (t *tenant) lastMeasured(agentName string, history []certify.Certification)
 		}
 	}
 	for _, c := range history {
-		if c.Lapse == nil || c.Lapse.Code != "drift" || c.Lapse.At.Before(history[len(history)-1].Ran) {
+		if c.Lapse == nil || c.Lapse.Code != lapseDrift || c.Lapse.At.Before(history[len(history)-1].Ran) {
 			continue
 		}
 		for _, x := range c.Lapse.Changes {

@@ -20,6 +20,12 @@ func TestPartsAreRefused(t *testing.T) {
 		files["capability.yaml"] = append(files["capability.yaml"], "  delegates: [{agent: second, capability: reset-mfa}]\n  audiences: [https://api.example]\n"...)
 		files["second.yaml"] = files["agent.yaml"]
 		rig.Replace("second.yaml", "name: helpdesk\n", "name: second\n")(files)
+		// It changes nothing itself, and gives away what does.
+		files["third.yaml"] = files["agent.yaml"]
+		rig.Replace("third.yaml", "name: helpdesk\n", "name: third\n")(files)
+		rig.Replace("third.yaml", "capabilities: [reset-mfa]", "capabilities: [look]")(files)
+		files["look.yaml"] = []byte("apiVersion: sallyport/v1\nkind: Capability\nmetadata: {name: look, tenant: brightwell}\nspec:\n  description: Looks.\n  version: \"1\"\n" +
+			"  stages: [sandbox]\n  reads: [tickets]\n  budgets: {actions: 10, seconds: 60}\n  delegates: [{agent: second, capability: reset-mfa}]\n")
 	}})
 	// Who approves a capability is shown what it gives to others.
 	for _, q := range r.Pending(t) {
@@ -28,6 +34,14 @@ func TestPartsAreRefused(t *testing.T) {
 		}
 	}
 	r.Ready(t)
+	third, err := r.Server.Boundary(t.Context(), "", "third", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, _ := third.Get("tier")
+	if want := "capability look gives to agent second capability reset-mfa reaches iam.user.mfa.reset (privileged)"; f.Value != "privileged" || third.TierWhy != want {
+		t.Errorf("the tier of who gives it away: %s, %s; want %s", f.Value, third.TierWhy, want)
+	}
 	in := rig.Intent(action.Sandbox, "jo", "4711")
 	in.Agent = "helpdesk"
 	x := r.OpenTask(t, in)

@@ -12,11 +12,8 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/boundary"
 	"github.com/sallyport-dev/sallyport/internal/certify"
-	"github.com/sallyport-dev/sallyport/internal/gate"
-	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/surface/inference"
-	"github.com/sallyport-dev/sallyport/internal/task"
 )
 
 // Sources of measured facts.
@@ -71,7 +68,7 @@ func (m *measured) all() map[string]boundary.Fact {
 // is in, or who installs what runs on this machine.
 func ownerOf(name string) string {
 	switch name {
-	case "browser.version", "browser.flags", "containment", "sallyport.binary", "policy.shipped", "identity.source":
+	case "browser.version", "browser.binary", "browser.flags", "containment", "sallyport.binary", "policy.shipped", "identity.source":
 		return string(resource.RoleOperations)
 	}
 	switch kind, _, _ := strings.Cut(name, "."); kind {
@@ -113,7 +110,7 @@ func (t *tenant) certified(a *agent) (certify.Certification, error) {
 	if err != nil {
 		return c, problem(Refused, "no_certification", err.Error(), next)
 	}
-	if changes := drifted(a, c.Manifest); len(changes) > 0 {
+	if changes, _ := a.material(c.Manifest, drifted(a, c.Manifest)); len(changes) > 0 {
 		return c, problem(Refused, "drift", "the boundary is not the one that was certified: "+describe(changes), next)
 	}
 	return c, nil
@@ -137,6 +134,14 @@ func (t *tenant) holdAgainst(ctx context.Context, s *session) error {
 	}
 	changes := base.Drift(declaredAnd(s.seen.values(), a, base, s.task.Stage))
 	changes = append(changes, undeclared(base, a.declared)...)
+	if s.task.Stage == action.Production {
+		// Another harness is what a caller of run brought, not a change of the
+		// boundary: it does not run, and the certification of the right one stands.
+		brought := len(changes) > 0 && !slices.ContainsFunc(changes, func(c boundary.Change) bool { return !strings.HasPrefix(c.Name, "harness.") })
+		if !brought {
+			changes = t.drift(ctx, a, base, lapseDrift, changes)
+		}
+	}
 	if len(changes) == 0 {
 		if s.task.Stage == action.Production {
 			t.mu.Lock()
@@ -144,12 +149,6 @@ func (t *tenant) holdAgainst(ctx context.Context, s *session) error {
 			t.mu.Unlock()
 		}
 		return nil
-	}
-	// Another harness is what a caller of run brought, not a change of the
-	// boundary: it does not run, and the certification of the right one stands.
-	brought := !slices.ContainsFunc(changes, func(c boundary.Change) bool { return !strings.HasPrefix(c.Name, "harness.") })
-	if s.task.Stage == action.Production && !brought {
-		t.lapse(ctx, s.task.Agent, "drift", changes)
 	}
 	return problem(Refused, "drift", "the boundary is not the one that was certified: "+describe(changes), "sallyport certify "+s.task.Agent)
 }
@@ -172,16 +171,12 @@ func declaredAnd(seen boundary.Measure, a *agent, base boundary.Manifest, stage 
 	return out
 }
 
-// undeclared lists what a certified manifest was made of and is not declared any
-// more: a connector, capability, policy or suite that was taken away.
+// undeclared lists what a certified manifest declares and is not declared any more: a
+// connector, capability, policy, suite, bound or rule that was taken away.
 func undeclared(certified, declared boundary.Manifest) []boundary.Change {
 	var out []boundary.Change
 	for _, f := range certified.Facts {
-		kind, _, _ := strings.Cut(f.Name, ".")
-		if !slices.Contains([]string{"connector", "capability", "credential", "policy", "suite"}, kind) {
-			continue
-		}
-		if _, ok := declared.Get(f.Name); !ok {
+		if _, ok := declared.Get(f.Name); !ok && f.Source != atLaunch && !strings.HasPrefix(f.Source, atInference) {
 			out = append(out, boundary.Change{Name: f.Name, Old: f.Value})
 		}
 	}
@@ -196,39 +191,6 @@ func describe(changes []boundary.Change) string {
 	return strings.Join(out, "; ")
 }
 
-// lapse ends the production certification of an agent because of drift: first
-// the certification in memory, then every task that runs under it, then the
-// record. When it returns nothing of the agent is dispatched any more; what was in
-// flight is cut and the tasks are being taken down.
-func (t *tenant) lapse(ctx context.Context, agent, code string, changes []boundary.Change) {
-	why := describe(changes)
-	l := certify.Lapse{Code: code, Why: why, Changes: changes}
-	err := t.certs.Lapse(ctx, agent, action.Production, l, func() {
-		// Not End: the drift may have been seen inside a dispatch of such a task.
-		t.srv.gate.Shut(func(a gate.Admission) bool {
-			return a.Tenant == t.name && a.Agent == agent && a.Stage == action.Production
-		}, "lapsed", "the certification lapsed: "+why)
-	})
-	if err != nil {
-		t.srv.log.Error("the lapse could not be recorded; nothing passes", "agent", agent, "err", err)
-	}
-	t.recordDrift(ctx, agent, "", changes)
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	for id, s := range t.sessions {
-		if s.task.Agent == agent && s.task.Stage == action.Production {
-			go t.endTask(id, task.Revoked, "lapsed", "the certification lapsed: "+why)
-		}
-	}
-}
-
-func (t *tenant) recordDrift(ctx context.Context, agent, task string, changes []boundary.Change) {
-	if _, err := t.log.Append(ctx, record.Draft{Type: "boundary.drift", Task: task, Agent: agent, Actor: "sallyport",
-		Body: map[string]any{"agent": agent, "changes": changes}}); err != nil {
-		t.srv.log.Error("the drift could not be recorded; nothing passes", "agent", agent, "err", err)
-	}
-}
-
 // observer holds every inference call against the boundary.
 type observer struct{ s *session }
 
@@ -237,46 +199,79 @@ func (o observer) Observe(ctx context.Context, m inference.Measurement) error {
 	var seen boundary.Measure
 	switch m.Phase {
 	case inference.AtRequest:
-		seen = boundary.Measure{"model.requested": m.Model, "prompt.system": string(m.SystemDigest),
-			"tools": string(m.ToolsDigest), "model.sampling": string(m.SamplingDigest), "model.endpoint": m.Endpoint}
+		seen = boundary.Measure{"model.requested": m.Model, "prompt.system": string(m.SystemDigest), "tools": string(m.ToolsDigest), "model.endpoint": m.Endpoint}
+		maps.Copy(seen, o.s.agent.sampling(m))
+	case inference.AtConnect:
+		seen = boundary.Measure{"model.peer": m.Peer}
 	case inference.AtResponse:
-		seen = boundary.Measure{"model.id": m.Model}
+		seen = boundary.Measure{"model.id": m.Model, "model.account": m.Said.Account, "model.geo": m.Said.Geo}
 	default:
 		return nil
 	}
 	s := o.s
-	var base boundary.Manifest
-	if s.task.Stage == action.Production {
-		c, err := s.t.certs.Live(s.task.Agent, s.task.Stage)
-		if err != nil {
-			return err
-		}
-		base = c.Manifest
-	} else {
-		base = s.agent.declared
+	if s.task.Stage != action.Production {
+		return s.sandboxed(ctx, m.Phase, seen)
 	}
-	known := boundary.Measure{}
-	for n, v := range seen {
-		if _, ok := base.Get(n); ok || s.task.Stage == action.Production {
-			known[n] = v
-		}
+	c, err := s.t.certs.Live(s.task.Agent, s.task.Stage)
+	if err != nil {
+		return err
 	}
-	changes := base.Drift(known)
-	// In the sandbox too a fact may not change its value within a run.
-	for n, v := range seen {
-		if old := s.seen.get(n); old != "" && old != v {
-			changes = append(changes, boundary.Change{Name: n, Old: old, New: v})
-		}
-	}
+	changes := c.Manifest.Drift(seen)
 	s.seen.set(boundary.Observed, atInference+string(m.Phase), seen)
 	if len(changes) == 0 {
 		return nil
 	}
 	s.t.srv.log.Warn("drift", "agent", s.task.Agent, "task", s.task.ID, "stage", s.task.Stage, "changes", describe(changes))
-	if s.task.Stage == action.Production {
-		s.t.lapse(context.WithoutCancel(ctx), s.task.Agent, "drift", changes)
-	} else {
-		s.t.recordDrift(context.WithoutCancel(ctx), s.task.Agent, s.task.ID, changes)
+	return notCertified(s.t.drift(context.WithoutCancel(ctx), s.agent, c.Manifest, lapseDrift, changes))
+}
+
+func notCertified(changes []boundary.Change) error {
+	if len(changes) == 0 {
+		return nil
 	}
 	return fmt.Errorf("the model behind this agent is not the one that was certified: %s", describe(changes))
+}
+
+// sandboxed holds a call against what is declared, and against the run's own calls
+// before: a fact may not change its value within a run.
+func (s *session) sandboxed(ctx context.Context, phase inference.Phase, seen boundary.Measure) error {
+	known := boundary.Measure{}
+	for n, v := range seen {
+		if _, ok := s.agent.declared.Get(n); ok {
+			known[n] = v
+		}
+	}
+	changes := s.agent.declared.Drift(known)
+	for n, v := range seen {
+		if old := s.seen.get(n); old != "" && old != v {
+			changes = append(changes, boundary.Change{Name: n, Old: old, New: v})
+		}
+	}
+	s.seen.set(boundary.Observed, atInference+string(phase), seen)
+	if len(changes) == 0 {
+		return nil
+	}
+	s.t.srv.log.Warn("drift", "agent", s.task.Agent, "task", s.task.ID, "stage", s.task.Stage, "changes", describe(changes))
+	s.t.recordDrift(context.WithoutCancel(ctx), s.task.Agent, s.task.ID, changes)
+	return notCertified(changes)
+}
+
+// sampling are the facts of a call's sampling parameters. One that the boundary bounds
+// is seen as its bound while it is within, and must be sent; all others are one fact.
+// How long an answer may be (max_tokens) is one only where it is bounded.
+func (a *agent) sampling(m inference.Measurement) map[string]string {
+	bounded, out := []string{"max_tokens"}, map[string]string{}
+	for name, b := range a.spec.Model.Sampling {
+		bounded = append(bounded, string(name))
+		v, sent := m.Sampling[string(name)]
+		switch {
+		case !sent:
+			v = "unsent"
+		case b.Has(v):
+			v = b.String()
+		}
+		out["sampling."+string(name)] = v
+	}
+	out["model.sampling"] = m.SamplingText(bounded...)
+	return out
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/boundary"
 	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/signals"
@@ -167,6 +169,107 @@ func (a *Asker) Hold() (release func(), err error) {
 		all = append(all, f)
 	}
 	return release, nil
+}
+
+// Bare is a session without a browser and a process: the test is the harness.
+type Bare struct {
+	Asker
+	Model string // URL of the way to the model
+}
+
+// StartBare starts a task as far as that goes, in the order of a start: measured, held
+// against what is certified, then the way to the model. launch are facts of the browser
+// that does not run.
+func (s *Server) StartBare(ctx context.Context, id string, h Harness, launch map[string]string) (_ *Bare, err error) {
+	t, err := s.tenant("")
+	if err != nil {
+		return nil, err
+	}
+	x, err := t.tasks.Start(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			t.endTask(id, task.Failed, "not_started", err.Error())
+		}
+	}()
+	w := t.current()
+	ss := &session{t: t, task: x, world: w, agent: w.agents[x.Agent], seen: newMeasured(), jar: newJar(), done: make(chan struct{})}
+	if ss.instance, err = w.capabilities[x.Capability].Instantiate(x.Capability, x.Params); err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	t.sessions[id] = ss
+	t.mu.Unlock()
+	if err = ss.admit(ctx); err != nil {
+		return nil, err
+	}
+	ss.seen.set(boundary.Pinned, atLaunch, launch)
+	program, err := onDisk.browser(ss.agent.browserKind)
+	if err != nil {
+		return nil, err
+	}
+	ss.seen.set(boundary.Pinned, atLaunch, map[string]string{"browser.binary": string(program), "browser.kind": ss.agent.browserKind})
+	if err = ss.measureHarness(h); err == nil {
+		err = t.holdAgainst(ctx, ss)
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := ss.newModel()
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	ss.serve("inference", func() error { return m.Serve(l) })
+	ss.up.Store(true)
+	return &Bare{Asker{ss}, "http://" + l.Addr().String() + "/v1/messages"}, nil
+}
+
+// Stopped is closed when nothing of the task passes any more.
+func (b *Bare) Stopped() <-chan struct{} { return b.s.t.srv.gate.Done(b.s.t.name, b.s.task.ID) }
+
+// Ended is closed when nothing of the session is left.
+func (b *Bare) Ended() <-chan struct{} { return b.s.done }
+
+// Certify records a certification of what the session measured as a run of the suite
+// does whose trials all passed, and asks for its approval in the same way. other are
+// facts that were measured otherwise.
+func (b *Bare) Certify(ctx context.Context, c certify.Certification, other map[string]string) (certify.Certification, error) {
+	t := b.s.t
+	a := t.current().agents[b.s.task.Agent]
+	var err error
+	if c.Manifest, err = manifest(a, b.s.seen); err != nil {
+		return c, err
+	}
+	for i, f := range c.Manifest.Facts {
+		if v, ok := other[f.Name]; ok {
+			c.Manifest.Facts[i].Value = v
+		}
+	}
+	for i, x := range c.Suites {
+		f, _ := c.Manifest.Get("suite." + x.Name)
+		c.Suites[i].Digest = action.Digest(f.Value)
+	}
+	if c, err = t.certs.Record(ctx, c, time.Hour, nil); err != nil {
+		return c, err
+	}
+	return c, t.askCertification(ctx, a, c)
+}
+
+// Lapse ends a certification as a watcher of the agent's behaviour would.
+func (b *Bare) Lapse(ctx context.Context, code, why string) {
+	b.s.t.lapse(ctx, b.s.task.Agent, certify.Lapse{Code: code, Why: why})
+}
+
+// Lock locks a person, as a security event does before it is on record.
+func (b *Bare) Lock(ctx context.Context, person string) error {
+	_, err := b.s.t.fenceBarred(ctx, []signals.Bar{{Person: person, Issuer: "https://idp.example", Locked: true}})
+	return err
 }
 
 // StartLeases starts a task as far as its credentials, in the order of a start but

@@ -2,8 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,9 +18,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
-	"github.com/sallyport-dev/sallyport/internal/boundary"
 	"github.com/sallyport-dev/sallyport/internal/browser"
-	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/capability"
 	"github.com/sallyport-dev/sallyport/internal/connector"
 	"github.com/sallyport-dev/sallyport/internal/contain"
@@ -82,6 +77,9 @@ type session struct {
 	seen     *measured     // what was measured of the boundary
 	dir      string        // sockets; gone with the session
 	program  contain.Mount // the copy that runs; empty if it runs from its own place
+	path     string        // of the harness's program
+	bound    []string      // further paths that the harness sees
+	admitted atomic.Bool   // to the gate
 
 	databases []*roleLease
 	hosts     []hostLease
@@ -190,8 +188,16 @@ func (s *session) admit(ctx context.Context) error {
 		return err
 	}
 	guard := s.agent.guardrails
-	certified := func() error { return nil }
+	certified, drifted, remeasure := func() error { return nil }, func() string { return "" }, func(context.Context) {}
 	if t.Stage == action.Production {
+		remeasure = s.remeasure
+		drifted = func() string {
+			c, err := s.t.certs.Live(t.Agent, t.Stage)
+			if err != nil || len(c.Graded) == 0 {
+				return "" // without one nothing passes
+			}
+			return describe(c.Graded)
+		}
 		certified = func() error {
 			c, err := s.t.certs.Live(t.Agent, t.Stage)
 			if err == nil && c.ID != t.Certification {
@@ -201,13 +207,14 @@ func (s *session) admit(ctx context.Context) error {
 		}
 	}
 	budgets := s.instance.Budgets
+	defer s.admitted.Store(true)
 	return s.t.srv.gate.Admit(gate.Admission{
 		Tenant: s.t.name, Task: t.ID, Agent: t.Agent, Stage: t.Stage, Tier: t.Tier, Params: t.Params, Parent: t.Parent(),
 		Policy: s.world.decider(s.agent, grant),
 		Holds: holds{engine: s.t.approvals, task: t, instance: s.instance, policy: guard.Digest(),
 			excluded: answerable, people: s.world.peopleOf(t.Suite), everybody: slices.Collect(maps.Keys(s.world.people))},
 		Log: s.t.log, Deadline: s.until(), MaxActions: budgets.Actions,
-		HoldLimit: s.t.srv.cfg.HoldLimit, Certified: certified,
+		HoldLimit: s.t.srv.cfg.HoldLimit, Certified: certified, Drifted: drifted, Remeasure: remeasure,
 	})
 }
 
@@ -273,109 +280,6 @@ func (s *session) serve(name string, f func() error) {
 			}
 		}
 	}()
-}
-
-// checkHarness refuses what cannot be measured.
-func checkHarness(h Harness) error {
-	for _, v := range h.Env {
-		if n, _, ok := strings.Cut(v, "="); !ok || loaderVariable(n) {
-			return problem(Invalid, "harness_environment", "the variable "+strconv.Quote(n)+" is not handed on: it would change which code runs", "leave it out")
-		}
-	}
-	return nil
-}
-
-// measure fills in what is seen of the boundary before the agent runs.
-func (s *session) measure(h Harness) error {
-	bin, err := s.takeProgram(h)
-	if err != nil {
-		return fmt.Errorf("harness: %w", err)
-	}
-	args, err := canon.DigestOf(append([]string{}, h.Args...))
-	if err != nil {
-		return err
-	}
-	env, err := canon.DigestOf(append([]string{h.Dir}, slices.Sorted(slices.Values(h.Env))...))
-	if err != nil {
-		return err
-	}
-	bound, err := treeDigest(h.Bind)
-	if err != nil {
-		return fmt.Errorf("harness: %w", err)
-	}
-	grade, facts := boundary.Pinned, map[string]string{"harness.binary": string(bin)}
-	if b := s.agent.built; b != nil {
-		if !b.Programs[bin] {
-			return problem(Refused, "harness_of_no_build", fmt.Sprintf("the harness's program %s is none of the %d that its provenance says %s built", bin, len(b.Programs), b.Builder),
-				"bring the build's own program, or apply its provenance")
-		}
-		grade, facts["harness.provenance"] = boundary.Attested, s.agent.builtBy()
-	}
-	s.seen.set(grade, atLaunch, facts)
-	version, flags, kind := s.browser.Facts()
-	s.seen.set(boundary.Pinned, atLaunch, map[string]string{
-		"harness.args": string(args), "harness.environment": string(env), "harness.files": string(bound),
-		"browser.version": version, "browser.flags": string(flags), "browser.kind": kind,
-		"containment": s.t.srv.containment(), "sallyport.binary": string(s.t.srv.self),
-	})
-	return nil
-}
-
-// takeProgram gives the digest of the harness's program. It measures a copy of
-// its own, which is what runs: whoever writes to the file meanwhile changes
-// nothing. A program of the system or below a bound path is measured in its
-// place, since what it belongs with stays there.
-func (s *session) takeProgram(h Harness) (action.Digest, error) {
-	around := contain.SystemMounts()
-	for _, b := range h.Bind {
-		around = append(around, contain.Mount{Target: b})
-	}
-	for _, m := range around {
-		if h.Path == m.Target || strings.HasPrefix(h.Path, strings.TrimSuffix(m.Target, "/")+"/") {
-			return fileDigest(h.Path)
-		}
-	}
-	in, err := os.Open(h.Path)
-	if err != nil {
-		return "", err
-	}
-	defer in.Close()
-	name := filepath.Join(s.t.srv.programs(), s.task.ID)
-	out, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o555)
-	if err != nil {
-		return "", err
-	}
-	s.onStop(func() { os.Remove(name) })
-	sum := sha256.New()
-	_, err = io.Copy(out, io.TeeReader(in, sum))
-	// Closed before it is started: a file that is open for writing cannot be.
-	if err := errors.Join(err, out.Chmod(0o555), out.Close()); err != nil {
-		return "", err
-	}
-	s.program = contain.Mount{Source: name, Target: h.Path}
-	return action.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil))), nil
-}
-
-// unexchanged measures again what runs from its own place. Exchanged and put
-// back in between is not seen: who can write there is trusted that far, as the
-// threat model says.
-func (s *session) unexchanged(h Harness) error {
-	bin := s.seen.get("harness.binary")
-	if s.program.Source == "" {
-		again, err := fileDigest(h.Path)
-		if err != nil {
-			return err
-		}
-		bin = string(again)
-	}
-	files, err := treeDigest(h.Bind)
-	if err != nil {
-		return err
-	}
-	if bin != s.seen.get("harness.binary") || string(files) != s.seen.get("harness.files") {
-		return problem(Refused, "harness_exchanged", "the harness's program or files changed while it was started", "open a new task")
-	}
-	return nil
 }
 
 // lease obtains what the capability names: sessions of applications and secrets
@@ -488,12 +392,10 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 		return err
 	}
 	s.onStop(func() { s.screen.Close() })
-	model, err := inference.New(inference.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate,
-		Observer: observer{s}, Key: s.t.providerKey(s.agent), Upstream: s.agent.endpoint, Roots: s.agent.roots, Dial: routes(s.task.Routes).dial, Betas: s.agent.betas})
+	model, err := s.newModel()
 	if err != nil {
 		return err
 	}
-	s.onStop(func() { model.Close() })
 
 	listen := []string{computerAddr, inferenceAddr, proxyAddr}
 	if s.drivers() {
@@ -585,6 +487,16 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 		s.serveTokens(ls[len(ls)-1])
 	}
 	return nil
+}
+
+// newModel makes the way to the model.
+func (s *session) newModel() (*inference.Server, error) {
+	m, err := inference.New(inference.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate,
+		Observer: observer{s}, Key: s.t.providerKey(s.agent), Upstream: s.agent.endpoint, Roots: s.agent.roots, Dial: routes(s.task.Routes).dial, Betas: s.agent.betas})
+	if err == nil {
+		s.onStop(func() { m.Close() })
+	}
+	return m, err
 }
 
 // drivers reports whether there is a door for clients of the DevTools protocol.

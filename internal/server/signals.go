@@ -149,10 +149,13 @@ func (t *tenant) fenceBarred(ctx context.Context, bars []signals.Bar) ([]string,
 			ids = append(ids, x.ID)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, fenceLimit)
+	limited, cancel := context.WithTimeout(ctx, fenceLimit)
 	defer cancel()
-	return ids, t.srv.gate.End(ctx, func(a gate.Admission) bool { return a.Tenant == t.name && slices.Contains(ids, a.Task) },
+	err = t.srv.gate.End(limited, func(a gate.Admission) bool { return a.Tenant == t.name && slices.Contains(ids, a.Task) },
 		"barred", "a security event about the person it acts for, or who owns the agent")
+	// Then what such a person stands behind.
+	t.lapseChanged(context.WithoutCancel(ctx))
+	return ids, err
 }
 
 // inHandOf reports whether one of these people has taken the task's session over.

@@ -118,6 +118,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	s.background(t.leases.Run)
 	s.background(t.tasks.Run)
 	s.background(t.expire)
+	s.background(t.watch)
 	return t, nil
 }
 
@@ -136,6 +137,8 @@ func (t *tenant) recover(ctx context.Context) error {
 		}
 		return nil
 	}))
+	// Before anything is served: this server may be another one than was certified.
+	t.lookAgain(ctx)
 	return errors.Join(errs...)
 }
 
@@ -176,7 +179,7 @@ func (t *tenant) expire(ctx context.Context) {
 func (t *tenant) expireCertifications(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(t.current().agents)) {
 		if _, err := t.certs.Live(name, action.Production); errors.Is(err, certify.ErrExpired) {
-			t.lapse(ctx, name, "expired", nil)
+			t.lapse(ctx, name, certify.Lapse{Code: lapseExpired, Why: "its time is over"})
 		}
 	}
 	return nil

@@ -217,7 +217,8 @@ func (w *world) agent(name string, spec *resource.AgentSpec, sets map[string]*po
 
 // tier follows from what the agent can reach, not from a label: the operation of
 // the greatest effect over all its capabilities and their applications, and the
-// effect of the databases and hosts that they open.
+// effect of the databases and hosts that they open; also through the agents that it
+// may give parts of its tasks to, and those that they may.
 func (w *world) tier(a *agent) (tier, why string) {
 	tier, why = "light", "no operation that changes anything is reachable"
 	raise := func(effect action.Effect, path string) {
@@ -228,15 +229,23 @@ func (w *world) tier(a *agent) (tier, why string) {
 			tier, why = "standard", path
 		}
 	}
-	for _, name := range a.spec.Capabilities {
-		for _, source := range w.capabilities[name].Credentials {
+	seen := map[string]bool{}
+	var walk func(name, path string)
+	walk = func(name, path string) {
+		spec := w.capabilities[name]
+		if spec == nil || seen[name] {
+			return
+		}
+		seen[name] = true
+		path += "capability " + name
+		for _, source := range spec.Credentials {
 			if src := w.sources[source]; src != nil && src.Database() != "" {
-				raise(src.Database(), fmt.Sprintf("capability %s reaches database %s (%s)", name, source, src.Database()))
+				raise(src.Database(), fmt.Sprintf("%s reaches database %s (%s)", path, source, src.Database()))
 			} else if src != nil && src.SSH != nil {
-				raise(src.SSH.Effect, fmt.Sprintf("capability %s reaches host %s (%s)", name, source, src.SSH.Effect))
+				raise(src.SSH.Effect, fmt.Sprintf("%s reaches host %s (%s)", path, source, src.SSH.Effect))
 			}
 		}
-		for _, op := range w.capabilities[name].Operations {
+		for _, op := range spec.Operations {
 			app := op.App
 			if app == "" {
 				app, _, _ = strings.Cut(op.Operation, ".")
@@ -249,8 +258,14 @@ func (w *world) tier(a *agent) (tier, why string) {
 					}
 				}
 			}
-			raise(effect, fmt.Sprintf("capability %s reaches %s (%s)", name, op.Operation, effect))
+			raise(effect, fmt.Sprintf("%s reaches %s (%s)", path, op.Operation, effect))
 		}
+		for _, d := range spec.Delegates {
+			walk(d.Capability, path+" gives to agent "+d.Agent+" ")
+		}
+	}
+	for _, name := range a.spec.Capabilities {
+		walk(name, "")
 	}
 	return tier, why
 }
@@ -282,6 +297,26 @@ func (w *world) declare(a *agent) (boundary.Manifest, error) {
 		}
 		add(boundary.Declared, "model signature", "model.signature", fmt.Sprintf("%s by key %s", files, key))
 	}
+	add(boundary.Declared, here, "model.key", m.Key.Sealed)
+	// The inference surface trusts no other roots, and lets no other beta pass.
+	roots := "machine"
+	if m.CA != "" {
+		roots = string(canon.Digest([]byte(m.CA)))
+	}
+	add(boundary.Pinned, here, "model.roots", roots)
+	add(boundary.Pinned, here, "model.betas", strings.Join(slices.Sorted(slices.Values(m.Betas)), ","))
+	for name, b := range m.Sampling {
+		add(boundary.Pinned, here, "sampling."+string(name), b.String())
+	}
+	if len(a.spec.Drift) > 0 {
+		text, err := canon.Marshal(a.spec.Drift)
+		if err != nil {
+			return boundary.Manifest{}, err
+		}
+		add(boundary.Pinned, here, "drift.rules", string(text))
+	}
+	add(boundary.Declared, here, "agent.owner", a.owner)
+	add(boundary.Pinned, "derived", "tier", a.tier)
 	if p := a.spec.SystemPrompt; p != nil {
 		add(boundary.Declared, here, "prompt.system", string(canon.Digest([]byte(p.Text))))
 	}

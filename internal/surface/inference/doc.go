@@ -14,10 +14,14 @@
 //     is asked, so the gate already sees it
 //  3. gate: decided and recorded with the request body as evidence (strings that
 //     an earlier call put on record are named by digest, see evidence.go)
-//  4. the permit is consumed over what will be sent; the key is put in; sent
-//  5. the response's model is read and Observer.Observe(response) is asked
-//     before one byte of the response goes to the harness
-//  6. a stream is passed on event by event, each one read before it is passed,
+//  4. the permit is consumed over what will be sent
+//  5. Observer.Observe(connect) of each new connection, in its handshake: another
+//     peer gets neither call nor key. Then the key is put in; sent
+//  6. the response's model, and what else the provider says of itself, is read and
+//     Observer.Observe(response) is asked before one byte goes to the harness. An
+//     answer that can be read as no message names no model, which is drift as
+//     another model is; one that the network cut is not
+//  7. a stream is passed on event by event, each one read before it is passed,
 //     and flushed at once; a second model in the same stream is observed too
 //
 // Invariants:
@@ -40,7 +44,11 @@
 // System text that is moved into the first user message is a different system
 // prompt and shows as drift; text in user messages is not measured, it is the
 // task. The tools digest is over the canonical JSON of the tools array without
-// cache_control, which does not change what the model is told.
+// cache_control, which does not change what the model is told. Sampling is every
+// parameter that changes how the model answers, by its name. The peer is the
+// SubjectPublicKeyInfo of the root that the provider's certificate was verified by:
+// leaves and intermediates are renewed by themselves, and a root is another
+// provider, or somebody in between.
 //
 // Limits: that the provider runs the model whose name it returns is declared by
 // the provider, not proved here. A key split over several events by a hostile
@@ -69,6 +77,7 @@ type Phase string
 // The phases of a call.
 const (
 	AtRequest  Phase = "request"
+	AtConnect  Phase = "connect"  // a connection to the upstream; only Peer and Endpoint are set
 	AtResponse Phase = "response" // the response names its model
 	AtStop     Phase = "stop"     // a response ended; StopReason is set
 )
@@ -80,11 +89,23 @@ type Measurement struct {
 	RequestedModel string // in the later phases too
 	SystemDigest   action.Digest
 	ToolsDigest    action.Digest
-	SamplingDigest action.Digest // temperature, top_p, top_k, thinking, tool_choice and the like
-	Endpoint       string        // the upstream's URL with the path, without a query
-	Betas          []string      // sorted
+	Sampling       map[string]string // temperature, top_p, thinking, tool_choice and the like, as canonical JSON; always max_tokens
+	Endpoint       string            // the upstream's URL with the path, without a query
+	Peer           string            // AtConnect: digest of the public key of the root that verified the upstream
+	Said           Said              // AtResponse
+	Betas          []string          // sorted
 	StopReason     string
 }
+
+// Said is what the provider's answer says of itself, beside its model. Unsaid
+// stands for what it does not say.
+type Said struct {
+	Account string // Anthropic-Organization-Id: whose key it took the real one for
+	Geo     string // usage.inference_geo: where it ran, as it says
+}
+
+// Unsaid is the value of what a provider does not say.
+const Unsaid = "unsaid"
 
 // Observer compares measurements with the boundary manifest. An error means
 // that the call must not go on; it is called concurrently.

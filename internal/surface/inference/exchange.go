@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -65,6 +66,10 @@ func (x *exchange) send(ctx context.Context) action.Outcome {
 		req.Header.Add("Anthropic-Beta", b)
 	}
 	resp, err := x.s.client.Do(req)
+	if errors.Is(err, errDrift) { // in the handshake
+		x.refuse(drifted)
+		return action.Outcome{State: action.Failed, Detail: "not sent: " + drifted.code}
+	}
 	if err != nil {
 		// The error text has the URL, never a header; it is still not shown.
 		x.upstreamFailed("the provider could not be reached")
@@ -78,7 +83,7 @@ func (x *exchange) send(ctx context.Context) action.Outcome {
 			out.Detail = "stop_reason " + label(x.stop)
 		}
 	case errors.Is(err, errDrift):
-		out.Detail = "cut: the answer's model is not the certified one"
+		out.Detail = "cut: the answer is not of the certified model"
 	case errors.Is(err, errReflected):
 		out.Detail = "cut: " + errReflected.Error()
 	default:
@@ -95,8 +100,7 @@ func (x *exchange) answer(ctx context.Context, resp *http.Response) error {
 	}
 	if resp.StatusCode == http.StatusOK && x.m.stream {
 		if kind != "text/event-stream" {
-			x.upstreamFailed("the provider did not stream")
-			return errUnread
+			return x.nameless(ctx, resp, "the provider did not stream")
 		}
 		return x.streamed(ctx, resp)
 	}
@@ -148,13 +152,36 @@ func (x *exchange) headers(resp *http.Response) {
 	x.w.Header().Set("Cache-Control", "no-store")
 }
 
-func (x *exchange) observe(ctx context.Context, p Phase, model, stop string) error {
+func (x *exchange) observe(ctx context.Context, p Phase, model, stop string, said Said) error {
 	m := x.m.Measurement
-	m.Phase, m.Model, m.StopReason = p, model, stop
+	m.Phase, m.Model, m.StopReason, m.Said = p, model, stop, said
 	if err := x.s.c.Observer.Observe(ctx, m); err != nil {
 		return errDrift
 	}
 	return nil
+}
+
+// nameless answers for a successful answer that names no model, since nothing can
+// read it: as far as anybody can tell it is another one's.
+func (x *exchange) nameless(ctx context.Context, resp *http.Response, detail string) error {
+	if x.observe(ctx, AtResponse, "", "", x.said(resp, "")) != nil {
+		return x.cut(drifted, errDrift)
+	}
+	return x.cut(&refusal{http.StatusBadGateway, "api_error", "upstream_failed", "sallyport: " + detail}, errUnread)
+}
+
+// said is what an answer says of itself.
+func (x *exchange) said(resp *http.Response, geo string) Said {
+	plain := func(s string) string {
+		switch {
+		case s == "":
+			return Unsaid
+		case len(s) > 100 || x.holdsKey([]byte(s)) || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }):
+			return string(canon.Digest([]byte(s)))
+		}
+		return s
+	}
+	return Said{Account: plain(resp.Header.Get("Anthropic-Organization-Id")), Geo: plain(geo)}
 }
 
 // whole answers a call that is not streamed.
@@ -163,21 +190,22 @@ func (x *exchange) whole(ctx context.Context, resp *http.Response, b []byte) err
 		Type       string `json:"type"`
 		Model      string `json:"model"`
 		StopReason string `json:"stop_reason"`
+		Usage      usage  `json:"usage"`
 	}
 	if canon.UnmarshalOpen(b, maxAnswer, &m) != nil || m.Type != "message" || m.Model == "" {
-		x.upstreamFailed("the provider's answer is not a message")
-		return errUnread
+		return x.nameless(ctx, resp, "the provider's answer is not a message")
 	}
 	if x.reflects(b) {
 		x.upstreamFailed("the provider's answer held the provider credential and was dropped")
 		return errReflected
 	}
-	if err := x.observe(ctx, AtResponse, m.Model, m.StopReason); err != nil {
+	said := x.said(resp, m.Usage.InferenceGeo)
+	if err := x.observe(ctx, AtResponse, m.Model, m.StopReason, said); err != nil {
 		x.refuse(drifted)
 		return err
 	}
 	x.stop = m.StopReason
-	if err := x.observe(ctx, AtStop, m.Model, m.StopReason); err != nil {
+	if err := x.observe(ctx, AtStop, m.Model, m.StopReason, said); err != nil {
 		x.refuse(drifted)
 		return err
 	}
@@ -199,32 +227,32 @@ func (x *exchange) streamed(ctx context.Context, resp *http.Response) error {
 		if errors.Is(err, io.EOF) && x.started {
 			return nil
 		}
+		if err != nil && !errors.Is(err, errTooLarge) {
+			return x.cut(&refusal{http.StatusBadGateway, "api_error", "upstream_failed", "sallyport: the provider's stream was cut"}, fmt.Errorf("%w: %w", errUnread, err))
+		}
 		var f fact
 		if err == nil {
 			f, err = ev.read()
 		}
-		if err == nil && model == "" && f.Type != "message_start" && f.Type != "ping" && f.Type != "error" {
-			err = errUnread
-		}
-		if err != nil {
-			return x.cut(&refusal{http.StatusBadGateway, "api_error", "upstream_failed", "sallyport: the provider's stream was cut or could not be read"}, fmt.Errorf("%w: %w", errUnread, err))
+		if err != nil || model == "" && f.Type != "message_start" && f.Type != "ping" && f.Type != "error" {
+			return x.nameless(ctx, resp, "the provider's stream could not be read")
 		}
 		if x.reflects(ev.data) {
 			return x.cut(&refusal{http.StatusBadGateway, "api_error", "upstream_failed", "sallyport: the provider's stream held the provider credential"}, errReflected)
 		}
 		if f.Type == "message_start" {
 			if f.Message.Model == "" {
-				return x.cut(drifted, errDrift)
+				return x.nameless(ctx, resp, "the provider's stream names no model")
 			}
 			// Every one, not only the first: a second start may name another model.
 			model = f.Message.Model
-			if err := x.observe(ctx, AtResponse, model, ""); err != nil {
+			if err := x.observe(ctx, AtResponse, model, "", x.said(resp, f.Message.Usage.InferenceGeo)); err != nil {
 				return x.cut(drifted, err)
 			}
 		}
 		if f.Type == "message_delta" && f.Delta.StopReason != "" {
 			x.stop = f.Delta.StopReason
-			if err := x.observe(ctx, AtStop, model, x.stop); err != nil {
+			if err := x.observe(ctx, AtStop, model, x.stop, Said{}); err != nil {
 				return x.cut(drifted, err)
 			}
 		}

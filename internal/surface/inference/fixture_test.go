@@ -73,6 +73,7 @@ func (noHolds) Open(context.Context, action.Action, action.Decision) (gate.Hold,
 type pins struct {
 	mu                   sync.Mutex
 	model, system, tools string
+	peer                 string
 	seen                 []inference.Measurement
 	lapsed               bool
 }
@@ -81,6 +82,16 @@ func (p *pins) Observe(_ context.Context, m inference.Measurement) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.seen = append(p.seen, m)
+	if m.Phase == inference.AtConnect {
+		if p.peer == "" {
+			p.peer = m.Peer
+		}
+		if m.Peer != p.peer {
+			p.lapsed = true
+			return errors.New("drift: private cause")
+		}
+		return nil
+	}
 	if p.system == "" {
 		p.system, p.tools = string(m.SystemDigest), string(m.ToolsDigest)
 	}

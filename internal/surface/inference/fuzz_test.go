@@ -2,6 +2,7 @@ package inference
 
 import (
 	"bytes"
+	"maps"
 	"testing"
 )
 
@@ -53,7 +54,7 @@ func FuzzMessage(f *testing.F) {
 		if why != nil {
 			return
 		}
-		if n, why := readMessage(b, 1<<20); why != nil || n.SystemDigest != m.SystemDigest || n.ToolsDigest != m.ToolsDigest || n.SamplingDigest != m.SamplingDigest {
+		if n, why := readMessage(b, 1<<20); why != nil || n.SystemDigest != m.SystemDigest || n.ToolsDigest != m.ToolsDigest || !maps.Equal(n.Sampling, m.Sampling) {
 			t.Fatal("two readings differ")
 		}
 		if m.Model == "" || m.SystemDigest == "" || m.ToolsDigest == "" {

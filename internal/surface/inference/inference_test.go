@@ -34,7 +34,7 @@ func TestCallIsMeasuredRecordedAndSentWithTheRealKey(t *testing.T) {
 	if got.Get("X-Api-Key") != realKey || got.Get("Authorization") != "" || got.Get("X-Stainless-Lang") != "" || got.Get("Anthropic-Beta") != "computer-use-2025-11-24" {
 		t.Errorf("sent headers: %v", got)
 	}
-	if want := []inference.Phase{inference.AtRequest, inference.AtResponse, inference.AtStop}; !slices.Equal(f.pins.phases(), want) {
+	if want := []inference.Phase{inference.AtRequest, inference.AtConnect, inference.AtResponse, inference.AtStop}; !slices.Equal(f.pins.phases(), want) {
 		t.Errorf("phases: got %v, want %v", f.pins.phases(), want)
 	}
 	p := f.log.decided[0].Action.Params
@@ -73,7 +73,7 @@ func TestStreamIsFlushed(t *testing.T) {
 	if err != nil || string(rest) != delta+stopped {
 		t.Errorf("rest: %q %v", rest, err)
 	}
-	if want := []inference.Phase{inference.AtRequest, inference.AtResponse, inference.AtStop}; !slices.Equal(f.pins.phases(), want) {
+	if want := []inference.Phase{inference.AtRequest, inference.AtConnect, inference.AtResponse, inference.AtStop}; !slices.Equal(f.pins.phases(), want) {
 		t.Errorf("phases: got %v", f.pins.phases())
 	}
 }
@@ -95,8 +95,8 @@ func TestModelSwap(t *testing.T) {
 				body = stream(plain)
 			}
 			status, got := f.post(body)
-			if status != 403 || !strings.Contains(got, `"permission_error"`) || strings.Contains(got, "secret plan") || strings.Contains(got, "private cause") {
-				t.Errorf("got %d %s", status, got)
+			if status != 403 || !strings.Contains(got, `"permission_error"`) || strings.Contains(got, "secret plan") || strings.Contains(got, "private cause") || !f.pins.lapsed {
+				t.Errorf("got %d %s, lapsed %t", status, got, f.pins.lapsed)
 			}
 		})
 	}
@@ -120,31 +120,108 @@ func TestModelSwapMidStream(t *testing.T) {
 				sse(w, started("claude-sample-1"), second, delta, stopped)
 			})
 			status, got := f.post(stream(plain))
-			if status != 200 || strings.Contains(got, "claude-other") || strings.Contains(got, "secret plan") || !strings.Contains(got, "event: error\n") {
+			if !f.pins.lapsed || status != 200 || strings.Contains(got, "claude-other") || strings.Contains(got, "secret plan") || !strings.Contains(got, "event: error\n") {
 				t.Errorf("got %d %s", status, got)
 			}
 		})
 	}
 }
 
-// Events before the start, a cut stream, a stream that is none.
+// Events before the start, a cut stream, a stream that is none. What can be read as
+// no message names no model, which is drift; what the network cut is not.
 func TestBrokenStreams(t *testing.T) {
 	for name, up := range map[string]http.HandlerFunc{
-		"delta_first": func(w http.ResponseWriter, _ *http.Request) { sse(w, delta, started("claude-sample-1")) },
-		"empty":       func(w http.ResponseWriter, _ *http.Request) { sse(w) },
-		"only_pings":  func(w http.ResponseWriter, _ *http.Request) { sse(w, "event: ping\ndata: {\"type\":\"ping\"}\n\n") },
-		"not_a_stream": func(w http.ResponseWriter, _ *http.Request) {
-			message(w, "claude-sample-1")
-		},
-		"huge_event": func(w http.ResponseWriter, _ *http.Request) { sse(w, "data: "+strings.Repeat("x", 5<<20)) },
+		"empty":      func(w http.ResponseWriter, _ *http.Request) { sse(w) },
+		"only_pings": func(w http.ResponseWriter, _ *http.Request) { sse(w, "event: ping\ndata: {\"type\":\"ping\"}\n\n") },
 		"redirect": func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://evil.localhost/", http.StatusTemporaryRedirect)
 		},
+		"drift_delta_first":  func(w http.ResponseWriter, _ *http.Request) { sse(w, delta, started("claude-sample-1")) },
+		"drift_not_a_stream": func(w http.ResponseWriter, _ *http.Request) { message(w, "claude-sample-1") },
+		"drift_huge_event":   func(w http.ResponseWriter, _ *http.Request) { sse(w, "data: "+strings.Repeat("x", 5<<20)) },
+		"drift_garbage":      func(w http.ResponseWriter, _ *http.Request) { sse(w, "data: <html>\n\n") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := start(t, up)
-			if status, got := f.post(stream(plain)); status != 502 || strings.Contains(got, "secret plan") {
-				t.Errorf("got %d %s", status, got)
+			want := 502
+			if strings.HasPrefix(name, "drift_") {
+				want = 403
+			}
+			status, got := f.post(stream(plain))
+			if status != want || strings.Contains(got, "secret plan") || f.pins.lapsed != (want == 403) {
+				t.Errorf("got %d %s, lapsed %t", status, got, f.pins.lapsed)
+			}
+		})
+	}
+}
+
+// A successful answer that is no message, where no stream was asked for.
+func TestAnswerNamesNoModel(t *testing.T) {
+	for name, body := range map[string]string{"html": "<html>", "error_as_success": `{"type":"error","error":{"type":"api_error","message":"secret plan"}}`,
+		"no_model": `{"type":"message","role":"assistant","content":[]}`, "two_models": `{"type":"message","model":"claude-other","model":"claude-sample-1"}`} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, body) })
+			if status, got := f.post(plain); status != 403 || strings.Contains(got, "secret plan") || !f.pins.lapsed {
+				t.Errorf("got %d %s, lapsed %t", status, got, f.pins.lapsed)
+			}
+		})
+	}
+}
+
+// Somebody else answers at the provider's address, with a certificate that the
+// machine trusts too. Nothing is sent to them: neither the call nor the key.
+func TestAnotherPeerIsSentNothing(t *testing.T) {
+	calls := 0
+	f := start(t, func(w http.ResponseWriter, _ *http.Request) { calls++; message(w, "claude-sample-1") })
+	f.pins.peer = "sha256:of-another-root"
+	status, got := f.post(plain)
+	if status != 403 || !strings.Contains(got, `"drift"`) || calls != 0 || !f.pins.lapsed {
+		t.Errorf("got %d %s, %d calls", status, got, calls)
+	}
+	if o := f.log.outcomes[0].Outcome; o.State != action.Failed {
+		t.Errorf("the outcome is %+v", o)
+	}
+}
+
+// What the provider says of itself, and what it leaves out, is measured in both
+// forms of an answer; sampling is measured parameter by parameter.
+func TestProviderSaysOfItself(t *testing.T) {
+	const geo = `"usage":{"inference_geo":"eu"}`
+	for name, tc := range map[string]struct {
+		account, geo string
+		stream       bool
+		want         inference.Said
+	}{
+		"whole":  {"org-1", geo, false, inference.Said{Account: "org-1", Geo: "eu"}},
+		"stream": {"org-1", geo, true, inference.Said{Account: "org-1", Geo: "eu"}},
+		"unsaid": {"", `"usage":{"inference_geo":null}`, false, inference.Said{Account: inference.Unsaid, Geo: inference.Unsaid}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, func(w http.ResponseWriter, _ *http.Request) {
+				if tc.account != "" {
+					w.Header().Set("Anthropic-Organization-Id", tc.account)
+				}
+				m := `{"type":"message","model":"claude-sample-1",` + tc.geo + `}`
+				if tc.stream {
+					sse(w, "event: message_start\ndata: {\"type\":\"message_start\",\"message\":"+m+"}\n\n", stopped)
+				} else {
+					io.WriteString(w, m)
+				}
+			})
+			body := strings.Replace(plain, "{", `{"inference_geo":"eu","temperature":0.20,"top_k":null,`, 1)
+			if tc.stream {
+				body = stream(body)
+			}
+			if status, got := f.post(body); status != 200 {
+				t.Fatalf("got %d %s", status, got)
+			}
+			for _, m := range f.pins.seen {
+				if m.Phase == inference.AtResponse && m.Said != tc.want {
+					t.Errorf("got %+v, want %+v", m.Said, tc.want)
+				}
+				if got, want := m.SamplingText("max_tokens"), `{"inference_geo":"eu","temperature":0.2}`; m.Phase == inference.AtRequest && got != want {
+					t.Errorf("sampling: got %s, want %s", got, want)
+				}
 			}
 		})
 	}

@@ -1,10 +1,12 @@
 package inference
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -43,6 +45,7 @@ type message struct {
 	TopK          jsontext.Value `json:"top_k"`
 	Thinking      jsontext.Value `json:"thinking"`
 	OutputConfig  jsontext.Value `json:"output_config"`
+	InferenceGeo  jsontext.Value `json:"inference_geo"`
 }
 
 // measured is a request that was read.
@@ -59,7 +62,7 @@ func readMessage(body []byte, limit int) (measured, *refusal) {
 	case errors.Is(err, canon.ErrTooLarge):
 		return measured{}, &refusal{http.StatusRequestEntityTooLarge, "request_too_large", "too_large", fmt.Sprintf("the request is larger than %d bytes", limit)}
 	case err != nil:
-		return measured{}, bad("malformed_json", "the body is not one strict Messages API document: no duplicate members, and only model, messages, system, tools, tool_choice, max_tokens, metadata, stop_sequences, stream, temperature, top_p, top_k, thinking and output_config")
+		return measured{}, bad("malformed_json", "the body is not one strict Messages API document: no duplicate members, and only model, messages, system, tools, tool_choice, max_tokens, metadata, stop_sequences, stream, temperature, top_p, top_k, thinking, output_config and inference_geo")
 	}
 	if m.Model == "" || len(m.Messages) == 0 || m.MaxTokens < 1 {
 		return measured{}, bad("missing_member", "model, messages and max_tokens are needed")
@@ -76,13 +79,46 @@ func readMessage(body []byte, limit int) (measured, *refusal) {
 	if why := checkContent(m.Messages); why != nil {
 		return measured{}, why
 	}
-	var err error
-	out.SamplingDigest, err = digestRaw(map[string]jsontext.Value{"temperature": m.Temperature, "top_p": m.TopP, "top_k": m.TopK,
-		"thinking": m.Thinking, "tool_choice": m.ToolChoice, "stop_sequences": m.StopSequences, "output_config": m.OutputConfig})
-	if err != nil {
-		return measured{}, bad("malformed_json", "the sampling parameters have no canonical form")
+	if out.Sampling, why = m.sampling(); why != nil {
+		return measured{}, why
 	}
 	return out, nil
+}
+
+// sampling is what changes how the model answers, beside prompt and tools.
+func (m message) sampling() (map[string]string, *refusal) {
+	out := map[string]string{"max_tokens": strconv.FormatInt(m.MaxTokens, 10)}
+	for name, v := range map[string]jsontext.Value{"temperature": m.Temperature, "top_p": m.TopP, "top_k": m.TopK, "thinking": m.Thinking,
+		"tool_choice": m.ToolChoice, "stop_sequences": m.StopSequences, "output_config": m.OutputConfig, "inference_geo": m.InferenceGeo} {
+		if len(v) == 0 || string(v) == "null" {
+			continue
+		}
+		if v = v.Clone(); v.Canonicalize() != nil {
+			return nil, bad("malformed_json", "the sampling parameters have no canonical form")
+		}
+		out[name] = string(v)
+	}
+	return out, nil
+}
+
+// SamplingText is the sampling parameters but for some, as one canonical JSON
+// object, or as its digest where it is not short and plain: people read it, and the
+// harness wrote it.
+func (m Measurement) SamplingText(but ...string) string {
+	rest := map[string]jsontext.Value{}
+	for name, v := range m.Sampling {
+		if !slices.Contains(but, name) {
+			rest[name] = jsontext.Value(v)
+		}
+	}
+	b, err := json.Marshal(rest, json.Deterministic(true))
+	if err != nil {
+		panic("sallyport: internal error: " + err.Error()) // of canonical values
+	}
+	if len(b) > 200 || bytes.ContainsFunc(b, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return string(canon.Digest(b))
+	}
+	return string(b)
 }
 
 // systemDigest is over the text alone; see the package comment.

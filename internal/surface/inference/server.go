@@ -79,7 +79,7 @@ func New(c Config) (*Server, error) {
 	s.client = &http.Client{
 		// No proxy of the environment: the route is the operator's choice. No
 		// compression: what is read is what was sent. No redirect is followed.
-		Transport: &http.Transport{DialContext: c.Dial, TLSClientConfig: &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12},
+		Transport: &http.Transport{DialContext: c.Dial, TLSClientConfig: &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12, VerifyConnection: s.peer},
 			DisableCompression: true, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second,
 			ResponseHeaderTimeout: 10 * time.Minute, MaxResponseHeaderBytes: 64 << 10, IdleConnTimeout: time.Minute},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -93,6 +93,20 @@ func New(c Config) (*Server, error) {
 func (s *Server) Serve(l net.Listener) error {
 	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("inference: serve: %w", err)
+	}
+	return nil
+}
+
+// peer measures who answers, when the certificate is verified and before the
+// handshake ends: another peer than the certified one is sent nothing.
+func (s *Server) peer(c tls.ConnectionState) error {
+	if len(c.VerifiedChains) == 0 {
+		return errors.New("the certificate was not verified")
+	}
+	chain := c.VerifiedChains[0]
+	m := Measurement{Phase: AtConnect, Endpoint: s.upstream + path, Peer: string(canon.Digest(chain[len(chain)-1].RawSubjectPublicKeyInfo))}
+	if s.c.Observer.Observe(context.Background(), m) != nil {
+		return errDrift
 	}
 	return nil
 }
@@ -196,7 +210,7 @@ func (f form) digest() action.Digest {
 func (s *Server) call(w http.ResponseWriter, r *http.Request, m measured, body []byte) {
 	a := s.action("messages", action.Read)
 	for k, v := range map[string]string{"model": m.Model, "systemDigest": string(m.SystemDigest), "toolsDigest": string(m.ToolsDigest),
-		"samplingDigest": string(m.SamplingDigest), "endpoint": m.Endpoint, "stream": strconv.FormatBool(m.stream),
+		"sampling": m.SamplingText(), "endpoint": m.Endpoint, "stream": strconv.FormatBool(m.stream),
 		"maxTokens": strconv.FormatInt(m.maxTokens, 10), "betas": strings.Join(m.Betas, ","), "bodyDigest": string(canon.Digest(body))} {
 		a.Params[k] = v
 	}

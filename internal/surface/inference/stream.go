@@ -14,6 +14,8 @@ import (
 // maxEvent bounds one event of a stream, in bytes.
 const maxEvent = 4 << 20
 
+var errTooLarge = errors.New("the event is too large")
+
 // event is one server-sent event (WHATWG HTML, section 9.2.6).
 type event struct {
 	name string
@@ -46,7 +48,7 @@ func (e *events) line(skipLF *bool, left *int) ([]byte, error) {
 			}
 		}
 		if *left--; *left < 0 {
-			return nil, errors.New("the event is too large")
+			return nil, errTooLarge
 		}
 		switch b {
 		case '\r':
@@ -93,12 +95,18 @@ func (e *events) next(skipLF *bool) (event, error) {
 	}
 }
 
+// usage is what the provider says of how it answered.
+type usage struct {
+	InferenceGeo string `json:"inference_geo"`
+}
+
 // fact is what the boundary reads in an event.
 type fact struct {
 	Type    string `json:"type"`
 	Message struct {
 		Model      string `json:"model"`
 		StopReason string `json:"stop_reason"`
+		Usage      usage  `json:"usage"`
 	} `json:"message"`
 	Delta struct {
 		StopReason string `json:"stop_reason"`

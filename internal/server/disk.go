@@ -1,0 +1,118 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/contain"
+)
+
+// What an agent runs from lies on disk and can be exchanged while it runs. It is
+// digested at launch, and looked at again each second and before everything that is
+// privileged: by what lstat says, and by content where that is another. Who can set
+// the time of change of a file (ctime) back can exchange it unseen: that takes the
+// clock of the machine or its raw disk.
+
+// onDisk is what this process knows of files.
+var onDisk = &files{known: map[string]sight{}}
+
+type files struct {
+	mu    sync.Mutex
+	known map[string]sight
+}
+
+// sight is a digest, and what lstat said of the files just before it was taken.
+type sight struct {
+	stat   string
+	digest action.Digest
+}
+
+// digest is sum's of the files below paths, which key names. It is taken again when
+// one of them was touched.
+func (f *files) digest(key string, paths []string, sum func() (action.Digest, error)) (action.Digest, error) {
+	stat, err := lstats(paths)
+	if err != nil {
+		return "", err
+	}
+	f.mu.Lock()
+	old, ok := f.known[key]
+	f.mu.Unlock()
+	if ok && old.stat == stat {
+		return old.digest, nil
+	}
+	// Not under the lock: a large file keeps nobody else waiting.
+	d, err := sum()
+	if err == nil {
+		f.mu.Lock()
+		f.known[key] = sight{stat, d}
+		f.mu.Unlock()
+	}
+	return d, err
+}
+
+func (f *files) file(path string) (action.Digest, error) {
+	return f.digest(path, []string{path}, func() (action.Digest, error) { return fileDigest(path) })
+}
+
+func (f *files) tree(paths []string) (action.Digest, error) {
+	return f.digest("tree\x00"+strings.Join(paths, "\x00"), paths, func() (action.Digest, error) { return treeDigest(paths) })
+}
+
+// browser is the digest of the browser's program and of what lies beside it and is no
+// other program: libraries, resources and snapshots of its heap.
+func (f *files) browser(kind string) (action.Digest, error) {
+	bin, err := contain.FindChromium(kind)
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Dir(bin)
+	beside, err := os.ReadDir(dir)
+	if err != nil {
+		return "", err
+	}
+	paths := []string{bin}
+	for _, e := range beside {
+		info, err := e.Info()
+		if err != nil {
+			return "", err
+		}
+		if info.Mode().IsRegular() && info.Mode()&0o111 == 0 {
+			paths = append(paths, filepath.Join(dir, e.Name()))
+		}
+	}
+	return f.tree(paths)
+}
+
+// lstats is all that lstat says of the files below paths, but for when they were
+// read.
+func lstats(paths []string) (string, error) {
+	var b strings.Builder
+	for _, root := range paths {
+		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := d.Info()
+			if err != nil {
+				return err
+			}
+			st, ok := info.Sys().(*syscall.Stat_t)
+			if !ok {
+				return errors.New(path + ": no lstat")
+			}
+			_, err = fmt.Fprintln(&b, path, st.Dev, st.Ino, st.Mode, st.Uid, st.Gid, st.Size, st.Mtim.Nano(), st.Ctim.Nano())
+			return err
+		})
+		if err != nil {
+			return "", err
+		}
+	}
+	return b.String(), nil
+}

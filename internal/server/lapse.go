@@ -1,0 +1,249 @@
+package server
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/boundary"
+	"github.com/sallyport-dev/sallyport/internal/certify"
+	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/task"
+)
+
+// Codes of a lapse.
+const (
+	lapseDrift        = "drift"         // something was measured otherwise than it was certified
+	lapseChanged      = "changed"       // something is declared otherwise than it was certified
+	lapseExpired      = "expired"       // its time is over
+	lapseOwnerGone    = "owner_gone"    // who answers for the agent cannot any more
+	lapseApproverGone = "approver_gone" // who approved it may not approve any more
+)
+
+// lapse ends the production certification of an agent, for whatever reason. Order:
+// the certification in memory; the gate of every task that runs under it; the record
+// of the lapse, of which people are told, and of the drift; the tasks, each with its
+// sessions and leases. When it returns nothing of the agent is dispatched any more; what
+// was in flight is cut and the tasks are being taken down. After a crash in between
+// nothing runs, and what made it lapse is found again at the start.
+//
+// The caller holds no lock of the tenant.
+func (t *tenant) lapse(ctx context.Context, agent string, l certify.Lapse) {
+	text := l.Why
+	if len(l.Changes) > 0 {
+		text = describe(l.Changes)
+		l.Why = text
+	}
+	var ending []string
+	err := t.certs.Lapse(ctx, agent, action.Production, l, func() {
+		ending = t.underCertification(agent)
+		// Not End: the drift may have been seen inside a dispatch of such a task.
+		t.srv.gate.Shut(func(a gate.Admission) bool {
+			return a.Tenant == t.name && a.Agent == agent && a.Stage == action.Production
+		}, "lapsed", "the certification lapsed: "+text)
+	})
+	if err != nil {
+		t.srv.log.Error("the lapse could not be recorded; nothing passes", "agent", agent, "err", err)
+	}
+	if len(l.Changes) > 0 {
+		t.recordDrift(ctx, agent, "", l.Changes)
+	}
+	for _, id := range ending {
+		go t.endTask(id, task.Revoked, "lapsed", "the certification lapsed: "+text)
+	}
+}
+
+// underCertification are the tasks of an agent that run in production, but for those
+// that are being ended for a reason of their own.
+func (t *tenant) underCertification(agent string) (out []string) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for id, s := range t.sessions {
+		if s.task.Agent != agent || s.task.Stage != action.Production {
+			continue
+		}
+		select {
+		case <-t.srv.gate.Done(t.name, id):
+			if s.admitted.Load() {
+				continue
+			}
+		default:
+		}
+		out = append(out, id)
+	}
+	return out
+}
+
+func (t *tenant) recordDrift(ctx context.Context, agent, task string, changes []boundary.Change) {
+	if _, err := t.log.Append(ctx, record.Draft{Type: "boundary.drift", Task: task, Agent: agent, Actor: "sallyport",
+		Body: map[string]any{"agent": agent, "changes": changes}}); err != nil {
+		t.srv.log.Error("the drift could not be recorded; nothing passes", "agent", agent, "err", err)
+	}
+}
+
+// material are the changes that end a certification by the agent's rules, and the
+// rest, which are graded.
+func (a *agent) material(certified boundary.Manifest, changes []boundary.Change) (material, graded []boundary.Change) {
+	for _, c := range changes {
+		_, known := certified.Get(c.Name)
+		if a.spec.Consequence(c.Name, known) == resource.HoldPrivileged {
+			graded = append(graded, c)
+		} else {
+			material = append(material, c)
+		}
+	}
+	return material, graded
+}
+
+// drift is what follows from changes in production: one that is material ends the
+// certification, with all that were seen; graded ones stay with it. It returns the
+// material ones.
+func (t *tenant) drift(ctx context.Context, a *agent, certified boundary.Manifest, code string, changes []boundary.Change) []boundary.Change {
+	material, graded := a.material(certified, changes)
+	if len(material) > 0 {
+		t.lapse(ctx, a.name, certify.Lapse{Code: code, Changes: changes})
+		return material
+	}
+	if len(graded) > 0 {
+		fresh, err := t.certs.Grade(ctx, a.name, action.Production, graded)
+		if err != nil {
+			t.srv.log.Error("the drift could not be recorded; nothing passes", "agent", a.name, "err", err)
+		}
+		if len(fresh) > 0 {
+			t.srv.log.Warn("graded drift: what is privileged is held for people", "agent", a.name, "changes", describe(fresh))
+		}
+	}
+	return nil
+}
+
+// watchEvery is how often what nobody has to ask about is looked at again.
+const watchEvery = time.Second
+
+// watch holds what this server is and declares, and the people behind it, against each
+// certification in force. The first look is that of recover.
+func (t *tenant) watch(ctx context.Context) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		t.lookAgain(ctx)
+	}
+}
+
+func (t *tenant) lookAgain(ctx context.Context) {
+	w := t.current()
+	for _, name := range slices.Sorted(maps.Keys(w.agents)) {
+		a := w.agents[name]
+		c, err := t.certs.Live(name, action.Production)
+		if err != nil {
+			continue
+		}
+		if code, why := t.unsupported(ctx, w, a, c); code != "" {
+			t.lapse(ctx, name, certify.Lapse{Code: code, Why: why})
+			continue
+		}
+		t.drift(ctx, a, c.Manifest, lapseDrift, append(drifted(a, c.Manifest), c.Manifest.Drift(t.onMachine(a, c.Manifest))...))
+		for _, s := range t.sessionsOf(name) {
+			s.remeasure(ctx)
+		}
+	}
+}
+
+func (t *tenant) sessionsOf(agent string) (out []*session) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, s := range t.sessions {
+		if s.task.Agent == agent && s.task.Stage == action.Production && s.up.Load() {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// unsupported says why nobody stands behind a certification any more: who answers for
+// the agent, and who approved it, must be able to today.
+func (t *tenant) unsupported(ctx context.Context, w *world, a *agent, c certify.Certification) (code, why string) {
+	gone := func(person string, role resource.Role) string {
+		p, b := w.people[person], t.bar(person)
+		switch {
+		case p == nil:
+			return person + " is not declared any more"
+		case !slices.Contains(p.Roles, role):
+			return person + " has not the role " + string(role) + " any more"
+		case b.Locked:
+			return "a security event of " + b.Issuer + " locked " + person
+		}
+		return ""
+	}
+	if why := gone(a.owner, resource.RoleOwner); why != "" {
+		return lapseOwnerGone, "its owner cannot answer for it: " + why
+	}
+	if c.Approval == "" {
+		return "", ""
+	}
+	x, err := t.approvals.Get(ctx, c.Approval)
+	if err != nil {
+		if ctx.Err() != nil {
+			return "", ""
+		}
+		return lapseApproverGone, "its approval cannot be read"
+	}
+	for _, s := range x.Signatures {
+		if why := gone(s.Person, resource.RoleApprover); why != "" {
+			return lapseApproverGone, "who approved it may not any more: " + why
+		}
+	}
+	return "", ""
+}
+
+// onMachine is what this machine would launch the agent with now, as far as it was
+// certified.
+func (t *tenant) onMachine(a *agent, certified boundary.Manifest) boundary.Measure {
+	now := boundary.Measure{"sallyport.binary": string(t.srv.self), "containment": t.srv.containment(),
+		"browser.binary": said(onDisk.browser(a.browserKind))}
+	if h, err := a.harness(); err == nil {
+		now["harness.binary"] = said(onDisk.file(h.Path))
+	}
+	maps.DeleteFunc(now, func(name, _ string) bool { _, ok := certified.Get(name); return !ok })
+	return now
+}
+
+// said is a digest, or that there is none, which no certified fact is.
+func said(d action.Digest, err error) string {
+	if err != nil {
+		return "unreadable"
+	}
+	return string(d)
+}
+
+// remeasure looks again at what a session in production was started from. That its
+// program is mostly a copy (takeProgram) makes no difference: what is there is what the
+// next task would run. While a session starts it was measured just now.
+func (s *session) remeasure(ctx context.Context) {
+	if !s.up.Load() {
+		return
+	}
+	now := boundary.Measure{"browser.binary": said(onDisk.browser(s.agent.browserKind)), "harness.files": said(onDisk.tree(s.bound)), "harness.binary": said(onDisk.file(s.path))}
+	var changes []boundary.Change
+	for name, v := range now {
+		if old := s.seen.get(name); old != "" && old != v {
+			changes = append(changes, boundary.Change{Name: name, Old: old, New: v})
+		}
+	}
+	if len(changes) == 0 {
+		return
+	}
+	c, err := s.t.certs.Live(s.task.Agent, s.task.Stage)
+	if err != nil {
+		return // nothing of it passes
+	}
+	s.t.drift(context.WithoutCancel(ctx), s.agent, c.Manifest, lapseDrift, changes)
+}
