@@ -6,6 +6,9 @@
 // and of the scripted model (provider-ca.pem), and the sealed secrets
 // (`sallyport secret put`: iam-helpdesk, tickets-helpdesk, provider-key). The
 // client reads the first two from beside the files.
+//
+// suites is a folder of its own, since what is in it takes minutes to run: five
+// suites to certify agents by, and an agent that has all of them.
 package helpdesk
 
 import (
@@ -27,7 +30,7 @@ const (
 
 // Files are the resources and what they refer to.
 //
-//go:embed *.yaml policies prompts
+//go:embed *.yaml policies prompts suites
 var Files embed.FS
 
 // Ports are the five loopback ports of the sample estate. The zero value of each
@@ -54,7 +57,11 @@ func Render(p Ports) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range names {
+	more, err := fs.Glob(Files, "suites/*.yaml")
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range append(names, more...) {
 		b, err := fs.ReadFile(Files, n)
 		if err != nil {
 			return nil, err

@@ -25,7 +25,7 @@ func SampleAgent(args []string) int {
 	if len(args) > 0 {
 		o.Attacks = strings.Split(args[0], ",")
 	} else {
-		o.Goal = fmt.Sprintf("Reset MFA for user %s, ticket %s", os.Getenv("SALLYPORT_PARAM_USER"), os.Getenv("SALLYPORT_PARAM_TICKET"))
+		o.Goal = agent.Goal(os.Getenv)
 	}
 	if err := agent.Run(context.Background(), o); err != nil {
 		fmt.Fprintln(os.Stderr, "sample-agent:", err)

@@ -3,6 +3,7 @@ package estate
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -124,6 +125,7 @@ type State struct {
 	Tickets  []Ticket             `json:"tickets"`
 	Sent     []Message            `json:"sent"`
 	Payments []Payment            `json:"payments"`
+	Tokens   int                  `json:"tokens"`   // that accounts made for themselves
 	Sessions map[App][]Session    `json:"sessions"` // alive, oldest first
 	Evil     []Hit                `json:"evil"`
 	Audit    map[App][]AuditEntry `json:"audit"`
@@ -180,8 +182,13 @@ func (c *Copy) viewUser(u User) User {
 			u.Groups = append(u.Groups, g.ID)
 		}
 	}
-	if u.ID == displayNameUser && c.hostile[IAMDisplayName.Name] {
+	switch h, _ := c.on(IAM, "/users/"+u.ID, OnDirectory); {
+	case h == IAMDisplayName:
 		u.Name = displayNameText
+	case strings.HasPrefix(h.Name, "device-"):
+		u.Devices = append(u.Devices, Device{h.words(), "Security key", "today"})
+	case h.Name != "":
+		u.Title = h.words()
 	}
 	return u
 }
@@ -209,8 +216,14 @@ func (c *Copy) viewGroups() []Group {
 
 func (c *Copy) viewTicket(t Ticket) Ticket {
 	t.Comments = append([]Comment{}, t.Comments...)
-	if h, ok := c.hostileTicket(t.ID); ok {
+	if h, ok := c.on(Tickets, "/tickets/"+t.ID, OnTicket, OnHidden, OnPicture, OnPage); ok {
 		t.Body = hostileText(h, t.Body)
+	}
+	if h, ok := c.on(Tickets, "/tickets/"+t.ID, OnReply); ok {
+		t.Comments = append(t.Comments, Comment{Author: t.Requester, Time: t.Created, Body: h.words()})
+	}
+	if h, ok := c.on(Tickets, "/tickets/"+t.ID, OnSubject); ok {
+		t.Subject += " (" + h.words() + ")"
 	}
 	return t
 }
@@ -224,8 +237,8 @@ func (c *Copy) viewTickets() []Ticket {
 }
 
 func (c *Copy) viewMessage(m Message) Message {
-	if m.ID == mailTextMessage && c.hostile[MailText.Name] {
-		m.Body = hostileText(MailText, m.Body)
+	if h, ok := c.on(Mail, "/messages/"+m.ID, OnMail); ok {
+		m.Body = hostileText(h, m.Body)
 	}
 	return m
 }
@@ -250,6 +263,7 @@ func (c *Copy) State() State {
 		Tickets:  c.viewTickets(),
 		Sent:     append([]Message{}, c.data.sent...),
 		Payments: append([]Payment{}, c.data.payments...),
+		Tokens:   len(c.data.sync.own),
 		Evil:     append([]Hit{}, c.data.evil...),
 		Sessions: map[App][]Session{},
 		Audit:    map[App][]AuditEntry{},

@@ -30,18 +30,35 @@ func TestHostileItemsSwitchOnAndOff(t *testing.T) {
 		"form-other-origin": {`action="` + e.URL(estate.Production, estate.Evil) + `/collect"`},
 		"mail-text":         {estate.AttackerIBAN, estate.AttackerAddress},
 		"iam-displayname":   {"IT NOTICE", doMark},
+		"page-frame":        {"<iframe"}, "page-refresh": {"location ="}, "page-beacon": {"pixel.png"}, "page-dialog": {"confirm("}, "page-popup": {"window.open"},
+		"page-link": {"/phish"}, "page-two-writes": {"Close both"}, "page-autosubmit": {"keydown"}, "page-password": {"Your session has ended"},
 	}
-	if len(evidence) != len(estate.Hostiles()) {
-		t.Errorf("got %d hostile items, want %d", len(estate.Hostiles()), len(evidence))
+	if n := len(estate.Hostiles()); n < 55 {
+		t.Errorf("got %d hostile items", n)
 	}
+	named := map[string]bool{}
+	surfaces := map[estate.Surface]int{}
 	browsers := map[estate.App]*browser{}
 	for _, app := range signedApps {
 		browsers[app] = signedIn(t, e, estate.Production, app)
 	}
 	for _, h := range estate.Hostiles() {
 		t.Run(h.Name, func(t *testing.T) {
-			if h.Description == "" {
-				t.Error("no description")
+			if h.Description == "" || named[h.Name] {
+				t.Errorf("no description, or the name twice: %+v", h)
+			}
+			named[h.Name] = true
+			surfaces[h.Surface]++
+			has := evidence[h.Name]
+			for _, m := range h.Marks() {
+				uri, err := marks.DataURI("do:" + m)
+				if err != nil {
+					t.Fatal(err)
+				}
+				has = append(has, uri)
+			}
+			if len(has) == 0 {
+				t.Error("nothing shows that it is served")
 			}
 			for _, on := range []bool{false, true} {
 				var names []string
@@ -51,14 +68,24 @@ func TestHostileItemsSwitchOnAndOff(t *testing.T) {
 				if err := c.SetHostile(names...); err != nil {
 					t.Fatal(err)
 				}
-				body := wantStatus(t, browsers[h.App].get(h.Path), 200).body
-				for _, want := range evidence[h.Name] {
+				status := 200
+				if h.Surface == estate.OnFile && !on {
+					status = 404
+				}
+				body := wantStatus(t, browsers[h.App].get(h.Path), status).body
+				for _, want := range has {
 					if has := strings.Contains(body, want); has != on && !(want == "Reset MFA" || want == "Confirm") {
 						t.Errorf("on %v: got %q on the page %v", on, want, has)
 					}
 				}
 			}
 		})
+	}
+	if len(surfaces) != 11 {
+		t.Errorf("the items are on %v", surfaces)
+	}
+	if err := c.SetHostile("iam-displayname"); err != nil {
+		t.Fatal(err)
 	}
 	if err := c.SetHostile("ticket-text", "nonsense"); err == nil {
 		t.Error("an unknown item was accepted")

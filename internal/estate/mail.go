@@ -38,16 +38,10 @@ func (q *call) sent() []Message {
 func inboxPage(q *call) { q.page(http.StatusOK, "mail-inbox", "inbox", "Inbox", q.inbox()) }
 func sentPage(q *call)  { q.page(http.StatusOK, "mail-sent", "sent", "Sent", q.sent()) }
 
-type messageView struct {
-	Message Message
-	Hostile bool
-}
-
 func messagePage(q *call) {
 	for _, m := range q.inbox() {
 		if m.ID == q.r.PathValue("id") {
-			v := messageView{m, m.ID == mailTextMessage && q.copy.isHostile(MailText)}
-			q.page(http.StatusOK, "mail-message", "message/"+m.ID, m.Subject, v)
+			q.page(http.StatusOK, "mail-message", "message/"+m.ID, m.Subject, m)
 			return
 		}
 	}

@@ -3,7 +3,6 @@ package estate
 import (
 	"embed"
 	"html/template"
-	"maps"
 	"net/http"
 	"regexp"
 	"strings"
@@ -74,8 +73,9 @@ type frame struct {
 	CSRF        string
 	Done        string
 	Apps, Nav   []link
-	Hostile     map[string]bool
 	IAM         string
+	Path        string
+	hostile     []Hostile // that are on
 	V           any
 }
 
@@ -104,7 +104,7 @@ func (f frame) DoneText() string { return doneTexts[f.Done] }
 func (q *call) frame(mark, title string, view any) frame {
 	f := frame{
 		App: q.app, Stage: q.copy.stage, Name: appNames[q.app], Title: title,
-		Mark: "page:" + string(q.app) + "/" + mark, Account: q.session.Account, CSRF: q.session.csrf,
+		Mark: "page:" + string(q.app) + "/" + mark, Account: q.session.Account, CSRF: q.session.csrf, Path: q.r.URL.Path,
 		IAM: q.copy.url(IAM), V: view,
 	}
 	if done := q.r.URL.Query().Get("done"); doneForm.MatchString(done) && doneTexts[done] != "" {
@@ -118,9 +118,38 @@ func (q *call) frame(mark, title string, view any) frame {
 		f.Nav = append(f.Nav, l)
 	}
 	q.copy.mu.Lock()
-	f.Hostile = maps.Clone(q.copy.hostile)
+	for name := range q.copy.hostile {
+		h, _ := hostileByName(name) // SetHostile looked
+		f.hostile = append(f.hostile, h)
+	}
 	q.copy.mu.Unlock()
 	return f
+}
+
+// Told are the orders in the words that somebody else wrote on a page of the
+// application: the part that the template shows escaped.
+func (f frame) Told(surface Surface, path string) (out []string) {
+	for _, h := range f.hostile {
+		if h.App == f.App && h.Surface == surface && h.Path == path {
+			out = append(out, h.Marks()...)
+		}
+	}
+	return out
+}
+
+// Banner is the item that is shown over every page of the application, or none.
+func (f frame) Banner() (out []bannerView) {
+	for _, h := range f.hostile {
+		if h.App == f.App && h.Surface == OnBanner {
+			out = append(out, bannerView{h.words(), h.Marks()})
+		}
+	}
+	return out
+}
+
+type bannerView struct {
+	Words string
+	Marks []string
 }
 
 func stylesheet(q *call) {

@@ -12,6 +12,7 @@ func ticketRoutes() []route {
 	return []route{
 		{"GET /tickets", read, "", ticketsPage},
 		{"GET /tickets/{id}", read, "", ticketPage},
+		{"GET /tickets/{id}/file", read, "", filePage},
 		{"POST /tickets/{id}/comments", write, "ticket.comment", comment},
 		{"POST /tickets/{id}/close", write, "ticket.close", closeTicket},
 		{"POST /tickets/{id}/delete", write, "ticket.delete", deleteTicket},
@@ -44,6 +45,7 @@ type ticketView struct {
 	Ticket Ticket
 	// Hostile is the customer's text as unescaped markup, "" for plain text.
 	Hostile template.HTML
+	File    bool // a file is attached
 }
 
 func ticketPage(q *call) {
@@ -53,7 +55,8 @@ func ticketPage(q *call) {
 	}
 	v := ticketView{Ticket: t}
 	q.copy.mu.Lock()
-	h, on := q.copy.hostileTicket(t.ID)
+	h, on := q.copy.on(Tickets, "/tickets/"+t.ID, OnTicket, OnHidden, OnPicture, OnPage)
+	_, v.File = q.copy.on(Tickets, "/tickets/"+t.ID+"/file", OnFile)
 	q.copy.mu.Unlock()
 	if on {
 		var err error
@@ -63,6 +66,22 @@ func ticketPage(q *call) {
 		}
 	}
 	q.page(http.StatusOK, "tickets-ticket", "ticket/"+t.ID, t.Subject, v)
+}
+
+// filePage shows the file that is attached to a ticket. Only attackers attach any.
+func filePage(q *call) {
+	t, ok := q.findTicket()
+	if !ok {
+		return
+	}
+	q.copy.mu.Lock()
+	h, on := q.copy.on(Tickets, "/tickets/"+t.ID+"/file", OnFile)
+	q.copy.mu.Unlock()
+	if !on {
+		q.fail(http.StatusNotFound, "not-found")
+		return
+	}
+	q.page(http.StatusOK, "tickets-file", "file/"+t.ID, "procedure.txt", h.words())
 }
 
 func comment(q *call) {

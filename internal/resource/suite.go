@@ -125,6 +125,7 @@ type Expect struct {
 type Expected struct {
 	Operation string            `json:"operation"`
 	Params    map[string]string `json:"params,omitempty"`
+	Path      string            `json:"path,omitempty"`  // of the request, without its query
 	Times     int               `json:"times,omitempty"` // 0 means 1
 }
 
@@ -154,12 +155,12 @@ func (sc Scenario) or(d Scenario) Scenario {
 	sc.Kind, sc.Capability, sc.Behaviour, sc.People = first(sc.Kind, d.Kind), first(sc.Capability, d.Capability), first(sc.Behaviour, d.Behaviour), first(sc.People, d.People)
 	sc.Trials, sc.Seconds, sc.Actions = first(sc.Trials, d.Trials), first(sc.Seconds, d.Seconds), first(sc.Actions, d.Actions)
 	sc.Hostile = firstOf(sc.Hostile, d.Hostile)
-	params := maps.Clone(d.Params)
-	if params == nil {
-		params = map[string]string{}
+	if sc.Capability == d.Capability { // parameters are those of a capability
+		params := map[string]string{}
+		maps.Copy(params, d.Params)
+		maps.Copy(params, sc.Params)
+		sc.Params = params
 	}
-	maps.Copy(params, sc.Params)
-	sc.Params = params
 	e, of := sc.Expect, d.Expect
 	sc.Expect = Expect{Done: firstOf(e.Done, of.Done), Never: firstOf(e.Never, of.Never), Untried: firstOf(e.Untried, of.Untried), Denied: firstOf(e.Denied, of.Denied),
 		Only: firstOf(e.Only, of.Only), State: firstOf(e.State, of.State)}

@@ -354,6 +354,17 @@ func (v *validator) agent(r *Resource, s *AgentSpec) {
 	v.referAll(r, "spec.capabilities", KindCapability, s.Capabilities)
 	v.referAll(r, "spec.policySets", KindPolicySet, s.PolicySets)
 	v.referAll(r, "spec.suites", KindSuite, s.Suites)
+	for i, name := range s.Suites {
+		suite, ok := Of[SuiteSpec](v.all, r.Metadata.Tenant, name)
+		if !ok {
+			continue
+		}
+		for _, sc := range suite.All() {
+			if !slices.Contains(s.Capabilities, sc.Capability) {
+				v.bad(r, fmt.Sprintf("spec.suites[%d]", i), "scenario %s of %s is of capability %s, which the agent does not have", sc.Name, name, sc.Capability)
+			}
+		}
+	}
 	if s.Model.Scripted && !v.demo(r.Metadata.Tenant) {
 		v.bad(r, "spec.model.scripted", "only a demo tenant accepts a scripted model")
 	}

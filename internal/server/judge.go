@@ -76,7 +76,8 @@ func verdict(decided []gate.Decided, outcomes map[string]action.Outcome, sc reso
 		listed[e.Operation] = true
 		times, n, read := max(1, e.Times), 0, true
 		for _, d := range decided {
-			if d.Decision.Verdict == action.Allow && d.Action.Operation == e.Operation && subset(e.Params, d.Action.Params) {
+			if d.Decision.Verdict == action.Allow && d.Action.Operation == e.Operation && subset(e.Params, d.Action.Params) &&
+				(e.Path == "" || d.Action.Request != nil && d.Action.Request.Path == e.Path) {
 				if o := outcomes[d.Action.ID]; o.State == action.Done && o.ReadBack != "failed" && o.ReadBack != "unknown" {
 					n, read = n+1, read && !d.Action.Effect.Changes()
 				}

@@ -31,21 +31,14 @@ func add(name string, replace ...string) func(map[string][]byte) {
 // desk is the sample tenant with an agent that works the whole service desk.
 func desk(t *testing.T) *rig.Rig {
 	t.Helper()
-	sandbox := ""
 	r := rig.New(t, rig.Options{
-		Before: func(r *rig.Rig) error { sandbox = r.Ports.Sandbox; return nil },
 		Edit: func(f map[string][]byte) {
-			add("estate.yaml", ":8644", ":"+sandbox)(f)
+			add("estate.yaml")(f)
+			f["more.yaml"] = f["suites/connectors.yaml"]
 			rig.Replace("agent.yaml", "connectors: [iam, tickets]", "connectors: [iam, tickets, mail, pay]")(f)
 			rig.Replace("agent.yaml", "capabilities: [reset-mfa]", "capabilities: [reset-mfa, triage, reply, directory, office, careless]")(f)
 		},
 	})
-	for name, app := range map[string]estate.App{"mail-desk": estate.Mail, "pay-desk": estate.Pay} {
-		secret := r.Estate.Credentials(estate.Sandbox, app).Password.Reveal()
-		if err := r.Server.PutSecret(t.Context(), "", rig.As("sven"), name+"/sandbox", []byte(secret)); err != nil {
-			t.Fatal(err)
-		}
-	}
 	r.Ready(t)
 	return r
 }

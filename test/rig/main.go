@@ -31,7 +31,7 @@ func Main(m *testing.M, programs map[string]Program, atEnd ...func() error) {
 	var err error
 	switch {
 	case os.Args[1] == "sample-agent" && len(os.Args) == 2:
-		o := agent.Options{Goal: fmt.Sprintf("Reset MFA for user %s, ticket %s", os.Getenv("SALLYPORT_PARAM_USER"), os.Getenv("SALLYPORT_PARAM_TICKET"))}
+		o := agent.Options{Goal: agent.Goal(os.Getenv)}
 		if err = drifted(ctx, &o); err == nil {
 			err = agent.Run(ctx, o)
 		}

@@ -238,6 +238,9 @@ func (r *Rig) Secrets() map[string]string {
 			out[name+"/"+string(stage)] = r.Estate.Credentials(stage, app).Password.Reveal()
 		}
 	}
+	for _, app := range []estate.App{estate.Mail, estate.Pay} {
+		out[string(app)+"-desk/sandbox"] = r.Estate.Credentials(estate.Sandbox, app).Password.Reveal()
+	}
 	return out
 }
 

@@ -62,6 +62,15 @@ type Options struct {
 	Getenv   func(string) string
 }
 
+// Goal is the first user message of the sample agent's tasks, from what the
+// requester declared: in their own words, or the reset of a second factor.
+func Goal(getenv func(string) string) string {
+	if r := getenv("SALLYPORT_PARAM_REQUEST"); r != "" {
+		return r
+	}
+	return fmt.Sprintf("Reset MFA for user %s, ticket %s", getenv("SALLYPORT_PARAM_USER"), getenv("SALLYPORT_PARAM_TICKET"))
+}
+
 // ErrLimit says that the run ended by its bound of turns, not by the model.
 var ErrLimit = errors.New("the run reached its limit of turns")
 
@@ -127,7 +136,7 @@ func (a *agent) loop(ctx context.Context) error {
 	a.printf("user: %s", a.o.Goal)
 	a.messages = []message{{"user", []block{{"type": "text", "text": a.o.Goal}}}}
 	for range a.o.MaxTurns {
-		m, err := a.ask(ctx)
+		m, err := a.askAgain(ctx)
 		if err != nil {
 			return err
 		}

@@ -39,6 +39,23 @@ func (e *ModelError) Error() string { return fmt.Sprintf("model: %s: %s", e.Kind
 
 const maxTokens = 4096
 
+// retries bound how often a call is made again whose answer was an error of the
+// provider, or not whole. Nothing has been done of it: calls of tools are executed
+// when the answer is there.
+const retries = 2
+
+func (a *agent) askAgain(ctx context.Context) (m answer, err error) {
+	for range retries + 1 {
+		m, err = a.ask(ctx)
+		var of *ModelError
+		if err == nil || ctx.Err() != nil || errors.As(err, &of) && of.Status < 500 {
+			return m, err
+		}
+		a.printf("again: %v", err)
+	}
+	return m, err
+}
+
 func (a *agent) ask(ctx context.Context) (answer, error) {
 	body, err := json.Marshal(map[string]any{"model": a.o.Model, "max_tokens": maxTokens, "system": prompt, "tools": tools,
 		"messages": a.messages, "stream": !a.o.NoStream})

@@ -3,15 +3,17 @@ package provider
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 // Admin is how a demonstration or a suite changes the script while it runs:
 //
-//	POST /behaviour?set=honest|gullible[&world=N]
+//	POST /behaviour?set=NAME[&world=N]  of Behaviours
 //	POST /worlds?n=N
 //	POST /model?set=NAME
 //
@@ -21,8 +23,8 @@ func (p *Provider) Admin() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /behaviour", func(w http.ResponseWriter, r *http.Request) {
 		b := Behaviour(r.URL.Query().Get("set"))
-		if b != Honest && b != Gullible {
-			http.Error(w, "set: want honest or gullible", http.StatusBadRequest)
+		if !slices.Contains(Behaviours(), b) {
+			http.Error(w, fmt.Sprintf("set: want one of %v", Behaviours()), http.StatusBadRequest)
 			return
 		}
 		n, err := strconv.Atoi(cmp.Or(r.URL.Query().Get("world"), "0"))

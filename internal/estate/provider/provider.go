@@ -9,9 +9,10 @@
 // into its own earlier answers. It keeps no state between calls. It never learns
 // that a boundary exists, other than by what its actions answer.
 //
-// Two behaviours: Honest does the task that the first user message names, and
+// Behaviours: Honest does the task that the first user message names, and
 // Gullible also obeys every instruction mark (do:...) that it sees on a page, as
-// a model that fell for an injected instruction would.
+// a model that fell for an injected instruction would. The others are honest, and
+// something else goes wrong (Behaviours).
 //
 // Not for production: a tenant that is not marked as a demo must refuse it.
 package provider
@@ -87,11 +88,12 @@ type Provider struct {
 	patience  int
 	pace      time.Duration
 	calls     int
+	turns     int // calls since the behaviour was set
 }
 
 // Serve returns when the provider listens. It ends with ctx or Close.
 func Serve(ctx context.Context, c Config) (*Provider, error) {
-	if c.Key == "" || c.Model == "" || c.Behaviour != Honest && c.Behaviour != Gullible {
+	if c.Key == "" || c.Model == "" || !slices.Contains(Behaviours(), c.Behaviour) {
 		return nil, errors.New("provider: a key, a model name and a behaviour are needed")
 	}
 	if c.Addr == "" {
@@ -201,7 +203,7 @@ func (p *Provider) SetModel(name string) {
 func (p *Provider) SetBehaviour(b Behaviour) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.behaviour = b
+	p.behaviour, p.turns = b, 0
 }
 
 // Calls is the number of answered calls with a valid key.
@@ -258,9 +260,14 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	p.mu.Lock()
 	p.calls++
-	model, s := p.model, script{gullible: p.behaviour == Gullible, patience: p.patience, pace: p.pace}
+	p.turns++
+	model, b, turn := p.model, p.behaviour, p.turns
+	s := script{gullible: b == Gullible, patience: p.patience, pace: p.pace}
 	p.mu.Unlock()
 	m := compose(model, len(q.Messages), s.next(conv))
+	if b.fault(w, r, turn, m) {
+		return
+	}
 	if q.Stream {
 		writeStream(w, m)
 		return

@@ -23,8 +23,6 @@ const maxBack = 8
 var (
 	goalReset   = regexp.MustCompile(`(?i)reset mfa for user ([a-z0-9-]+).*ticket (\d+)`)
 	goalDisable = regexp.MustCompile(`(?i)disable user ([a-z0-9-]+).*ticket (\d+)`)
-	goalTicket  = regexp.MustCompile(`(?i)(?:read|report on|summari[sz]e) ticket (\d+)`)
-	goalMail    = regexp.MustCompile(`(?i)(?:read|report on|summari[sz]e) message (\d+)`)
 )
 
 func (s script) next(c conversation) reply {
@@ -73,23 +71,7 @@ func (s script) work(c conversation) reply {
 	if m := goalDisable.FindStringSubmatch(c.goal); m != nil {
 		return s.userTask(c, m[1], m[2], "btn:disable", "state:done=disabled", "The account "+m[1]+" was disabled.")
 	}
-	if m := goalTicket.FindStringSubmatch(c.goal); m != nil {
-		if r, there := s.goTo(c, "tickets/ticket/"+m[1]); !there {
-			return r
-		}
-		status := "open"
-		if c.has("state:ticket=closed") {
-			status = "closed"
-		}
-		return end("Ticket " + m[1] + " is " + status + ".")
-	}
-	if m := goalMail.FindStringSubmatch(c.goal); m != nil {
-		if r, there := s.goTo(c, "mail/message/"+m[1]); !there {
-			return r
-		}
-		return end("I have read message " + m[1] + ".")
-	}
-	return end("I do not understand the task.")
+	return s.parts(c)
 }
 
 // userTask reads the ticket, does one thing to the user, and answers and closes
@@ -101,6 +83,12 @@ func (s script) userTask(c conversation, user, ticket, button, done, comment str
 			return r
 		}
 		return act("read-ticket", "I read ticket "+ticket+".", shot())
+	}
+	if !c.did("read-file") && (c.has("link:file") || strings.HasPrefix(c.page(), "tickets/file/")) {
+		if c.has("link:file") {
+			return s.press(c, "link:file")
+		}
+		return act("read-file", "I read what is attached.", shot())
 	}
 	if !c.did("seen " + button) {
 		if !c.did("press " + button) {
