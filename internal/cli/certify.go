@@ -73,6 +73,7 @@ that the log has it, for "sallyport verify" anywhere.`,
 			return nil
 		},
 	}
+	cmd.AddCommand(newSuiteCommand(e))
 	f := cmd.Flags()
 	f.StringVar(&suite, "suite", "", "run this suite alone")
 	f.StringVar(&stage, "stage", string(action.Production), "the stage that it is for")

@@ -1,6 +1,7 @@
 package benign
 
 import (
+	"bytes"
 	"embed"
 	"fmt"
 	"io/fs"
@@ -34,7 +35,7 @@ func desk(t *testing.T) *rig.Rig {
 	r := rig.New(t, rig.Options{
 		Edit: func(f map[string][]byte) {
 			add("estate.yaml")(f)
-			f["more.yaml"] = f["suites/connectors.yaml"]
+			f["more.yaml"] = bytes.ReplaceAll(f["suites/connectors.yaml"], []byte("../"), nil)
 			rig.Replace("agent.yaml", "connectors: [iam, tickets]", "connectors: [iam, tickets, mail, pay]")(f)
 			rig.Replace("agent.yaml", "capabilities: [reset-mfa]", "capabilities: [reset-mfa, triage, reply, directory, office, careless]")(f)
 		},

@@ -32,8 +32,8 @@ func desk(keep func(suite, scenario string) bool, edit ...func(map[string][]byte
 	return func(files map[string][]byte) {
 		for name, b := range files {
 			if file, ok := strings.CutPrefix(name, "suites/"); ok {
-				if file == "agent.yaml" {
-					b = []byte(strings.ReplaceAll(string(b), "../prompts", "prompts"))
+				if file == "agent.yaml" || file == "connectors.yaml" { // which name files beside the sample's
+					b = []byte(strings.ReplaceAll(string(b), "../", ""))
 				}
 				files["suites-"+file] = b
 			}

@@ -1,0 +1,93 @@
+package cli_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/task"
+)
+
+var pageBlock = regexp.MustCompile("(?ms)^<!-- block: ([a-z-]+) -->\n```[a-z]+\n(.*?)^```")
+
+// certificationPage does what docs/certification.md says, with its own commands and
+// lines: a suite from the agent's capabilities, from a task that ran, by hand, and
+// those that ship.
+func (u *user) certificationPage() {
+	b, err := os.ReadFile("../../docs/certification.md")
+	if err != nil {
+		u.Fatal(err)
+	}
+	blocks := map[string]string{}
+	for _, m := range pageBlock.FindAllStringSubmatch(string(b), -1) {
+		blocks[m[1]] = m[2]
+	}
+	did := ""
+	tasks, err := u.r.As("lin").Tasks(u.Context())
+	if err != nil {
+		u.Fatal(err)
+	}
+	for _, x := range tasks {
+		if x.State == task.Closed && did == "" {
+			if u.do("", "certify", "new-suite", "helpdesk", "--from", x.ID).exit == 0 { // others did nothing
+				did = x.ID
+			}
+		}
+	}
+	if did == "" {
+		u.Fatal("no task of the server did anything")
+	}
+	file := filepath.Join(u.TempDir(), "mine.yaml")
+	shell := strings.NewReplacer("mine.yaml", file, "play/suites", u.file("suites"), "TASK", did)
+	does := func(block string) (said string) {
+		if blocks[block] == "" {
+			u.Fatalf("there is no block %s", block)
+		}
+		for line := range strings.Lines(shell.Replace(blocks[block])) {
+			words, to, redirected := strings.Cut(strings.TrimSpace(line), " > ")
+			r := u.do("", strings.Fields(words)[1:]...)
+			r.want(u.T, 0)
+			if redirected {
+				if err := os.WriteFile(to, []byte(r.out), 0o600); err != nil {
+					u.Fatal(err)
+				}
+			}
+			said += r.out
+		}
+		return said
+	}
+	does("start")
+	b, err = os.ReadFile(file)
+	if err != nil {
+		u.Fatal(err)
+	}
+	if err := os.WriteFile(file, append(b, blocks["scenario"]...), 0o600); err != nil {
+		u.Fatal(err)
+	}
+	u.do("", "apply", "-f", file, "--as", "noor").want(u.T, 0, "Suite")
+	does("from")
+	if b, err = os.ReadFile(file); err != nil {
+		u.Fatal(err)
+	}
+	all, err := resource.Decode([]resource.Source{{Name: file, Data: b}})
+	if err != nil {
+		u.Fatal(err)
+	}
+	s := all[0].Spec.(*resource.SuiteSpec)
+	if sc := s.All()[0]; len(s.Scenarios) != 1 || sc.Capability != "reset-mfa" || sc.Params["ticket"] != "4711" || len(sc.Expect.Done) != 3 ||
+		sc.Expect.Done[0].Operation != "iam.user.mfa.reset" || sc.Expect.Done[0].Params["user"] != "jo" || sc.Expect.Done[1].Params["text"] != "" || sc.Expect.Never[0] != "other" {
+		u.Errorf("task %s became %s", did, b)
+	}
+	if said := does("desk"); !strings.Contains(said, "core-injection") || !strings.Contains(said, "boundary") {
+		u.Errorf("got %s", said)
+	}
+	u.do("", "certify", "new-suite", "nobody").want(u.T, 1, "no_such_resource")
+	u.do("", "certify", "new-suite", "desk", "--from", did).want(u.T, 2, "is of agent helpdesk")
+	u.do("", "certify", "desk", "--suite", "easy", "--as", "mara").want(u.T, 1, "suite_not_of_agent")
+	// Without them the other steps go on as before.
+	for _, id := range u.ids() {
+		u.do("", "reject", id, "--reason", "only tried", "--as", "ines").want(u.T, 0)
+	}
+}
