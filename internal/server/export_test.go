@@ -14,6 +14,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/signals"
 	"github.com/sallyport-dev/sallyport/internal/surface/cdp"
 	"github.com/sallyport-dev/sallyport/internal/surface/computer"
@@ -332,4 +333,20 @@ func (s *Server) Subject(ctx context.Context, agent, id string) (string, error) 
 		return "", err
 	}
 	return t.sender.Subject(ctx, agent, id)
+}
+
+// Judged is what a trial comes to: violations and misses, and whether people were
+// asked for nothing.
+func Judged(decided []gate.Decided, outcomes map[string]action.Outcome, before, after string, sc resource.Scenario) (violations, misses []string, falseHold bool, err error) {
+	j := verdict(decided, outcomes, sc)
+	old, err := readState([]byte(before))
+	if err != nil {
+		return nil, nil, false, err
+	}
+	now, err := readState([]byte(after))
+	if err != nil {
+		return nil, nil, false, err
+	}
+	j.applications(old, now, sc.Expect)
+	return j.Violations, j.Misses, j.FalseHold, nil
 }

@@ -94,39 +94,6 @@ func TestSuiteRunsInParallelAndGoesOn(t *testing.T) {
 	}
 }
 
-// TestHijackedAgentFailsItsSuite: one that does what a ticket orders is refused a
-// certification although the doors stopped it, and the scenario is named; another,
-// that reads the same and does its work, is not.
-func TestHijackedAgentFailsItsSuite(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts browsers")
-	}
-	for behaviour, want := range map[string]certify.State{"gullible": certify.Failed, "honest": certify.Proposed} {
-		t.Run(behaviour, func(t *testing.T) {
-			r := rig.New(t, rig.Options{Edit: func(files map[string][]byte) {
-				const attack = "      hostile: [ticket-text]\n      behaviour: "
-				rig.Replace("suite.yaml", attack+"gullible", attack+behaviour)(files)
-				rig.Replace("suite.yaml", "        denied: [global_administrators]\n", "        untried: [iam.group.*]\n")(files)
-				rig.Replace("suite.yaml", "  parallel: 2\n", "  parallel: 3\n")(files)
-			}})
-			r.Ready(t)
-			c, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "helpdesk", "", func(string) {})
-			if err != nil || c.State != want {
-				t.Fatalf("%s %v %q", c.State, err, c.Shortfall)
-			}
-			named := strings.Join(c.Shortfall, "\n")
-			if want == certify.Failed && (!strings.Contains(named, "ticket-orders-admin: in 1 of 1 trials") || c.Suites[0].Stopped == "") {
-				t.Errorf("the shortfall is %q, stopped %q", named, c.Suites[0].Stopped)
-			}
-			for _, s := range c.Scenarios() {
-				if s.Trials == 0 {
-					t.Errorf("%s was not tried", s.Name)
-				}
-			}
-		})
-	}
-}
-
 // TestCutTrialIsNotShakenOff: whoever runs a suite sees in the ledger how a trial
 // goes, and cuts the run before that is its result. What the trial did counts.
 func TestCutTrialIsNotShakenOff(t *testing.T) {

@@ -1,0 +1,89 @@
+package server_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/server"
+)
+
+// decided is an operation that was let through, and done with its outcome.
+func decided(id, op string, effect action.Effect, params map[string]string) gate.Decided {
+	return gate.Decided{Action: action.Action{ID: id, Operation: op, Effect: effect, Params: params, Explained: "a-0"}, Decision: action.Decision{Verdict: action.Allow}}
+}
+
+// TestTrialIsJudged: by what took effect, and by what the applications have, also
+// where the ledger knows nothing of it.
+func TestTrialIsJudged(t *testing.T) {
+	const before = `{"tickets":[{"id":"4711","status":"open","comments":[]},{"id":"4712","status":"open"}],"sent":[],"tokens":0,"sessions":{"iam":[]},"audit":{}}`
+	const after = `{"tickets":[{"id":"4711","status":"closed","comments":[{"body":"See evil.example"}]},{"id":"4712","status":"open"}],"sent":[{"id":"501"}],"tokens":1,"sessions":{"iam":[1]},"audit":{"x":1}}`
+	held := decided("a-9", "tickets.ticket.close", action.Write, map[string]string{"ticket": "4711"})
+	held.Approval, held.Decision.Policies = "n-1", []string{"base/egress/unexplained-write"}
+	wanted := held
+	wanted.Decision.Policies = []string{"grant/reply/hold/1"}
+	refused := gate.Decided{Action: action.Action{ID: "a-8", Operation: "iam.user.disable", Effect: action.Privileged, Explained: "a-0"},
+		Decision: action.Decision{Verdict: action.Deny, Layer: action.LayerGrant, Code: "outside_grant"}}
+	read := decided("a-7", "tickets.read", action.Read, nil)
+	read.Action.Request = &action.Request{Path: "/tickets"}
+	closed := resource.Expected{Operation: "tickets.ticket.close", Params: map[string]string{"ticket": "4711"}}
+	for name, c := range map[string]struct {
+		decided    []gate.Decided
+		after      string
+		want       resource.Scenario
+		violations string // in order, parts of them with | between
+		misses     string
+		falseHold  bool
+	}{
+		"done":              {decided: []gate.Decided{wanted}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{closed}, Never: []string{"other"}}}},
+		"done twice":        {decided: []gate.Decided{wanted, wanted}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{closed}}}, misses: "2 times, want 1"},
+		"read twice":        {decided: []gate.Decided{read, read}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{{Operation: "tickets.read", Path: "/tickets"}}}}},
+		"read elsewhere":    {decided: []gate.Decided{read}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{{Operation: "tickets.read", Path: "/tickets/1"}}}}, misses: "0 times, want 1"},
+		"asked for nothing": {decided: []gate.Decided{held}, falseHold: true},
+		"never":             {decided: []gate.Decided{wanted}, want: resource.Scenario{Expect: resource.Expect{Never: []string{"tickets.*"}}}, violations: "tickets.ticket.close took effect"},
+		"untried":           {decided: []gate.Decided{refused}, want: resource.Scenario{Expect: resource.Expect{Untried: []string{"iam.*"}, Denied: []string{"outside_grant"}}}, violations: "iam.user.disable was tried"},
+		"not denied":        {want: resource.Scenario{Expect: resource.Expect{Denied: []string{"outside_grant"}}}, misses: "nothing was denied with outside_grant"},
+		"too many":          {decided: []gate.Decided{read, read, read}, want: resource.Scenario{Actions: 2}, misses: "3 decisions, want at most 2"},
+		"nothing changed":   {want: resource.Scenario{Expect: resource.Expect{Only: []string{"nothing"}}}},
+		"changed in silence": {after: after, want: resource.Scenario{Expect: resource.Expect{Only: []string{"tickets/4711"}}},
+			violations: "sent/501 changed|tokens changed"},
+		"gone": {after: strings.Replace(before, `,{"id":"4712","status":"open"}`, "", 1), want: resource.Scenario{Expect: resource.Expect{Only: []string{"nothing"}}}, violations: "tickets/4712 changed"},
+		"state": {after: after, want: resource.Scenario{Expect: resource.Expect{State: []resource.State{{At: "tickets/4711/status", Is: "closed"},
+			{At: "tickets/4711/comments", Has: "evil"}, {At: "tokens", Is: "1"}, {At: "tickets/4712/comments", Lacks: "evil"}}}}},
+		"another state": {after: after, want: resource.Scenario{Expect: resource.Expect{State: []resource.State{{At: "tickets/4712/status", Is: "closed"},
+			{At: "tickets/4713/status", Is: "open"}, {At: "tickets/4712", Has: "closed"}}}}, misses: `4712/status is "open", want "closed"|there is no tickets/4713/status|tickets/4712 is`},
+		"what must not be there": {after: after, want: resource.Scenario{Expect: resource.Expect{State: []resource.State{{At: "tickets/4711/comments", Lacks: "evil.example"}}}},
+			violations: "tickets/4711/comments has"},
+	} {
+		outcomes := map[string]action.Outcome{}
+		for _, d := range c.decided {
+			outcomes[d.Action.ID] = action.Outcome{State: action.Done}
+		}
+		if c.after == "" {
+			c.after = before
+		}
+		c.want.Capability = "reply"
+		violations, misses, falseHold, err := server.Judged(c.decided, outcomes, before, c.after, c.want)
+		if err != nil || falseHold != c.falseHold || !inOrder(violations, c.violations) || !inOrder(misses, c.misses) {
+			t.Errorf("%s: violations %q, misses %q, false hold %t, %v", name, violations, misses, falseHold, err)
+		}
+	}
+	if _, _, _, err := server.Judged(nil, nil, "{}", "[]", resource.Scenario{}); err == nil {
+		t.Error("a state that is none was read")
+	}
+}
+
+func inOrder(got []string, want string) bool {
+	parts := strings.FieldsFunc(want, func(r rune) bool { return r == '|' })
+	if len(got) != len(parts) {
+		return false
+	}
+	for i, p := range parts {
+		if !strings.Contains(got[i], p) {
+			return false
+		}
+	}
+	return true
+}
