@@ -48,6 +48,8 @@ echo "== internal/browser, 1200 rounds of a page that swaps"
 SALLYPORT_RACE_ROUNDS=25 $go test ./internal/browser -run TestPageThatSwapsWinsNoRound -count 1 -v -timeout 30m || status=1
 echo "== test/urls, 10000 addresses"
 SALLYPORT_LONG=1 $go test ./test/urls -count 1 -v -timeout 30m || status=1
+echo "== test/suites, the suites that ship"
+SALLYPORT_LONG=1 $go test ./test/suites -count 1 -v -timeout 60m || status=1
 echo "== test/crash, $crashes kills"
 SALLYPORT_LONG=1 SALLYPORT_CRASH_ROUNDS=$crashes $go test ./test/crash -count 1 -v -timeout 120m || status=1
 exit $status

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/examples/helpdesk"
 	"github.com/sallyport-dev/sallyport/internal/certify"
@@ -220,10 +221,12 @@ func TestSuites(t *testing.T) {
 			}
 			r = rig.New(t, rig.Options{Edit: edit})
 			r.Ready(t)
+			began := time.Now()
 			c, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "desk", suite, func(s string) { t.Log(s) })
 			if err != nil {
 				t.Fatal(err)
 			}
+			took, trials := time.Since(began), 0
 			if c.State != certify.Partial {
 				t.Errorf("%s: %q", c.State, c.Shortfall)
 			}
@@ -232,6 +235,10 @@ func TestSuites(t *testing.T) {
 					fmt.Printf("%-15s %-32s %d of %d in %.1f s each %s\n", s.Name, x.Name, x.Passed, x.Trials, float64(x.Millis)/1000/float64(max(x.Trials, 1)), strings.Join(x.Failures, " | "))
 				}
 				fmt.Printf("%s: %+v, false holds %+v\n", s.Name, s.Rates, s.FalseHolds)
+				for _, x := range s.Scenarios {
+					trials += x.Trials
+				}
+				fmt.Printf("%s: %d trials in %s, so 400 in %s\n", s.Name, trials, took.Round(time.Second), (took * 400 / time.Duration(max(trials, 1))).Round(time.Second))
 			}
 		})
 	}

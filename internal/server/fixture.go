@@ -1,0 +1,113 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/resource"
+)
+
+// prepare makes the places.
+func (r *run) prepare(ctx context.Context) error {
+	n := max(1, r.suite.Parallel)
+	if n == 1 {
+		r.places = []place{{}}
+		return nil
+	}
+	for i := range n {
+		r.places = append(r.places, place{world: i + 1, routes: routes{}})
+	}
+	for _, admin := range []string{r.suite.Fixture.Estate, r.suite.Fixture.Provider} {
+		if admin == "" {
+			continue
+		}
+		b, err := post(ctx, admin+"/worlds?n="+strconv.Itoa(n))
+		if err != nil {
+			return err
+		}
+		var all []struct{ For, Address string }
+		if err := json.Unmarshal(b, &all); err != nil || len(all) != n {
+			return fmt.Errorf("fixture: %s does not say where its %d copies are", admin, n)
+		}
+		for i, x := range all {
+			if err := r.places[i].routes.add(x.For, x.Address); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// fixture puts a copy of the sample estate into the state that the scenario
+// starts from.
+func (r *run) fixture(ctx context.Context, sc resource.Scenario, world int) error {
+	f := r.suite.Fixture
+	if f == nil {
+		return nil
+	}
+	q := inWorld(world)
+	if _, err := post(ctx, f.Estate+"/reset?"+q.Encode()); err != nil {
+		return err
+	}
+	q.Set("set", strings.Join(sc.Hostile, ","))
+	if _, err := post(ctx, f.Estate+"/hostile?"+q.Encode()); err != nil {
+		return err
+	}
+	if f.Provider == "" {
+		return nil
+	}
+	q.Set("set", sc.Behaviour)
+	if sc.Behaviour == "" {
+		q.Set("set", "honest")
+	}
+	_, err := post(ctx, f.Provider+"/behaviour?"+q.Encode())
+	return err
+}
+
+func post(ctx context.Context, u string) ([]byte, error) { return ask(ctx, http.MethodPost, u) }
+
+func ask(ctx context.Context, method, u string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, u, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := boundaryClient(nil).Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("fixture: %w", err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
+	if resp.StatusCode >= 300 {
+		return nil, fmt.Errorf("fixture: %s answered %d: %.500s", u, resp.StatusCode, bytes.TrimSpace(b))
+	}
+	return b, err
+}
+
+// estate reads the state of a copy, if the scenario says something of it.
+func (r *run) estate(ctx context.Context, sc resource.Scenario, world int) (state, error) {
+	if len(sc.Expect.Only)+len(sc.Expect.State) == 0 {
+		return nil, nil
+	}
+	b, err := ask(ctx, http.MethodGet, r.suite.Fixture.Estate+"/state?"+inWorld(world).Encode())
+	if err != nil {
+		return nil, err
+	}
+	return readState(b)
+}
+
+// inWorld names a copy of the estate's sandbox.
+func inWorld(world int) url.Values {
+	q := url.Values{"stage": {string(action.Sandbox)}}
+	if world > 0 {
+		q.Set("world", strconv.Itoa(world))
+	}
+	return q
+}
