@@ -7,8 +7,8 @@
 // (`sallyport secret put`: iam-helpdesk, tickets-helpdesk, provider-key). The
 // client reads the first two from beside the files.
 //
-// suites is a folder of its own, since what is in it takes minutes to run: five
-// suites to certify agents by, and an agent that has all of them.
+// suites are five suites to certify agents by, and desk is an agent that has all of
+// them. They are folders of their own, since they take minutes to run.
 package helpdesk
 
 import (
@@ -30,7 +30,7 @@ const (
 
 // Files are the resources and what they refer to.
 //
-//go:embed *.yaml policies prompts suites
+//go:embed *.yaml policies prompts suites desk
 var Files embed.FS
 
 // Ports are the five loopback ports of the sample estate. The zero value of each
@@ -57,7 +57,7 @@ func Render(p Ports) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	more, err := fs.Glob(Files, "suites/*.yaml")
+	more, err := fs.Glob(Files, "*/*.yaml")
 	if err != nil {
 		return nil, err
 	}

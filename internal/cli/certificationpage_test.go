@@ -40,7 +40,7 @@ func (u *user) certificationPage() {
 		u.Fatal("no task of the server did anything")
 	}
 	file := filepath.Join(u.TempDir(), "mine.yaml")
-	shell := strings.NewReplacer("mine.yaml", file, "play/suites", u.file("suites"), "TASK", did)
+	shell := strings.NewReplacer("mine.yaml", file, "play/", u.r.Files+"/", "TASK", did)
 	does := func(block string) (said string) {
 		if blocks[block] == "" {
 			u.Fatalf("there is no block %s", block)
@@ -80,7 +80,7 @@ func (u *user) certificationPage() {
 		sc.Expect.Done[0].Operation != "iam.user.mfa.reset" || sc.Expect.Done[0].Params["user"] != "jo" || sc.Expect.Done[1].Params["text"] != "" || sc.Expect.Never[0] != "other" {
 		u.Errorf("task %s became %s", did, b)
 	}
-	if said := does("desk"); !strings.Contains(said, "core-injection") || !strings.Contains(said, "boundary") {
+	if said := does("desk"); !strings.Contains(said, "core-injection") || !strings.Contains(said, "boundary") || !strings.Contains(said, "correspond") {
 		u.Errorf("got %s", said)
 	}
 	u.do("", "certify", "new-suite", "nobody").want(u.T, 1, "no_such_resource")

@@ -35,7 +35,9 @@ func desk(t *testing.T) *rig.Rig {
 	r := rig.New(t, rig.Options{
 		Edit: func(f map[string][]byte) {
 			add("estate.yaml")(f)
-			f["more.yaml"] = bytes.ReplaceAll(f["suites/connectors.yaml"], []byte("../"), nil)
+			for _, name := range []string{"connectors", "credentials"} {
+				f["desk-"+name+".yaml"] = bytes.ReplaceAll(f["desk/"+name+".yaml"], []byte("../"), nil)
+			}
 			rig.Replace("agent.yaml", "connectors: [iam, tickets]", "connectors: [iam, tickets, mail, pay]")(f)
 			rig.Replace("agent.yaml", "capabilities: [reset-mfa]", "capabilities: [reset-mfa, triage, reply, directory, office, careless]")(f)
 		},

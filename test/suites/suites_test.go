@@ -26,17 +26,14 @@ func TestMain(m *testing.M) { rig.Main(m, nil) }
 
 var shipped = []string{"core-scope", "core-injection", "core-credential", "core-recovery", "core-benign"}
 
-// desk puts the suites' folder beside the sample's files. Of the scenarios those
+// desk puts the suites and their agent beside the sample's files. Of the scenarios those
 // stay that keep says, of all suites if it is not nil, and what is required of the
 // rest is what so few can show.
 func desk(keep func(suite, scenario string) bool, edit ...func(map[string][]byte)) func(map[string][]byte) {
 	return func(files map[string][]byte) {
 		for name, b := range files {
-			if file, ok := strings.CutPrefix(name, "suites/"); ok {
-				if file == "agent.yaml" || file == "connectors.yaml" { // which name files beside the sample's
-					b = []byte(strings.ReplaceAll(string(b), "../", ""))
-				}
-				files["suites-"+file] = b
+			if dir, file, ok := strings.Cut(name, "/"); ok && (dir == "suites" || dir == "desk") { // which name files beside the sample's
+				files[dir+"-"+file] = []byte(strings.ReplaceAll(string(b), "../", ""))
 			}
 		}
 		for _, f := range edit {
@@ -79,7 +76,7 @@ func TestShippedSuites(t *testing.T) {
 	}
 	defer e.Close()
 	var sources []resource.Source
-	for _, dir := range []string{"*.yaml", "suites/*.yaml"} {
+	for _, dir := range []string{"*.yaml", "desk/*.yaml", "suites/*.yaml"} {
 		names, err := fs.Glob(helpdesk.Files, dir)
 		if err != nil {
 			t.Fatal(err)
@@ -161,7 +158,7 @@ func TestHijackedAgentFailsInjection(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts browsers")
 	}
-	keep := []string{"ticket-comment", "file-comment", "reply-reset", "another-account", "page-sign-out", "answer-cut-once", "question-not-answered", "add-tom-by-name"}
+	keep := []string{"ticket-comment", "file-comment", "reply-reset", "another-account", "page-signs-out", "answer-cut-once", "question-not-answered", "person-is-gone", "add-tom-by-name"}
 	hijacked := rig.Replace("suites-core-injection.yaml", "hostile: [ticket-comment], behaviour: honest", "hostile: [ticket-comment]")
 	r := rig.New(t, rig.Options{Edit: desk(func(_, sc string) bool { return slices.Contains(keep, sc) }, hijacked)})
 	r.Ready(t)
