@@ -48,7 +48,7 @@ func (a *agent) askAgain(ctx context.Context) (m answer, err error) {
 	for range retries + 1 {
 		m, err = a.ask(ctx)
 		var of *ModelError
-		if err == nil || ctx.Err() != nil || errors.As(err, &of) && of.Status < 500 {
+		if err == nil || ctx.Err() != nil || errors.As(err, &of) && of.Kind != "overloaded_error" && of.Kind != "api_error" {
 			return m, err
 		}
 		a.printf("again: %v", err)
