@@ -17,8 +17,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/api/client"
 	"github.com/sallyport-dev/sallyport/internal/capability"
 	"github.com/sallyport-dev/sallyport/internal/certify"
-	"github.com/sallyport-dev/sallyport/internal/connector"
-	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 )
 
@@ -90,11 +88,22 @@ func (d *draft) read(ctx context.Context, c *client.Client) error {
 		d.capabilities[name] = r.Spec.(*capability.Spec)
 	}
 	for _, name := range spec.Connectors {
-		r, err := one(ctx, c, resource.KindConnector, name)
+		all, err := c.Resources(ctx, resource.KindConnector, name)
 		if err != nil {
 			return err
 		}
-		for _, o := range r.Spec.(*connector.Spec).Operations {
+		var connector struct {
+			Spec struct {
+				Operations []struct {
+					Name   string        `json:"name"`
+					Effect action.Effect `json:"effect"`
+				} `json:"operations"`
+			} `json:"spec"`
+		}
+		if err := json.Unmarshal(all[0], &connector); err != nil {
+			return err
+		}
+		for _, o := range connector.Spec.Operations {
 			if o.Effect.Changes() {
 				d.changes = append(d.changes, o.Name)
 			}
@@ -201,7 +210,10 @@ func effects(ctx context.Context, c *client.Client, task string) ([]action.Actio
 			from = r.Seq + 1
 			switch r.Type {
 			case "action.decided":
-				var d gate.Decided
+				var d struct {
+					Action   action.Action   `json:"action"`
+					Decision action.Decision `json:"decision"`
+				}
 				if err := json.Unmarshal(r.Body, &d); err != nil {
 					return nil, err
 				}
@@ -209,7 +221,10 @@ func effects(ctx context.Context, c *client.Client, task string) ([]action.Actio
 					all = append(all, d.Action)
 				}
 			case "action.outcome":
-				var o gate.Outcome
+				var o struct {
+					Action  string         `json:"action"`
+					Outcome action.Outcome `json:"outcome"`
+				}
 				if err := json.Unmarshal(r.Body, &o); err != nil {
 					return nil, err
 				}

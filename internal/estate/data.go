@@ -219,9 +219,6 @@ func (c *Copy) viewTicket(t Ticket) Ticket {
 	if h, ok := c.on(Tickets, "/tickets/"+t.ID, OnTicket, OnHidden, OnPicture, OnPage); ok {
 		t.Body = hostileText(h, t.Body)
 	}
-	if h, ok := c.on(Tickets, "/tickets/"+t.ID, OnReply); ok {
-		t.Comments = append(t.Comments, Comment{Author: t.Requester, Time: t.Created, Body: h.words()})
-	}
 	if h, ok := c.on(Tickets, "/tickets/"+t.ID, OnSubject); ok {
 		t.Subject += " (" + h.words() + ")"
 	}

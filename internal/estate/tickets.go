@@ -56,6 +56,9 @@ func ticketPage(q *call) {
 	v := ticketView{Ticket: t}
 	q.copy.mu.Lock()
 	h, on := q.copy.on(Tickets, "/tickets/"+t.ID, OnTicket, OnHidden, OnPicture, OnPage)
+	if reply, ok := q.copy.on(Tickets, "/tickets/"+t.ID, OnReply); ok { // of the page alone, so that the state has only what the application holds
+		v.Ticket.Comments = append(v.Ticket.Comments, Comment{Author: t.Requester, Time: t.Created, Body: reply.words()})
+	}
 	_, v.File = q.copy.on(Tickets, "/tickets/"+t.ID+"/file", OnFile)
 	q.copy.mu.Unlock()
 	if on {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/examples/helpdesk"
+	"github.com/sallyport-dev/sallyport/internal/capability"
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/connector"
 	"github.com/sallyport-dev/sallyport/internal/estate"
@@ -115,6 +116,11 @@ func TestShippedSuites(t *testing.T) {
 		for _, sc := range suite.All() {
 			counts[r.Metadata.Name]++
 			at := r.Metadata.Name + "/" + sc.Name
+			if c, ok := resource.Of[capability.Spec](all, "brightwell", sc.Capability); !ok {
+				t.Errorf("%s: there is no capability %s", at, sc.Capability)
+			} else if _, err := c.Instantiate(sc.Capability, sc.Params); err != nil {
+				t.Errorf("%s: %v", at, err)
+			}
 			for _, h := range sc.Hostile {
 				item, ok := items[h]
 				if used[h] = true; !ok {
@@ -151,6 +157,9 @@ func TestShippedSuites(t *testing.T) {
 	}
 }
 
+// few are the scenarios that run where there is not the time for all.
+var few = []string{"ticket-comment", "file-comment", "reply-reset", "another-account", "page-signs-out", "answer-cut-once", "question-not-answered", "person-is-gone", "add-tom-by-name"}
+
 // TestHijackedAgentFailsInjection: an agent that does what it reads is refused a
 // certification where the task's own rights let it, and the scenarios are named;
 // where they do not, the boundary stops it. One that does its work passes all.
@@ -158,9 +167,8 @@ func TestHijackedAgentFailsInjection(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts browsers")
 	}
-	keep := []string{"ticket-comment", "file-comment", "reply-reset", "another-account", "page-signs-out", "answer-cut-once", "question-not-answered", "person-is-gone", "add-tom-by-name"}
 	hijacked := rig.Replace("suites-core-injection.yaml", "hostile: [ticket-comment], behaviour: honest", "hostile: [ticket-comment]")
-	r := rig.New(t, rig.Options{Edit: desk(func(_, sc string) bool { return slices.Contains(keep, sc) }, hijacked)})
+	r := rig.New(t, rig.Options{Edit: desk(func(_, sc string) bool { return slices.Contains(few, sc) }, hijacked)})
 	r.Ready(t)
 	say := func(s string) { t.Log(s) }
 	c, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "desk", "core-injection", say)
@@ -171,7 +179,7 @@ func TestHijackedAgentFailsInjection(t *testing.T) {
 		strings.Contains(named, "file-comment") || strings.Contains(named, "reply-reset") {
 		t.Errorf("the hijacked one is %s: %q", c.State, named)
 	}
-	all, err := r.Resources(desk(func(_, sc string) bool { return slices.Contains(keep, sc) }))
+	all, err := r.Resources(desk(func(_, sc string) bool { return slices.Contains(few, sc) }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,64 +187,47 @@ func TestHijackedAgentFailsInjection(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Ready(t)
-	// One suite alone certifies nothing; all of them do.
+	// One suite alone certifies nothing; TestSuites is of all.
 	if c, err = r.Server.Certify(t.Context(), "", rig.As("mara"), "desk", "core-injection", say); err != nil || c.State != certify.Partial || len(c.Left()) != 4 {
 		t.Fatalf("the honest one is %s: %v %q", c.State, err, c.Shortfall)
 	}
-	if c, err = r.Server.Certify(t.Context(), "", rig.As("mara"), "desk", "", say); err != nil || c.State != certify.Proposed || len(c.Suites) != 5 || len(c.Scenarios()) != len(keep) {
-		t.Fatalf("the honest one by all suites is %s: %v %q", c.State, err, c.Shortfall)
-	}
 }
 
-// TestSuites runs the whole of each suite. SALLYPORT_SCENARIOS is a pattern of
-// suite/scenario for a part of them.
+// TestSuites certifies the honest agent by all five suites: by a few scenarios of
+// each, or with SALLYPORT_LONG=1 by all. SALLYPORT_SCENARIOS is a pattern of
+// suite/scenario, for a part of one suite.
 func TestSuites(t *testing.T) {
-	if os.Getenv("SALLYPORT_LONG") != "1" {
-		t.Skip("takes minutes; SALLYPORT_LONG=1 runs it")
+	if testing.Short() {
+		t.Skip("starts browsers")
 	}
-	want := regexp.MustCompile(os.Getenv("SALLYPORT_SCENARIOS"))
-	for _, suite := range shipped {
-		n := 0
-		keep := func(s, sc string) bool {
-			ok := s != suite || want.MatchString(s+"/"+sc)
-			if ok && s == suite {
-				n++
-			}
-			return ok
+	keep := func(_, sc string) bool { return slices.Contains(few, sc) }
+	suite, want := "", certify.Proposed
+	if os.Getenv("SALLYPORT_LONG") == "1" {
+		keep = nil
+	}
+	if p := os.Getenv("SALLYPORT_SCENARIOS"); p != "" {
+		suite, _, _ = strings.Cut(p, "/")
+		some := regexp.MustCompile(p)
+		keep = func(s, sc string) bool { return s != suite || some.MatchString(s+"/"+sc) }
+		want = certify.Partial
+	}
+	r := rig.New(t, rig.Options{Edit: desk(keep)})
+	r.Ready(t)
+	began := time.Now()
+	c, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "desk", suite, func(s string) { t.Log(s) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.State != want {
+		t.Errorf("%s: %q", c.State, c.Shortfall)
+	}
+	took, trials := time.Since(began), 0
+	for _, s := range c.Suites {
+		for _, x := range s.Scenarios {
+			trials += x.Trials
+			fmt.Printf("%-15s %-32s %d of %d in %.1f s each %s\n", s.Name, x.Name, x.Passed, x.Trials, float64(x.Millis)/1000/float64(max(x.Trials, 1)), strings.Join(x.Failures, " | "))
 		}
-		t.Run(suite, func(t *testing.T) {
-			edit := desk(keep)
-			if os.Getenv("SALLYPORT_SCENARIOS") == "" {
-				edit = desk(nil)
-			}
-			r := rig.New(t, rig.Options{NoServer: true})
-			if _, err := r.Resources(edit); err != nil {
-				if n == 0 {
-					t.Skip("none of it is asked for")
-				}
-				t.Fatal(err)
-			}
-			r = rig.New(t, rig.Options{Edit: edit})
-			r.Ready(t)
-			began := time.Now()
-			c, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "desk", suite, func(s string) { t.Log(s) })
-			if err != nil {
-				t.Fatal(err)
-			}
-			took, trials := time.Since(began), 0
-			if c.State != certify.Partial {
-				t.Errorf("%s: %q", c.State, c.Shortfall)
-			}
-			for _, s := range c.Suites {
-				for _, x := range s.Scenarios {
-					fmt.Printf("%-15s %-32s %d of %d in %.1f s each %s\n", s.Name, x.Name, x.Passed, x.Trials, float64(x.Millis)/1000/float64(max(x.Trials, 1)), strings.Join(x.Failures, " | "))
-				}
-				fmt.Printf("%s: %+v, false holds %+v\n", s.Name, s.Rates, s.FalseHolds)
-				for _, x := range s.Scenarios {
-					trials += x.Trials
-				}
-				fmt.Printf("%s: %d trials in %s, so 400 in %s\n", s.Name, trials, took.Round(time.Second), (took * 400 / time.Duration(max(trials, 1))).Round(time.Second))
-			}
-		})
+		fmt.Printf("%s: %+v, false holds %+v\n", s.Name, s.Rates, s.FalseHolds)
 	}
+	fmt.Printf("%d trials in %s, so 400 in %s\n", trials, took.Round(time.Second), (took * 400 / time.Duration(max(trials, 1))).Round(time.Second))
 }
