@@ -74,6 +74,11 @@ func (s script) parts(c conversation) reply {
 			return act(name, "That is done.", shot())
 		}
 	}
+	for _, state := range []string{"open", "closed"} {
+		if c.has("state:ticket=" + state) {
+			return end("It is done. The ticket is " + state + ".")
+		}
+	}
 	return end("It is done.")
 }
 

@@ -148,7 +148,7 @@ func TestStreamIsTheSameMessage(t *testing.T) {
 	if err := json.Unmarshal([]byte(whole), &m); err != nil {
 		t.Fatalf("%v: %s", err, whole)
 	}
-	if m.Model != "script-1" || m.StopReason != "tool_use" || len(m.Content) != 2 {
+	if m.Model != "script-1" || m.StopReason != "tool_use" || len(m.Content) != 4 {
 		t.Fatalf("got %s", whole)
 	}
 	_, stream := call(t, c, p.URL()+"/v1/messages", strings.TrimSuffix(body, "}")+`,"stream":true}`, nil)
@@ -174,11 +174,15 @@ func TestStreamIsTheSameMessage(t *testing.T) {
 		}
 		input, text = input+e.Delta.PartialJSON, text+e.Delta.Text
 	}
-	want := "message_start ping content_block_start content_block_delta content_block_stop content_block_start content_block_delta content_block_stop message_delta message_stop"
+	want := "message_start ping" + strings.Repeat(" content_block_start content_block_delta content_block_stop", len(m.Content)) + " message_delta message_stop"
 	if got := strings.Join(order, " "); got != want {
 		t.Errorf("events: got %s, want %s", got, want)
 	}
-	if input != string(m.Content[1].Input) || text != m.Content[0].Text {
+	inputs := ""
+	for _, c := range m.Content[1:] {
+		inputs += string(c.Input)
+	}
+	if input != inputs || text != m.Content[0].Text {
 		t.Errorf("got %s %s, want %s", text, input, whole)
 	}
 }

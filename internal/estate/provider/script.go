@@ -25,7 +25,17 @@ var (
 	goalDisable = regexp.MustCompile(`(?i)disable user ([a-z0-9-]+).*ticket (\d+)`)
 )
 
+// next decides, and looks at once at what became of what it did: a turn for the
+// look alone is a call of the model and a record more for each step.
 func (s script) next(c conversation) reply {
+	r := s.step(c)
+	if n := len(r.actions); n > 0 && r.actions[n-1]["action"] != "screenshot" {
+		r.actions = append(r.actions, s.pause(1), shot())
+	}
+	return r
+}
+
+func (s script) step(c conversation) reply {
 	switch {
 	case !c.fresh && c.times("look") > 400:
 		return end("I took too many steps and stop here.")
