@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"unicode/utf8"
 )
 
 // The Messages API, as far as the script needs it.
@@ -147,7 +148,11 @@ func writeStream(w http.ResponseWriter, m answer) {
 			}
 			b.Input = map[string]any{}
 			send("content_block_start", map[string]any{"index": i, "content_block": b})
-			for _, part := range []string{"", string(in[:len(in)/2]), string(in[len(in)/2:])} {
+			half := len(in) / 2
+			for half > 0 && !utf8.RuneStart(in[half]) { // a text has whole characters
+				half--
+			}
+			for _, part := range []string{"", string(in[:half]), string(in[half:])} {
 				send("content_block_delta", map[string]any{"index": i, "delta": map[string]any{"type": "input_json_delta", "partial_json": part}})
 			}
 		}
