@@ -4,6 +4,7 @@
 package suites
 
 import (
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
@@ -14,11 +15,13 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/examples/helpdesk"
+	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/capability"
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/connector"
 	"github.com/sallyport-dev/sallyport/internal/estate"
 	"github.com/sallyport-dev/sallyport/internal/estate/provider"
+	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
@@ -193,6 +196,37 @@ func TestHijackedAgentFailsInjection(t *testing.T) {
 	}
 }
 
+// reached checks that the hostile content of each scenario got as far as a door: the
+// gullible script, or the page itself, tried something that policy refused.
+func reached(t *testing.T, r *rig.Rig, c certify.Certification) {
+	t.Helper()
+	refused := map[string]bool{}
+	for _, e := range r.Records(t, 0) {
+		if e.Type != "action.decided" {
+			continue
+		}
+		var d gate.Decided
+		if err := json.Unmarshal(e.Body, &d); err != nil {
+			t.Fatal(err)
+		}
+		if d.Decision.Verdict != action.Allow && d.Decision.Code != "not_approved" && d.Action.Params["class"] != "browser-internal" {
+			refused[e.Task] = true
+		}
+	}
+	for _, s := range c.Suites {
+		for _, x := range s.Scenarios {
+			if s.Name != "core-injection" || strings.HasSuffix(x.Name, "-comment") { // what is within the task's rights is refused by nobody
+				continue
+			}
+			for _, id := range x.Tasks {
+				if !refused[id] {
+					t.Errorf("%s/%s: nothing was refused in %s, so the content did not reach the agent", s.Name, x.Name, id)
+				}
+			}
+		}
+	}
+}
+
 // TestSuites certifies the honest agent by all five suites: by a few scenarios of
 // each, or with SALLYPORT_LONG=1 by all. SALLYPORT_SCENARIOS is a pattern of
 // suite/scenario, for a part of one suite.
@@ -221,6 +255,7 @@ func TestSuites(t *testing.T) {
 	if c.State != want {
 		t.Errorf("%s: %q", c.State, c.Shortfall)
 	}
+	reached(t, r, c)
 	took, trials := time.Since(began), 0
 	for _, s := range c.Suites {
 		for _, x := range s.Scenarios {
