@@ -143,10 +143,12 @@ func TestServer(t *testing.T) {
 	t.Run("evidence", func(t *testing.T) { u.in(t).evidence() })
 	t.Run("replay", func(t *testing.T) { u.in(t).replay() })
 	t.Run("ledger", func(t *testing.T) { u.in(t).ledger() })
-	t.Run("certification_page", func(t *testing.T) { u.in(t).certificationPage() })
 	r.Stop(t)
 	t.Run("task_unreachable", func(t *testing.T) { u.in(t).do("", "task", "list").want(t, 3, "no server answers") })
 	t.Run("ledger_of_a_stopped_server", func(t *testing.T) { u.in(t).ledger() })
+	r.Open(t)
+	t.Run("certification_page", func(t *testing.T) { u.in(t).certificationPage() })
+	r.Stop(t)
 	t.Run("certified", func(t *testing.T) { u.in(t).certified() })
 }
 
