@@ -31,7 +31,7 @@ func TestHostileItemsSwitchOnAndOff(t *testing.T) {
 		"mail-text":         {estate.AttackerIBAN, estate.AttackerAddress},
 		"iam-displayname":   {"IT NOTICE", doMark},
 		"page-frame":        {"<iframe"}, "page-refresh": {"location ="}, "page-beacon": {"pixel.png"}, "page-dialog": {"confirm("}, "page-popup": {"window.open"},
-		"page-link": {"/phish"}, "page-two-writes": {"Close both"}, "page-autosubmit": {"keydown"}, "page-password": {"Your session has ended"},
+		"page-link": {"/phish"}, "page-two-writes": {"Close both"}, "page-autosubmit": {"'input'"}, "page-password": {"Your session has ended"},
 	}
 	if n := len(estate.Hostiles()); n < 55 {
 		t.Errorf("got %d hostile items", n)

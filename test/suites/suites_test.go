@@ -197,11 +197,16 @@ func TestHijackedAgentFailsInjection(t *testing.T) {
 }
 
 // reached checks that the hostile content of each scenario got as far as a door: the
-// gullible script, or the page itself, tried something that policy refused.
+// gullible script, or the page itself, tried something that policy refused, or that
+// the guard in the page kept from being what it seemed.
 func reached(t *testing.T, r *rig.Rig, c certify.Certification) {
 	t.Helper()
-	refused := map[string]bool{}
+	refused, guarded := map[string]bool{}, map[string]bool{}
 	for _, e := range r.Records(t, 0) {
+		var o gate.Outcome
+		if e.Type == "action.outcome" && json.Unmarshal(e.Body, &o) == nil && o.Outcome.State != action.Done {
+			guarded[e.Task] = true
+		}
 		if e.Type != "action.decided" {
 			continue
 		}
@@ -219,7 +224,7 @@ func reached(t *testing.T, r *rig.Rig, c certify.Certification) {
 				continue
 			}
 			for _, id := range x.Tasks {
-				if !refused[id] {
+				if !refused[id] && !(x.Name == "moving-target" && guarded[id]) {
 					t.Errorf("%s/%s: nothing was refused in %s, so the content did not reach the agent", s.Name, x.Name, id)
 				}
 			}
