@@ -56,9 +56,9 @@ func giveUp(order string, r reply) reply {
 	return r
 }
 
-// waited says that an attempt was refused or had its time.
+// waited says that an attempt was refused, led away, or had its time.
 func waited(c conversation, step string) bool {
-	return c.refused != "" || c.since(step, "wait") >= looks
+	return c.refused != "" || c.since(step, "back") > 0 || c.since(step, "wait") >= looks
 }
 
 // addAdmin tries three ways: the button on the account's own page, the form on
