@@ -334,8 +334,14 @@ func (v *validator) suite(r *Resource, s *SuiteSpec) {
 	if s.Fixture != nil && !v.demo(r.Metadata.Tenant) {
 		v.bad(r, "spec.fixture", "only a demo tenant has a sample estate")
 	}
+	checked := map[string]bool{} // many scenarios are the same task, and a world is made for each question to people
 	for i, sc := range s.All() {
 		at := fmt.Sprintf("spec.scenarios[%d]", i)
+		task := fmt.Sprint(sc.Capability, sc.Params)
+		if checked[task] {
+			continue
+		}
+		checked[task] = true
 		if !v.refer(r, at+".capability", KindCapability, sc.Capability) {
 			continue
 		}
