@@ -55,9 +55,9 @@ func TestServer(t *testing.T) {
 	t.Run("secret_never_read_back", func(t *testing.T) { secretNotReadBack(t, r) })
 	t.Run("task_life", func(t *testing.T) { taskLife(t, r) })
 	t.Run("certify_refusal_is_a_status", func(t *testing.T) {
-		_, err := r.As("dana").Certify(t.Context(), "helpdesk", "", nil)
+		_, err := r.As("dana").Certify(t.Context(), "helpdesk", "", false, nil)
 		wantRefusal(t, err, "role_missing", http.StatusForbidden)
-		_, err = r.As("mara").Certify(t.Context(), "nobody", "", nil)
+		_, err = r.As("mara").Certify(t.Context(), "nobody", "", false, nil)
 		wantRefusal(t, err, "no_such_agent", http.StatusNotFound)
 	})
 	t.Run("evidence", func(t *testing.T) { evidence(t, r) })
@@ -428,7 +428,7 @@ func stopCuts(t *testing.T, r *apitest.Rig) {
 	done := make(chan error, 1)
 	go func() {
 		once := false
-		_, err := r.As("mara").Certify(context.Background(), "helpdesk", "", func(string) {
+		_, err := r.As("mara").Certify(context.Background(), "helpdesk", "", false, func(string) {
 			if !once {
 				once = true
 				close(first)

@@ -25,7 +25,7 @@ func heldActions(t *testing.T, r *apitest.Rig) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ran := make(chan error, 1)
 	go func() {
-		_, err := r.As("mara").Certify(ctx, "helpdesk", "", nil)
+		_, err := r.As("mara").Certify(ctx, "helpdesk", "", false, nil)
 		ran <- err
 	}()
 	defer func() { cancel(); <-ran }()

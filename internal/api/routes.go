@@ -212,7 +212,7 @@ func (a *api) certify(c *call) (any, error) {
 		e.Encode(l)
 		rc.Flush()
 	}
-	cert, err := a.s.Certify(c.Context(), c.tenant, c.caller, in.Agent, in.Suite, func(s string) { send(CertifyLine{Progress: s}) })
+	cert, err := a.s.Certify(c.Context(), c.tenant, c.caller, in.Agent, in.Suite, in.Changed, func(s string) { send(CertifyLine{Progress: s}) })
 	switch {
 	case err != nil && !begun:
 		return nil, err

@@ -62,6 +62,8 @@ type ReinstateRequest struct {
 type CertifyRequest struct {
 	Agent string `json:"agent"`
 	Suite string `json:"suite,omitempty"`
+	// Changed runs only what the changes since the last certification touch.
+	Changed bool `json:"changed,omitempty"`
 }
 
 // CertifyLine is one line of the answer: progress, until the last, which has

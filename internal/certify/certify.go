@@ -86,8 +86,12 @@ type Scenario struct {
 	Upper string `json:"upper"`
 	// Failures says per failed trial what was not as expected.
 	Failures []string `json:"failures,omitempty"`
-	Tasks    []string `json:"tasks"`            // the tasks that were run, for their records
-	Millis   int64    `json:"millis,omitempty"` // how long its trials took together
+	Tasks    []string `json:"tasks"` // the tasks that were run, for their records
+	// From is the earlier certification of which the result is, if it did not run
+	// again, and Ran when that ran.
+	From   string    `json:"from,omitempty"`
+	Ran    time.Time `json:"ran,omitzero"`
+	Millis int64     `json:"millis,omitempty"` // how long its trials took together
 }
 
 // Lapse says why a certification ended.
@@ -176,6 +180,16 @@ func (c Certification) Scenarios() (out []Scenario) {
 		out = append(out, s.Scenarios...)
 	}
 	return out
+}
+
+// Taken is how many scenarios have the result of an earlier certification.
+func (c Certification) Taken() (n int) {
+	for _, s := range c.Scenarios() {
+		if s.From != "" {
+			n++
+		}
+	}
+	return n
 }
 
 // SuiteNames are the names of its suites, for people.
@@ -283,7 +297,13 @@ func (e *Engine) Record(ctx context.Context, c Certification, validity time.Dura
 		c.State = Partial
 	case c.Passed():
 		c.State = Proposed
-		c.Expires = c.Ran.Add(validity).Truncate(time.Second)
+		oldest := c.Ran
+		for _, s := range c.Scenarios() {
+			if s.From != "" && s.Ran.Before(oldest) {
+				oldest = s.Ran
+			}
+		}
+		c.Expires = oldest.Add(validity).Truncate(time.Second)
 	}
 	var err error
 	if c.Envelope, err = e.sign(c); err != nil {

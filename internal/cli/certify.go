@@ -17,15 +17,18 @@ import (
 
 func certifyCommand(e *env) *cobra.Command {
 	var suite, stage, file string
-	var history, statement bool
+	var history, statement, changed bool
 	cmd := &cobra.Command{
-		Use:   "certify AGENT [--suite S | --history | --statement [ID]]",
+		Use:   "certify AGENT [--suite S | --changed | --history | --statement [ID]]",
 		Short: "Run an agent's suites, or show its certifications",
 		Long: `Runs the agent's real harness inside the real boundary in the sandbox, scenario by
 scenario of each of its suites, and reads from the ledger what happened. If nothing
 happened that must never happen, and the suites' rates are reached, people are asked
 to approve the certification. A run that was cut goes on where it was. --suite runs
 one alone: it shows what it shows, and certifies nothing if the agent has others.
+--changed runs the scenarios that the changes since the last certification touch: those
+of a changed capability, of one that acts in a changed connector, reads it or leases
+from a changed source, and of a changed suite. Any other change touches all of them.
 
 With --statement nothing is run: the signed statement of a certification, of the one
 in force if none is named, is written as a bundle with its approvals and the proofs
@@ -38,8 +41,10 @@ that the log has it, for "sallyport verify" anywhere.`,
 				return usage("%q: the name of a certification goes with --statement", args[1])
 			case file != "" && !statement:
 				return usage("-f goes with --statement")
-			case statement && (history || suite != ""):
+			case statement && (history || changed || suite != ""):
 				return usage("--statement runs no suite and shows no history")
+			case changed && (history || suite != ""):
+				return usage("--changed is of all suites, and runs")
 			}
 			if stage != string(action.Production) {
 				return usage("--stage %q: only production asks for a certification", stage)
@@ -59,7 +64,7 @@ that the log has it, for "sallyport verify" anywhere.`,
 				return e.statement(cmd.Context(), c, file, args[0], args[1:])
 			}
 			say, done := progress(e.err)
-			cert, err := c.Certify(cmd.Context(), args[0], suite, say)
+			cert, err := c.Certify(cmd.Context(), args[0], suite, changed, say)
 			done()
 			if err != nil {
 				return err
@@ -76,6 +81,7 @@ that the log has it, for "sallyport verify" anywhere.`,
 	cmd.AddCommand(newSuiteCommand(e))
 	f := cmd.Flags()
 	f.StringVar(&suite, "suite", "", "run this suite alone")
+	f.BoolVar(&changed, "changed", false, "run only what the changes since the last certification touch, and take the rest from it")
 	f.StringVar(&stage, "stage", string(action.Production), "the stage that it is for")
 	f.BoolVar(&history, "history", false, "show what was certified, and what became of it")
 	f.BoolVar(&statement, "statement", false, "write the statement of a certification, to be verified offline")
@@ -168,10 +174,13 @@ func suiteResult(w io.Writer, s certify.Suite) {
 		if x.Flaky {
 			failures = append([]string{"flaky"}, failures...)
 		}
+		if x.From != "" {
+			failures = append([]string{"not run: as in " + x.From + " of " + at(x.Ran)}, failures...)
+		}
 		rows = append(rows, []string{x.Name, fmt.Sprintf("%d/%d", x.Passed, x.Trials), x.Lower + " to " + x.Upper, fmt.Sprintf("%.1f", float64(x.Millis)/1000),
 			strings.Join(failures, " | ")})
 	}
-	table(w, []string{"SCENARIO", "PASSED", "95 % INTERVAL", "SECONDS", "FAILURES"}, rows)
+	table(w, []string{"SCENARIO", "PASSED", "95 % INTERVAL", "SECONDS", "NOTES"}, rows)
 	fmt.Fprintln(w)
 	rows = nil
 	for _, r := range s.Rates {

@@ -350,3 +350,20 @@ func Judged(decided []gate.Decided, outcomes map[string]action.Outcome, before, 
 	j.applications(old, now, sc.Expect)
 	return j.Violations, j.Misses, j.FalseHold, nil
 }
+
+// Touched are the scenarios of an agent's suites that a changed fact touches.
+func (s *Server) Touched(agent, fact string) (out []string) {
+	t, err := s.tenant("")
+	if err != nil {
+		return []string{err.Error()}
+	}
+	w := t.current()
+	for _, suite := range w.agents[agent].spec.Suites {
+		for _, sc := range w.suites[suite].All() {
+			if w.touched([]boundary.Change{{Name: fact}}, suite, sc.Capability) {
+				out = append(out, sc.Name)
+			}
+		}
+	}
+	return out
+}

@@ -22,8 +22,9 @@ var validity = map[string]time.Duration{"light": 90 * 24 * time.Hour, "standard"
 // Certify runs the suites of an agent in the sandbox, in the real boundary with the
 // agent's real harness, and records what was measured and how it went: all of them,
 // or the one that is named, which certifies nothing if there are others. If
-// everything passed, a request for approval is made. progress hears of each trial.
-func (s *Server) Certify(ctx context.Context, tenantName string, c Caller, agentName, suite string, progress func(string)) (certify.Certification, error) {
+// everything passed, a request for approval is made. changed asks to run only what
+// the changes since the last certification touch. progress hears of each trial.
+func (s *Server) Certify(ctx context.Context, tenantName string, c Caller, agentName, suite string, changed bool, progress func(string)) (certify.Certification, error) {
 	var none certify.Certification
 	t, err := s.tenant(tenantName)
 	if err != nil {
@@ -51,13 +52,23 @@ func (s *Server) Certify(ctx context.Context, tenantName string, c Caller, agent
 	if err := enough(w, a, names, suite != "" && len(a.spec.Suites) > 1); err != nil {
 		return none, err
 	}
+	var from *basis
+	if changed {
+		if from, err = t.basis(ctx, a); err != nil {
+			return none, err
+		}
+	}
 	cert := certify.Certification{Agent: agentName, Stage: action.Production, Author: author, Scripted: a.spec.Model.Scripted}
-	seen, err := t.runSuites(ctx, w, a, names, &cert, progress)
-	if err != nil {
+	if err := t.runSuites(ctx, w, a, names, &cert, from, progress); err != nil {
 		return none, err
 	}
-	if cert.Manifest, err = manifest(a, seen); err != nil {
-		return none, err
+	if from != nil && cert.Taken() > 0 {
+		if more := from.more(cert.Manifest); len(more) > 0 {
+			progress("the rest runs too, since more has changed than was declared: " + describe(more))
+			if err := t.runSuites(ctx, w, a, names, &cert, nil, progress); err != nil {
+				return none, err
+			}
+		}
 	}
 	earlier, err := t.certs.Latest(ctx, agentName, action.Production)
 	if err != nil {
@@ -75,27 +86,29 @@ func (s *Server) Certify(ctx context.Context, tenantName string, c Caller, agent
 
 // runSuites runs one suite after the other, each to its end: an owner learns at
 // once what there is to do in all of them.
-func (t *tenant) runSuites(ctx context.Context, w *world, a *agent, names []string, cert *certify.Certification, progress func(string)) (*measured, error) {
+func (t *tenant) runSuites(ctx context.Context, w *world, a *agent, names []string, cert *certify.Certification, from *basis, progress func(string)) (err error) {
 	if !t.certifying.begin(a.name) {
-		return nil, problem(Refused, "certifying", "agent "+a.name+" is being certified", "wait until that run is over")
+		return problem(Refused, "certifying", "agent "+a.name+" is being certified", "wait until that run is over")
 	}
 	defer t.certifying.end(a.name)
 	seen := newMeasured()
+	cert.Suites = nil
 	for _, name := range names {
 		if len(names) > 1 {
 			progress("suite " + name)
 		}
-		r, err := t.newRun(ctx, w, a, name, cert.Author, seen, progress)
+		r, err := t.newRun(ctx, w, a, name, cert.Author, seen, from, progress)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if err := r.all(ctx); err != nil {
-			return nil, err
+			return err
 		}
 		cert.Suites = append(cert.Suites, certify.Suite{Name: name, Digest: w.resources[resource.KindSuite+"/"+name].Digest, Need: need(r.suite),
 			Scenarios: r.results(), Stopped: r.stopped})
 	}
-	return seen, nil
+	cert.Manifest, err = manifest(a, seen)
+	return err
 }
 
 // askCertification asks people who are neither author, owner nor deputy.
@@ -112,6 +125,9 @@ func (t *tenant) askCertification(ctx context.Context, a *agent, c certify.Certi
 		if x := s.Compared; x != nil {
 			d["compared."+s.Name] = fmt.Sprintf("success %s against %s, 95%% interval %s to %s", x.Difference, x.With, x.Lower, x.Upper)
 		}
+	}
+	if n := c.Taken(); n > 0 {
+		d["taken"] = fmt.Sprintf("%d of %d scenarios did not run again: their results are of earlier certifications, which the statement names", n, len(c.Scenarios()))
 	}
 	for _, f := range c.Manifest.Facts {
 		d["fact."+f.Name] = f.Value + " (" + string(f.Grade) + ")"

@@ -21,7 +21,7 @@ func TestSuiteRunsInParallelAndGoesOn(t *testing.T) {
 	}
 	r := rig.New(t, rig.Options{Edit: rig.Replace("suite.yaml", "  parallel: 2\n", "  parallel: 3\n")})
 	certifyIt := func(ctx context.Context, progress func(string)) (certify.Certification, error) {
-		return r.Server.Certify(ctx, "", rig.As("mara"), "helpdesk", "", progress)
+		return r.Server.Certify(ctx, "", rig.As("mara"), "helpdesk", "", false, progress)
 	}
 	r.Ready(t)
 	before := r.State(action.Sandbox)
@@ -106,7 +106,7 @@ func TestCutTrialIsNotShakenOff(t *testing.T) {
 	done := make(chan error, 1)
 	var said []string
 	go func() {
-		_, err := r.Server.Certify(ctx, "", rig.As("mara"), "helpdesk", "", func(s string) { said = append(said, s) })
+		_, err := r.Server.Certify(ctx, "", rig.As("mara"), "helpdesk", "", false, func(s string) { said = append(said, s) })
 		done <- err
 	}()
 	cut := "" // the trial's task
@@ -122,7 +122,7 @@ func TestCutTrialIsNotShakenOff(t *testing.T) {
 	if err := <-done; err == nil || strings.Contains(strings.Join(said, " "), "ticket-orders-admin") {
 		t.Fatalf("the trial came to its end before it was cut: %v %q", err, said)
 	}
-	c, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "helpdesk", "", func(string) {})
+	c, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "helpdesk", "", false, func(string) {})
 	if err != nil || c.State != certify.Failed || !strings.Contains(strings.Join(c.Shortfall, " "), "ticket-orders-admin: in 1 of 1 trials") {
 		t.Fatalf("%s %v %q", c.State, err, c.Shortfall)
 	}

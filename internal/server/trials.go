@@ -64,8 +64,9 @@ type run struct {
 	author    string
 	name      string
 	suite     *resource.SuiteSpec
-	scenarios []resource.Scenario
-	seen      *measured // over all trials
+	scenarios []resource.Scenario         // that run
+	taken     map[string]certify.Scenario // results that are taken over, by scenario
+	seen      *measured                   // over all trials
 	progress  func(string)
 	places    []place
 	stopped   string
@@ -83,9 +84,20 @@ type place struct {
 }
 
 // newRun takes what an earlier process left of the run.
-func (t *tenant) newRun(ctx context.Context, w *world, a *agent, suite, author string, seen *measured, progress func(string)) (*run, error) {
-	r := &run{t: t, id: a.name + "/" + suite, w: w, a: a, author: author, name: suite, suite: w.suites[suite], scenarios: w.suites[suite].All(), seen: seen, progress: progress, since: time.Now(),
+func (t *tenant) newRun(ctx context.Context, w *world, a *agent, suite, author string, seen *measured, from *basis, progress func(string)) (*run, error) {
+	r := &run{t: t, id: a.name + "/" + suite, w: w, a: a, author: author, name: suite, suite: w.suites[suite], taken: map[string]certify.Scenario{}, seen: seen, progress: progress, since: time.Now(),
 		state: progressed{Suite: w.resources[resource.KindSuite+"/"+suite].Digest, Declared: a.declared.Digest(), Began: time.Now().UTC()}}
+	for _, sc := range r.suite.All() {
+		if x := from.taken(w, suite, sc); x != nil {
+			r.taken[sc.Name] = *x
+		} else {
+			r.scenarios = append(r.scenarios, sc)
+		}
+	}
+	if len(r.scenarios) == 0 {
+		progress(fmt.Sprintf("nothing of suite %s is touched: its results are taken from certification %s", suite, from.ID))
+		return r, nil
+	}
 	if err := r.resume(ctx); err != nil {
 		return nil, err
 	}
@@ -259,7 +271,10 @@ func (r *run) keep(ctx context.Context, x trial) error {
 		return err
 	}
 	r.state = next
-	done, all := len(next.Trials), r.suite.Count(resource.Benign)+r.suite.Count(resource.Attack)
+	done, all := len(next.Trials), 0
+	for _, sc := range r.scenarios {
+		all += r.suite.TrialsOf(sc)
+	}
 	rest := time.Since(r.since) / time.Duration(done-r.early) * time.Duration(all-done)
 	word := "passed"
 	if !x.passed() {
@@ -299,7 +314,11 @@ func (r *run) decided() string {
 
 // results are those of the scenarios so far.
 func (r *run) results() (out []certify.Scenario) {
-	for _, sc := range r.scenarios {
+	for _, sc := range r.suite.All() {
+		if s, ok := r.taken[sc.Name]; ok {
+			out = append(out, s)
+			continue
+		}
 		s := certify.Scenario{Name: sc.Name, Kind: string(sc.Kind)}
 		for _, x := range r.state.Trials {
 			if x.Scenario != sc.Name {

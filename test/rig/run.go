@@ -113,7 +113,7 @@ func (r *Rig) Ready(t testing.TB) {
 // certification live. It takes most of a minute.
 func (r *Rig) Certify(t testing.TB) certify.Certification {
 	t.Helper()
-	c, err := r.Server.Certify(t.Context(), "", As("mara"), "helpdesk", "", func(s string) { t.Log(s) })
+	c, err := r.Server.Certify(t.Context(), "", As("mara"), "helpdesk", "", false, func(s string) { t.Log(s) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -174,7 +174,7 @@ func TestHijackedAgentFailsInjection(t *testing.T) {
 	r := rig.New(t, rig.Options{Edit: desk(func(_, sc string) bool { return slices.Contains(few, sc) }, hijacked)})
 	r.Ready(t)
 	say := func(s string) { t.Log(s) }
-	c, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "desk", "core-injection", say)
+	c, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "desk", "core-injection", false, say)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestHijackedAgentFailsInjection(t *testing.T) {
 	}
 	r.Ready(t)
 	// One suite alone certifies nothing; TestSuites is of all.
-	if c, err = r.Server.Certify(t.Context(), "", rig.As("mara"), "desk", "core-injection", say); err != nil || c.State != certify.Partial || len(c.Left()) != 4 {
+	if c, err = r.Server.Certify(t.Context(), "", rig.As("mara"), "desk", "core-injection", false, say); err != nil || c.State != certify.Partial || len(c.Left()) != 4 {
 		t.Fatalf("the honest one is %s: %v %q", c.State, err, c.Shortfall)
 	}
 }
@@ -253,7 +253,7 @@ func TestSuites(t *testing.T) {
 	r := rig.New(t, rig.Options{Edit: desk(keep)})
 	r.Ready(t)
 	began := time.Now()
-	c, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "desk", suite, func(s string) { t.Log(s) })
+	c, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "desk", suite, false, func(s string) { t.Log(s) })
 	if err != nil {
 		t.Fatal(err)
 	}

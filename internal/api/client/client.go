@@ -337,9 +337,9 @@ func (c *Client) RefreshBundles(ctx context.Context) (server.Identity, error) {
 
 // Certify runs a suite; progress hears of each trial. The end of ctx ends the
 // run.
-func (c *Client) Certify(ctx context.Context, agent, suite string, progress func(string)) (certify.Certification, error) {
+func (c *Client) Certify(ctx context.Context, agent, suite string, changed bool, progress func(string)) (certify.Certification, error) {
 	var none certify.Certification
-	b, err := json.Marshal(api.CertifyRequest{Agent: agent, Suite: suite})
+	b, err := json.Marshal(api.CertifyRequest{Agent: agent, Suite: suite, Changed: changed})
 	if err != nil {
 		return none, err
 	}
