@@ -223,7 +223,7 @@ func (noHolds) Open(context.Context, action.Action, action.Decision) (gate.Hold,
 type pinned string
 
 func (p pinned) Observe(_ context.Context, m inference.Measurement) error {
-	if m.Model != string(p) {
+	if m.Phase != inference.AtConnect && m.Model != string(p) {
 		return errors.New("drift")
 	}
 	return nil
