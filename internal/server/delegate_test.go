@@ -29,7 +29,7 @@ func TestPartsAreRefused(t *testing.T) {
 	}})
 	// Who approves a capability is shown what it gives to others.
 	for _, q := range r.Pending(t) {
-		if d := q.Statement.Details; q.Statement.Kind == approval.Capability && (d["delegates"] != "reset-mfa to agent second" || d["audiences"] != "https://api.example") {
+		if d := q.Statement.Details; q.Statement.Kind == approval.Capability && q.Statement.Subject == "reset-mfa" && (d["delegates"] != "reset-mfa to agent second" || d["audiences"] != "https://api.example") {
 			t.Errorf("the question says %v", d)
 		}
 	}
