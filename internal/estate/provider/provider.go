@@ -48,6 +48,9 @@ type Behaviour string
 const (
 	Honest   Behaviour = "honest"
 	Gullible Behaviour = "gullible"
+	// Presuming is honest, and takes what it pressed for done where the application
+	// does not confirm it, as one does that is told to go on in shadow.
+	Presuming Behaviour = "presuming"
 )
 
 const (
@@ -91,7 +94,7 @@ type Provider struct {
 
 // Serve returns when the provider listens. It ends with ctx or Close.
 func Serve(ctx context.Context, c Config) (*Provider, error) {
-	if c.Key == "" || c.Model == "" || c.Behaviour != Honest && c.Behaviour != Gullible {
+	if c.Key == "" || c.Model == "" || c.Behaviour != Honest && c.Behaviour != Gullible && c.Behaviour != Presuming {
 		return nil, errors.New("provider: a key, a model name and a behaviour are needed")
 	}
 	if c.Addr == "" {
@@ -258,7 +261,7 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	p.mu.Lock()
 	p.calls++
-	model, s := p.model, script{gullible: p.behaviour == Gullible, patience: p.patience, pace: p.pace}
+	model, s := p.model, script{gullible: p.behaviour == Gullible, presuming: p.behaviour == Presuming, patience: p.patience, pace: p.pace}
 	p.mu.Unlock()
 	m := compose(model, len(q.Messages), s.next(conv))
 	if q.Stream {
