@@ -86,7 +86,7 @@ func (t *tenant) wouldBe(author string, all []resource.Resource) (*world, []line
 			return nil, nil, problem(Invalid, "other_tenant", fmt.Sprintf("%s/%s is of tenant %s, and the records are of %s", r.Kind, r.Metadata.Name, name, t.name), "replay one tenant at a time")
 		}
 	}
-	next, done := merge(now.resources, all, author)
+	next, done := merge(now.resources, all, author, nil)
 	w, err := buildWorld(next)
 	if err != nil {
 		return nil, nil, problem(Invalid, "invalid_resources", err.Error(), "correct the files and replay again")
