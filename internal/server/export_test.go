@@ -61,6 +61,15 @@ func (s *Server) RunScreenless(ctx context.Context, id string, h Harness) (*Runn
 	return &Running{r}, r.startHarness(ctx, h)
 }
 
+// AskCertification asks for the approval of a certification, as its run does.
+func (s *Server) AskCertification(ctx context.Context, c certify.Certification) error {
+	t, err := s.tenant("")
+	if err != nil {
+		return err
+	}
+	return t.askCertification(ctx, t.current().agents[c.Agent], c)
+}
+
 // Asker asks for parts of a task as its agent does, without a harness.
 type Asker struct{ s *session }
 
