@@ -29,7 +29,7 @@ func decide(v action.Verdict) gatetest.Policy {
 // policy. What has an effect is denied and says what it would have been; nobody
 // is asked.
 //
-// Threats: T99 (shadow)
+// Threats: T61 (shadow)
 func TestShadowLetsNothingTakeEffect(t *testing.T) {
 	surfaces := []action.Surface{action.Computer, action.Egress, action.Inference, action.Database, action.SSH, action.Control}
 	effects := []action.Effect{action.Observe, action.Read, action.Write, action.Privileged, action.Irreversible}
@@ -101,7 +101,7 @@ func TestShadowCountsWhatWouldPass(t *testing.T) {
 // TestNoStageIsLeft: a part is in the stage of the task above it, and a stage that
 // nobody knows is none.
 //
-// Threats: T99 (authority)
+// Threats: T61 (authority)
 func TestNoStageIsLeft(t *testing.T) {
 	for _, c := range []struct{ above, part action.Stage }{{action.Shadow, action.Production}, {action.Shadow, action.Sandbox}, {action.Production, action.Shadow}, {action.Shadow, "live"}, {action.Shadow, ""}} {
 		k := gatetest.New(t, nil, func(a *gate.Admission) { a.Stage = c.above })
