@@ -21,6 +21,7 @@ import (
 func shadows(files map[string][]byte) {
 	parts(files)
 	rig.Replace("capability.yaml", "stages: [sandbox, production]", "stages: [shadow, production]")(files)
+	files["orders.yaml"] = []byte(database)
 }
 
 func refusedAs(t *testing.T, what string, err error, code string) {
@@ -44,16 +45,22 @@ spec:
       production: {address: "127.0.0.1:5432", database: orders}
 `
 
-// TestAgentInShadow: an agent that was never certified does its whole work on the
-// production's applications, and they are as they were. The record says what each
-// step would have been, people are asked nothing, and replay reads it.
+// TestShadow: tasks in shadow of an agent that was never certified.
 //
 // Threats: T61 (shadow, authority)
-func TestAgentInShadow(t *testing.T) {
+func TestShadow(t *testing.T) {
+	r := rig.New(t, rig.Options{Edit: shadows})
+	t.Run("agent_does_its_work", func(t *testing.T) { agentInShadow(t, r) })
+	t.Run("nothing_leaves_it", func(t *testing.T) { outOfShadow(t, r) })
+}
+
+// An agent does its whole work on production's applications, and they are as they
+// were. The record says what each step would have been, people are asked nothing, and
+// replay reads it.
+func agentInShadow(t *testing.T, r *rig.Rig) {
 	if testing.Short() {
 		t.Skip("starts a browser")
 	}
-	r := rig.New(t, rig.Options{Edit: shadows})
 	r.Provider.SetBehaviour(provider.Presuming)
 	in := rig.Intent(action.Shadow, "jo", "4711")
 	in.Agent = "helpdesk"
@@ -113,31 +120,22 @@ func TestAgentInShadow(t *testing.T) {
 	}
 }
 
-// TestOutOfShadow tries to make something of a task in shadow take effect.
-//
-// Threats: T61 (shadow, authority)
-func TestOutOfShadow(t *testing.T) {
-	r := rig.New(t, rig.Options{Edit: func(files map[string][]byte) {
+// Whatever is tried to make something of such a task take effect.
+func outOfShadow(t *testing.T, r *rig.Rig) {
+	applyAs(t, r, "noor", func(files map[string][]byte) {
 		shadows(files)
 		files["capability.yaml"] = append(files["capability.yaml"], "  audiences: [https://api.example]\n"...)
 		rig.Replace("capability.yaml", "credentials: [iam-helpdesk, tickets-helpdesk]", "credentials: [iam-helpdesk, tickets-helpdesk, orders]")(files)
-		files["orders.yaml"] = []byte(database)
-	}})
+	})
 	r.Ready(t)
 	in := rig.Intent(action.Shadow, "jo", "4711")
 	in.Agent = "helpdesk"
 	_, err := r.Server.OpenTask(t.Context(), "", rig.As("dana"), in)
 	refusedAs(t, "a credential that is made for the task", err, "not_in_shadow")
-	without, err := r.Resources(func(files map[string][]byte) {
+	applyAs(t, r, "noor", func(files map[string][]byte) {
 		shadows(files)
 		files["capability.yaml"] = append(files["capability.yaml"], "  audiences: [https://api.example]\n"...)
 	})
-	if err == nil {
-		_, err = r.Server.Apply(t.Context(), rig.As("noor"), without)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	r.Ready(t)
 	x := r.OpenTask(t, in)
 	a, err := r.Server.StartAsker(t.Context(), x.ID)
@@ -161,7 +159,7 @@ func TestOutOfShadow(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, y := range all {
-		if y.Stage != action.Shadow {
+		if y.Stage != action.Shadow { // of any task that was ever opened
 			t.Errorf("task %s is in %s", y.ID, y.Stage)
 		}
 	}
