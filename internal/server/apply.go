@@ -346,7 +346,8 @@ func (t *tenant) askApprovals(ctx context.Context, w *world) (map[string]string,
 		r, spec := w.resources[resource.KindCapability+"/"+name], w.capabilities[name]
 		st := approval.Statement{Subject: name, Digest: r.Digest, Details: map[string]string{
 			"version": spec.Version, "author": r.Author, "description": spec.Description, "reads": strings.Join(spec.Reads, ", "),
-			"credentials": strings.Join(spec.Credentials, ", "), "audiences": strings.Join(spec.Audiences, ", "), "delegates": delegatesOf(spec), "budget": fmt.Sprintf("%d actions in %d s", spec.Budgets.Actions, spec.Budgets.Seconds)}}
+			"credentials": strings.Join(spec.Credentials, ", "), "audiences": strings.Join(spec.Audiences, ", "), "delegates": delegatesOf(spec), "budget": fmt.Sprintf("%d actions in %d s", spec.Budgets.Actions, spec.Budgets.Seconds),
+			"stages": stagesOf(spec)}}
 		for name, line := range operationsOf(spec) {
 			st.Details["operation."+name] = line
 		}
@@ -402,6 +403,18 @@ func (t *tenant) withdrawSuperseded(ctx context.Context, w *world) error {
 		return false
 	})
 	return errors.Join(err, t.approvals.WithdrawStale(ctx))
+}
+
+// stagesOf is where tasks of a capability may run, for people.
+func stagesOf(spec *capability.Spec) string {
+	var out []string
+	for _, s := range spec.Stages {
+		if s == action.Shadow {
+			s += " (reads production, with no certification)"
+		}
+		out = append(out, string(s))
+	}
+	return strings.Join(out, ", ")
 }
 
 // delegatesOf is what other agents can be given to do, for people.

@@ -66,6 +66,11 @@ func agentInShadow(t *testing.T, r *rig.Rig) {
 	in.Agent = "helpdesk"
 	_, err := r.Server.OpenTask(t.Context(), "", rig.As("dana"), in)
 	refusedAs(t, "opened before the capability was approved", err, "not_approved")
+	for _, a := range r.Pending(t) {
+		if a.Statement.Kind == approval.Capability && !strings.Contains(a.Statement.Details["stages"], "shadow (reads production") {
+			t.Errorf("who approves the capability sees %q", a.Statement.Details)
+		}
+	}
 	r.Ready(t)
 	before := r.State(action.Production)
 	x, out := r.Run(t, in, rig.SampleAgent...)
@@ -159,7 +164,7 @@ func outOfShadow(t *testing.T, r *rig.Rig) {
 		t.Fatal(err)
 	}
 	for _, y := range all {
-		if y.Stage != action.Shadow { // of any task that was ever opened
+		if y.Stage != action.Shadow {
 			t.Errorf("task %s is in %s", y.ID, y.Stage)
 		}
 	}
