@@ -68,6 +68,16 @@ func (u *user) changes() {
 	u.do("", "rollback", "policyset/spare", "--to", "1", "--as", "noor").want(u.T, 0, "changed")
 	u.do("", "get", "changes", "policyset/spare").want(u.T, 0, "as version 1")
 	u.do("", "get", "policyset", "spare").want(u.T, 0, "spare/a")
+
+	// An object that is missing would be fetched by what the remote names.
+	for _, kv := range [][2]string{{"core.repositoryFormatVersion", "1"}, {"extensions.partialClone", "origin"}, {"remote.origin.promisor", "true"}, {"remote.origin.url", "ext::" + script}, {"protocol.ext.allow", "always"}} {
+		u.git(dir, "", "config", kv[0], kv[1])
+	}
+	if err := os.Remove(filepath.Join(dir, ".git", "objects", tree[:2], tree[2:])); err != nil {
+		u.Fatal(err)
+	}
+	u.do("", apply...).want(u.T, 0, "changed")
+	u.do("", "get", "changes", "policyset/spare", "-o", "json").want(u.T, 0, `"sameAs": 2`)
 	if _, err := os.Stat(ran); err == nil {
 		u.Error("a program that the repository names was run")
 	}

@@ -31,7 +31,7 @@ const gitLimit = 3 * time.Second
 // this side claims. files are all that were read, the first before the others.
 //
 // Not trusted: the repository. Only its objects and HEAD are read, and nothing that its
-// configuration names is run: no filter, no file system monitor, no program that
+// configuration names is run: no filter, file system monitor, remote or program that
 // verifies signatures; so a signature is said to be there, and not to be good.
 func provenance(ctx context.Context, files []sourceFile) *server.Provenance {
 	if len(files) == 0 || files[0].name == "-" {
@@ -105,7 +105,8 @@ const maxAnswer = 1 << 20
 func (g git) ask(args ...string) string {
 	cmd := exec.CommandContext(g.ctx, "git", append([]string{"--literal-pathspecs", "-c", "core.fsmonitor=false"}, args...)...)
 	cmd.Dir, cmd.WaitDelay = g.dir, 100*time.Millisecond
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "LC_ALL=C", "GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0", "GIT_NO_LAZY_FETCH=1"}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "LC_ALL=C", "GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0",
+		"GIT_NO_LAZY_FETCH=1", "GIT_ALLOW_PROTOCOL=none"} // the first only from git 2.44 on; a fetch runs what a remote names
 	var out limited
 	cmd.Stdout = &out
 	if cmd.Run() != nil {
