@@ -106,7 +106,7 @@ func (g git) ask(args ...string) string {
 	cmd := exec.CommandContext(g.ctx, "git", append([]string{"--literal-pathspecs", "-c", "core.fsmonitor=false"}, args...)...)
 	cmd.Dir, cmd.WaitDelay = g.dir, 100*time.Millisecond
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "LC_ALL=C", "GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0",
-		"GIT_NO_LAZY_FETCH=1", "GIT_ALLOW_PROTOCOL=none"} // the first only from git 2.44 on; a fetch runs what a remote names
+		"GIT_NO_LAZY_FETCH=1", "GIT_ALLOW_PROTOCOL=none"} // older gits do not know the first; a fetch runs what a remote names
 	var out limited
 	cmd.Stdout = &out
 	if cmd.Run() != nil {
