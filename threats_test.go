@@ -34,6 +34,7 @@ var stoppers = map[string]string{
 	string(action.LayerGrant):     "the task was not given it",
 	string(action.LayerHold):      "it waits for a person",
 	string(action.LayerLedger):    "it cannot be recorded, or the record shows that it was changed",
+	string(action.LayerShadow):    "it is in a stage where nothing takes effect",
 	string(action.LayerDispatch):  "at the last step it is not what was decided, or its task is over",
 	"approval":                    "who signs, what was signed, once: the engine of approvals",
 	"browser":                     "grounding, the guard in each document, and what the browser is set to refuse",

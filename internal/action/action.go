@@ -64,21 +64,41 @@ func (e Effect) AtLeast(o Effect) bool {
 // Changes reports whether e alters something outside the boundary.
 func (e Effect) Changes() bool { return e.AtLeast(Write) }
 
-// Stage is where a task runs. Both stages share identity, policy and log.
+// Stage is where a task runs. All stages share identity, policy and log.
 type Stage string
 
 // The stages.
 const (
 	Sandbox    Stage = "sandbox"
+	Shadow     Stage = "shadow" // in production's conditions, and nothing takes effect
 	Production Stage = "production"
 )
 
-// ParseStage accepts exactly the two names.
+// ParseStage accepts exactly the names of where applications are.
 func ParseStage(s string) (Stage, error) {
 	if Stage(s) != Sandbox && Stage(s) != Production {
 		return "", fmt.Errorf("stage %q: want sandbox or production", s)
 	}
 	return Stage(s), nil
+}
+
+// ParseTaskStage accepts exactly the names of where tasks run.
+func ParseTaskStage(s string) (Stage, error) {
+	if Stage(s) == Shadow {
+		return Shadow, nil
+	}
+	if _, err := ParseStage(s); err != nil {
+		return "", fmt.Errorf("stage %q: want sandbox, shadow or production", s)
+	}
+	return Stage(s), nil
+}
+
+// Conditions is the stage whose applications, credentials and rules a task has.
+func (s Stage) Conditions() Stage {
+	if s == Shadow {
+		return Production
+	}
+	return s
 }
 
 // Epoch is the fencing counter of one scope. It only rises.
@@ -194,6 +214,7 @@ const (
 	LayerGuardrail Layer = "guardrail" // the tenant's policy
 	LayerGrant     Layer = "grant"     // the task's own grant
 	LayerHold      Layer = "hold"      // a person decided, or nobody did in time
+	LayerShadow    Layer = "shadow"    // it would have passed or been asked, in a stage where nothing takes effect
 	LayerLedger    Layer = "ledger"    // the record could not be made durable
 	LayerDispatch  Layer = "dispatch"  // the fence, or the door itself, at the last step
 )

@@ -207,7 +207,7 @@ func (m *matrix) rows(route, pending string) []asked {
 		return one("")
 	case "doctor": // the answer takes a while, and names nobody
 		return []asked{{row: "GET doctor", do: func(string) error { return nil }}}
-	case "resources/{kind}", "resources/{kind}/{name}":
+	case "resources/{kind}", "resources/{kind}/{name}", "changes/{kind}/{name}", "changes/{kind}/{name}/{version}":
 		return one("", "{kind}", "Person", "{name}", "dana")
 	case "tasks":
 		return one(`{"capability":"nothing"}`)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/canon"
@@ -22,6 +23,8 @@ func (a *api) handler() http.Handler {
 	a.handle(mux, "GET "+v1+"resources", a.resources)
 	a.handle(mux, "GET "+v1+"resources/{kind}", a.resources)
 	a.handle(mux, "GET "+v1+"resources/{kind}/{name}", a.resources)
+	a.handle(mux, "GET "+v1+"changes/{kind}/{name}", a.changes)
+	a.handle(mux, "GET "+v1+"changes/{kind}/{name}/{version}", a.changes)
 	a.handle(mux, "POST "+v1+"tasks", a.openTask)
 	a.handle(mux, "GET "+v1+"tasks", func(c *call) (any, error) { return a.s.Tasks(c.Context(), c.tenant) })
 	a.handle(mux, "GET "+v1+"tasks/{id}", func(c *call) (any, error) { return a.s.Task(c.Context(), c.tenant, c.PathValue("id")) })
@@ -91,7 +94,7 @@ func (a *api) apply(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	done, err := a.s.Apply(detached(c), c.caller, all)
+	done, err := a.s.ApplyFrom(detached(c), c.caller, all, in.Claimed)
 	return ApplyResponse{done}, err
 }
 
@@ -134,6 +137,22 @@ func (a *api) resources(c *call) (any, error) {
 		out = []json.RawMessage{}
 	}
 	return out, err
+}
+
+// changes lists the versions of a resource, or shows one.
+func (a *api) changes(c *call) (any, error) {
+	kind := Kind(c.PathValue("kind"))
+	if kind == "" {
+		return nil, invalid("unknown_kind", "there is no such kind", "use one of "+strings.Join(resource.Kinds(), ", "))
+	}
+	if c.PathValue("version") == "" {
+		return list(a.s.Changes(c.Context(), c.tenant, kind, c.PathValue("name")))
+	}
+	n, err := strconv.Atoi(c.PathValue("version"))
+	if err != nil || n < 1 {
+		return nil, invalid("invalid_version", "a version is a number from 1 on", "see: sallyport get changes "+kind+"/"+c.PathValue("name"))
+	}
+	return a.s.Version(c.Context(), c.tenant, kind, c.PathValue("name"), n)
 }
 
 // Kind is the kind that a person means, in any case and in plural, or "".

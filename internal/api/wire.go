@@ -31,6 +31,8 @@ const (
 // and with their files inlined by the client.
 type ApplyRequest struct {
 	Resources []canon.Value `json:"resources"`
+	// Claimed is where the client says that they come from. Nothing is decided by it.
+	Claimed *server.Provenance `json:"claimed,omitempty"`
 }
 
 // ApplyResponse says what came of each.

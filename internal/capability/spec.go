@@ -163,7 +163,7 @@ func (s *Spec) Validate(name string, report func(path, problem string)) {
 		c.bad("stages", "want at least one stage")
 	}
 	for i, st := range s.Stages {
-		if _, err := action.ParseStage(string(st)); err != nil {
+		if _, err := action.ParseTaskStage(string(st)); err != nil {
 			c.bad(fmt.Sprintf("stages[%d]", i), "%v", err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/api/client"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/server"
 )
 
 func applyCommand(e *env) *cobra.Command {
@@ -23,7 +24,8 @@ func applyCommand(e *env) *cobra.Command {
 		Short: "Declare resources: all of them, or none",
 		Long: `Reads resources from files, from the *.yaml, *.yml and *.json files of folders, or
 from standard input. What they refer to (policies, prompts, keys, certificates) is
-read here, from beside the file that names it.`,
+read here, from beside the file that names it. Where the files are of a Git work tree
+the commit is recorded with them, as claimed.`,
 		Example: "  sallyport apply -f examples/helpdesk --as noor",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -34,36 +36,40 @@ read here, from beside the file that names it.`,
 			if err != nil {
 				return err
 			}
-			if err := resource.Inline(all, beside); err != nil {
+			if err := resource.Inline(all, e.beside); err != nil {
 				return err
 			}
 			c, err := e.client()
 			if err != nil {
 				return err
 			}
-			done, err := c.Apply(cmd.Context(), all)
+			done, err := c.ApplyFrom(cmd.Context(), all, provenance(cmd.Context(), e.read))
 			if err != nil {
 				have, _ := c.Resources(cmd.Context(), "", "") // none, where there is no tenant yet
 				return located(err, all, have)
 			}
-			return e.print(done, func(w io.Writer) {
-				var rows [][]string
-				pending := map[string]bool{}
-				for _, d := range done {
-					rows = append(rows, []string{d.Kind, d.Name, d.Change, d.Pending})
-					if d.Pending != "" {
-						pending[d.Pending] = true
-					}
-				}
-				table(w, []string{"KIND", "NAME", "CHANGE", "PENDING APPROVAL"}, rows)
-				if len(pending) > 0 {
-					fmt.Fprintf(w, "\n%d waiting for approval; see: sallyport approvals\n", len(pending))
-				}
-			})
+			return e.applied(done)
 		},
 	}
 	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "file, folder or - (may be given more than once)")
 	return cmd
+}
+
+func (e *env) applied(done []server.Applied) error {
+	return e.print(done, func(w io.Writer) {
+		var rows [][]string
+		pending := map[string]bool{}
+		for _, d := range done {
+			rows = append(rows, []string{d.Kind, d.Name, d.Change, d.Pending})
+			if d.Pending != "" {
+				pending[d.Pending] = true
+			}
+		}
+		table(w, []string{"KIND", "NAME", "CHANGE", "PENDING APPROVAL"}, rows)
+		if len(pending) > 0 {
+			fmt.Fprintf(w, "\n%d waiting for approval; see: sallyport approvals\n", len(pending))
+		}
+	})
 }
 
 // load reads and decodes resources.
@@ -108,11 +114,13 @@ func (e *env) readFile(name string) ([]byte, error) {
 		defer f.Close()
 		r = f
 	}
-	return io.ReadAll(io.LimitReader(r, resource.MaxFileBytes+1))
+	b, err := io.ReadAll(io.LimitReader(r, resource.MaxFileBytes+1))
+	e.read = append(e.read, sourceFile{name, b})
+	return b, err
 }
 
 // beside reads what a resource file refers to.
-func beside(from, path string) ([]byte, error) {
+func (e *env) beside(from, path string) ([]byte, error) {
 	if !filepath.IsAbs(path) && from != "-" {
 		path = filepath.Join(filepath.Dir(from), path)
 	}
@@ -125,6 +133,7 @@ func beside(from, path string) ([]byte, error) {
 	if err == nil && len(b) > resource.MaxFileBytes {
 		err = fmt.Errorf("%s is larger than %d bytes", path, resource.MaxFileBytes)
 	}
+	e.read = append(e.read, sourceFile{path, b})
 	return b, err
 }
 

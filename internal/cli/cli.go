@@ -41,7 +41,7 @@ const (
 // commands makes every command. A new one is one line here and a file.
 func commands() []func(*env) *cobra.Command {
 	return []func(*env) *cobra.Command{
-		upCommand, applyCommand, getCommand, taskCommand, runCommand, approvalsCommand, approveCommand, rejectCommand,
+		upCommand, applyCommand, rollbackCommand, getCommand, taskCommand, runCommand, approvalsCommand, approveCommand, rejectCommand,
 		revokeCommand, certifyCommand, secretCommand, identityCommand, leaseCommand, ledgerCommand, policyCommand, doctorCommand, readinessCommand, verifyCommand, demoCommand, estateCommand, versionCommand,
 	}
 }
@@ -54,7 +54,8 @@ type env struct {
 
 	in       io.Reader
 	out, err io.Writer
-	began    bool // the arguments were understood
+	began    bool         // the arguments were understood
+	read     []sourceFile // to be applied
 }
 
 // Main runs the command line of this process and returns its exit status.

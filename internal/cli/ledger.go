@@ -196,6 +196,9 @@ func (x entry) summary() string {
 	if d := part[struct{ Verdict, Code string }](x, "decision"); d.Verdict != "" {
 		add(d.Verdict, part[operated](x, "action").String(), "("+d.Code+")")
 	}
+	if w := part[struct{ Verdict, Approvers string }](x, "would"); w.Verdict != "" {
+		add(strings.TrimSpace("but for that: " + w.Verdict + " " + w.Approvers))
+	}
 	if o := part[struct{ State, ReadBack, Detail string }](x, "outcome"); o.State != "" {
 		add(o.State, o.Detail)
 		if o.ReadBack != "" {

@@ -201,7 +201,7 @@ func (e *env) declared(paths []string) ([]resource.Resource, error) {
 	all = slices.DeleteFunc(all, func(r resource.Resource) bool {
 		return r.Kind != resource.KindPolicySet && r.Kind != resource.KindCapability
 	})
-	return all, resource.Inline(all, beside)
+	return all, resource.Inline(all, e.beside)
 }
 
 func invalidInput(err error) error {

@@ -35,7 +35,7 @@ connector changes, and are opened for an auditor only.`,
 			var all []resource.Resource
 			if len(files) > 0 {
 				if all, err = e.load(files); err == nil {
-					err = resource.Inline(all, beside)
+					err = resource.Inline(all, e.beside)
 				}
 			}
 			if err != nil {

@@ -76,7 +76,7 @@ or let the agent that waits for it begin.`,
 				return usage("--capability is needed")
 			}
 			in.Stage, in.Params = action.Stage(stage), map[string]string{}
-			if _, err := action.ParseStage(stage); err != nil {
+			if _, err := action.ParseTaskStage(stage); err != nil {
 				return usage("--stage: %v", err)
 			}
 			for _, p := range params {
@@ -109,7 +109,7 @@ or let the agent that waits for it begin.`,
 	f.StringVar(&requester, "requester", "", "who asks; the same as --as")
 	f.StringVar(&in.Agent, "agent", "", "agent; not needed where one has the capability")
 	f.StringVar(&in.Parent, "parent", "", "running task of which it is a part: it can do no more than that one, and ends with it")
-	f.StringVar(&stage, "stage", string(action.Production), "sandbox or production")
+	f.StringVar(&stage, "stage", string(action.Production), "sandbox, shadow (production's conditions, and nothing takes effect) or production")
 	return cmd
 }
 

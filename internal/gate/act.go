@@ -15,11 +15,14 @@ import (
 type Decided struct {
 	Action   action.Action   `json:"action"`
 	Decision action.Decision `json:"decision"`
-	Stage    action.Stage    `json:"stage"`
-	Tier     string          `json:"tier"`
-	Labels   []string        `json:"labels,omitempty"`   // on the task when it was decided
-	Approval string          `json:"approval,omitempty"` // the hold that was approved
-	Chain    []string        `json:"chain,omitempty"`    // the tasks above, nearest first
+	// Would is what was decided but for the stage, in shadow, where that kept it
+	// from passing. It lets nothing through.
+	Would    *action.Decision `json:"would,omitempty"`
+	Stage    action.Stage     `json:"stage"`
+	Tier     string           `json:"tier"`
+	Labels   []string         `json:"labels,omitempty"`   // on the task when it was decided
+	Approval string           `json:"approval,omitempty"` // the hold that was approved
+	Chain    []string         `json:"chain,omitempty"`    // the tasks above, nearest first
 }
 
 // FalseHold reports whether people were asked, and not because the capability of the
@@ -65,7 +68,7 @@ func (g *Gate) Act(ctx context.Context, a action.Action, blobs []record.Blob, d 
 	defer endTurn()
 
 	r.remeasure(ctx, a)
-	dec, facts := r.decide(g.now(), a, turn, false)
+	dec, would, facts := r.decide(g.now(), a, turn, false)
 	var hold Hold
 	question := ""
 	if dec.Verdict == action.Hold {
@@ -73,11 +76,11 @@ func (g *Gate) Act(ctx context.Context, a action.Action, blobs []record.Blob, d 
 		if hold != nil {
 			// The world may have changed while people thought.
 			r.remeasure(ctx, a)
-			dec, facts = r.decide(g.now(), a, turn, true)
+			dec, would, facts = r.decide(g.now(), a, turn, true)
 		}
 	}
 	if dec.Verdict != action.Allow {
-		res := g.refuse(ctx, r, a, blobs, dec, facts)
+		res := g.refuse(ctx, r, a, blobs, dec, would, facts)
 		res.Question = question
 		return res
 	}
@@ -134,34 +137,34 @@ func dispatch(ctx context.Context, d Dispatch, p Permit) (out action.Outcome) {
 // decide asks form, authority and policy. turn says that it is the actor's turn.
 // approved turns the hold that policy asks for into an allow, and nothing else. An
 // allow is counted at once, so that two attempts cannot both be the last that a
-// budget lets through.
-func (r *running) decide(now time.Time, a action.Action, turn, approved bool) (action.Decision, Facts) {
+// budget lets through. would is what it would be, where shadow denies.
+func (r *running) decide(now time.Time, a action.Action, turn, approved bool) (dec action.Decision, would *action.Decision, f Facts) {
 	line := r.line()
 	for _, x := range line {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 	}
-	f := Facts{Action: a, Stage: r.Stage, Tier: r.Tier, Params: r.Params, Labels: slices.Clone(r.labels), Counts: r.counts}
+	f = Facts{Action: a, Stage: r.Stage.Conditions(), Tier: r.Tier, Params: r.Params, Labels: slices.Clone(r.labels), Counts: r.counts}
 	if d := wellFormed(a); d != nil {
-		return *d, f
+		return *d, nil, f
 	}
 	for _, x := range line {
 		if x.ended != nil {
-			return *x.ended, f
+			return *x.ended, nil, f
 		}
 	}
 	if !turn {
-		return outOfTurn(a), f
+		return outOfTurn(a), nil, f
 	}
 	for _, x := range line {
 		if d := x.spent(now); d != nil {
-			return *d, f
+			return *d, nil, f
 		}
 	}
 	err := r.Certified()
 	f.Certified = err == nil
 	if err != nil && r.Stage == action.Production {
-		return action.Denied(action.LayerAuthority, "no_certification", err.Error(), "re-certify the agent: sallyport certify "+r.Agent), f
+		return action.Denied(action.LayerAuthority, "no_certification", err.Error(), "re-certify the agent: sallyport certify "+r.Agent), nil, f
 	}
 	d := r.Policy.Decide(f)
 	for _, x := range line[1:] {
@@ -174,16 +177,17 @@ func (r *running) decide(now time.Time, a action.Action, turn, approved bool) (a
 	if d.Verdict == action.Hold && approved {
 		d.Verdict, d.Code = action.Allow, CodeApproved
 	}
-	switch d.Verdict {
-	case action.Allow:
+	d, would = r.shadow(a, d)
+	switch {
+	case d.Verdict == action.Allow, would != nil:
 		for _, x := range line {
 			x.count(a)
 		}
-	case action.Hold:
+	case d.Verdict == action.Hold:
 	default: // the zero value and anything unknown
 		d.Verdict = action.Deny
 	}
-	return d, f
+	return d, would, f
 }
 
 // remeasure looks again at the boundaries of the task and of those above it.
@@ -344,7 +348,7 @@ func (r *running) why() *action.Decision {
 }
 
 // refuse records a denial. A denial that cannot be recorded is still a denial.
-func (g *Gate) refuse(ctx context.Context, r *running, a action.Action, blobs []record.Blob, d action.Decision, f Facts) Result {
+func (g *Gate) refuse(ctx context.Context, r *running, a action.Action, blobs []record.Blob, d action.Decision, would *action.Decision, f Facts) Result {
 	res := Result{Action: a, Decision: d, Seq: -1}
 	if d.Code == CodeTaken {
 		blobs = nil // a picture may show what a person does
@@ -352,7 +356,7 @@ func (g *Gate) refuse(ctx context.Context, r *running, a action.Action, blobs []
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), outcomeLimit)
 	defer cancel()
 	e, err := r.Log.Append(ctx, record.Draft{Type: "action.decided", Task: r.Task, Agent: r.Agent, Actor: actor(a), Blobs: blobs,
-		Body: Decided{Action: a, Decision: d, Stage: r.Stage, Tier: r.Tier, Labels: f.Labels, Chain: r.chain()}})
+		Body: Decided{Action: a, Decision: d, Would: would, Stage: r.Stage, Tier: r.Tier, Labels: f.Labels, Chain: r.chain()}})
 	if err == nil {
 		res.Seq = e.Seq
 		res.Action.Evidence = append(res.Action.Evidence, e.Evidence...)

@@ -17,6 +17,8 @@
 // Invariants:
 //   - No record, no effect: a permit exists only after Append returned.
 //   - Unknown means no: an error of any part denies, and says which layer.
+//   - In the stage shadow nothing that changes anything gets a permit, and nobody is
+//     asked; what would have passed is denied, and its record says so.
 //   - End closes the fence before it writes anything, and returns after the last
 //     dispatch of the task has returned.
 //
@@ -166,6 +168,9 @@ func (g *Gate) Admit(a Admission) error {
 	if a.Policy == nil || a.Holds == nil || a.Log == nil || a.Certified == nil {
 		return errors.New("gate: admission without policy, holds, log or certification")
 	}
+	if _, err := action.ParseTaskStage(string(a.Stage)); err != nil {
+		return fmt.Errorf("gate: task %s: %w", a.Task, err) // one that nobody knows asks for no certification
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{Admission: a, ctx: ctx, cancel: cancel, counts: map[string]int64{}, idle: make(chan struct{})}
 	r.hand.free(ctx)
@@ -185,6 +190,10 @@ func (g *Gate) Admit(a Admission) error {
 		if p == nil || p.why() != nil {
 			cancel()
 			return fmt.Errorf("gate: task %s, above task %s, does not run", a.Parent, a.Task)
+		}
+		if p.Stage != a.Stage {
+			cancel()
+			return fmt.Errorf("gate: task %s is in stage %s, and task %s above it in %s", a.Task, a.Stage, a.Parent, p.Stage)
 		}
 		r.parent = p
 	}

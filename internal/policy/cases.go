@@ -155,7 +155,7 @@ func (c Case) input() Input {
 		a.Request = &action.Request{Method: q.Method, Origin: q.Origin, Path: q.Path, Query: q.Query, BodySize: q.BodySize}
 	}
 	return Input{
-		Action: a, Stage: action.Stage(or(string(c.Stage), string(action.Sandbox))), Tier: or(c.Tier, "privileged"),
+		Action: a, Stage: action.Stage(or(string(c.Stage), string(action.Sandbox))).Conditions(), Tier: or(c.Tier, "privileged"),
 		TaskParams: c.Params, Labels: c.Labels, Counts: c.Counts, Certified: yes(c.Certified), Demo: c.Demo,
 		Source: c.Source, Pinned: yes(c.Pinned),
 	}

@@ -370,6 +370,7 @@ var recordBreaks = []one{
 	{"write_without_a_policy", "runtime-policy", func(b *broken) {
 		delete(in(b.last("action.decided", op("tickets.ticket.close")).body, "decision"), "policies")
 	}},
+	{"effect_in_shadow", "runtime-policy", func(b *broken) { b.last("action.decided", op("tickets.ticket.close")).body["stage"] = "shadow" }},
 	{"effect_without_decision", "runtime-policy", func(b *broken) { b.dropAt(b.last("action.decided", op("tickets.ticket.close"))) }},
 	{"effect_before_decision", "runtime-policy", func(b *broken) {
 		i := b.at(b.last("action.decided", op("tickets.ticket.close")))

@@ -19,7 +19,7 @@ func checkDecisions(k *check) {
 			k.fail(next, []ref{o.ref}, "an effect is on record that nobody let through before (action %s)", short(o.Action))
 		}
 	}
-	var allowed, changed, denied, unexplained, nameless, open []ref
+	var allowed, changed, denied, unexplained, nameless, open, shadows []ref
 	for _, d := range e.h.decided {
 		if !e.counts(d.time) {
 			continue
@@ -38,6 +38,9 @@ func checkDecisions(k *check) {
 		if len(d.Decision.Policies) == 0 && (d.Action.Surface == action.Egress || d.Action.Effect.Changes()) {
 			nameless = append(nameless, d.ref)
 		}
+		if d.Stage == action.Shadow && d.changes() {
+			shadows = append(shadows, d.ref)
+		}
 		if d.Action.Surface != action.Egress || !d.Action.Effect.Changes() {
 			continue
 		}
@@ -53,6 +56,7 @@ func checkDecisions(k *check) {
 	}{
 		{nameless, "let through without naming the policy that allows it"},
 		{unexplained, "changed an application, and no input of the agent explains it"},
+		{shadows, "let through in shadow, where nothing takes effect"},
 		{open, "let through, and what became of it is not on record"},
 	} {
 		if len(x.refs) > 0 {
@@ -200,7 +204,7 @@ func (k *check) bound() {
 				missing = append(missing, name)
 			}
 		}
-		if l.Stage != action.Sandbox && (l.Certification == "" || l.BoundaryDigest == "") {
+		if needsCertification(l.Stage) && (l.Certification == "" || l.BoundaryDigest == "") {
 			missing = append(missing, "certification")
 		}
 		if len(missing) > 0 {

@@ -219,7 +219,7 @@ func (e *evaluation) statement(run certRun) string {
 func (k *check) drifts() {
 	e := k.e
 	for _, d := range e.h.drifts {
-		if l := e.h.lives[d.task]; d.task != "" && l != nil && l.Stage == action.Sandbox || !e.counts(d.time) {
+		if l := e.h.lives[d.task]; d.task != "" && l != nil && !needsCertification(l.Stage) || !e.counts(d.time) {
 			continue
 		}
 		c := e.inForceAt(d.seq)
@@ -305,7 +305,7 @@ func (k *check) underCertification() {
 	e := k.e
 	var good []ref
 	for _, d := range e.h.decided {
-		if d.Stage == action.Sandbox || !e.tookEffect(d) || !e.counts(d.time) {
+		if !needsCertification(d.Stage) || !e.tookEffect(d) || !e.counts(d.time) {
 			continue
 		}
 		if why := e.uncertified(d); why != "" {

@@ -247,7 +247,7 @@ func (s *story) act(task string, surface action.Surface, op string, e action.Eff
 	r := s.gate.Act(s.Context(), a, nil, func(context.Context, gate.Permit) action.Outcome {
 		return action.Outcome{State: action.Done, Status: 200}
 	})
-	if (op == "egress.unmatched") == (r.Decision.Verdict == action.Allow) {
+	if (op == "egress.unmatched" || r.Decision.Code == gate.CodeShadow) == (r.Decision.Verdict == action.Allow) {
 		s.Fatalf("%s: %+v", op, r.Decision)
 	}
 	return r.Action.ID

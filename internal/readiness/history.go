@@ -151,6 +151,16 @@ type gateDecided struct {
 
 func (d decided) allowed() bool { return d.Decision.Verdict == action.Allow }
 
+// changes reports whether it reaches beyond the boundary and does more than read.
+// What is put into the screen, and what the model is asked, is neither.
+func (d decided) changes() bool {
+	s := d.Action.Surface
+	return d.Action.Effect.Changes() && s != action.Computer && s != action.Inference || s == action.Database || s == action.SSH
+}
+
+// needsCertification: in every stage but those in which nothing real is changed.
+func needsCertification(s action.Stage) bool { return s != action.Sandbox && s != action.Shadow }
+
 // outcome is action.outcome (package gate).
 type outcome struct {
 	ref

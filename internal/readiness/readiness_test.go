@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"testing"
 
+	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/readiness"
 )
 
@@ -15,6 +16,7 @@ func evaluate(t *testing.T, src readiness.Source, o readiness.Options) *readines
 func TestReady(t *testing.T) {
 	s := newStory(t)
 	s.tell()
+	s.run(action.Shadow, nil) // has no certification and needs none
 	r := evaluate(t, source{s, s.world()}, readiness.Options{})
 	var b bytes.Buffer
 	if err := r.Text(&b); err != nil {

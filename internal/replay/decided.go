@@ -13,9 +13,14 @@ import (
 type decided struct {
 	Action   action.Action   `json:"action"`
 	Decision action.Decision `json:"decision"`
-	Stage    action.Stage    `json:"stage"`
-	Chain    []string        `json:"chain"`
+	// Would is what policy decided in the stage shadow, where that let nothing through.
+	Would *action.Decision `json:"would"`
+	Stage action.Stage     `json:"stage"`
+	Chain []string         `json:"chain"`
 }
+
+// counted reports whether the gate counted it: it passed, or would have.
+func (d decided) counted() bool { return d.Decision.Verdict == action.Allow || d.Would != nil }
 
 // read refuses a record that is not of its task, tenant and place in the tree.
 func read(e record.Entry, tenant string, line []string) (decided, error) {
@@ -44,6 +49,9 @@ const (
 // asked is what policy decided of it: for people, where they were asked, whatever
 // they answered. Unknown is returned for what policy was not asked about.
 func (d decided) asked() (action.Decision, error) {
+	if d.Would != nil {
+		return *d.Would, nil
+	}
 	x := d.Decision
 	held := false
 	switch {

@@ -18,6 +18,9 @@
 // was decided at one moment in one task may stand on record in another order than it
 // was counted in.
 //
+// Of a task in shadow it is what would have been decided that is compared, and what
+// would have passed counts.
+//
 // Not trusted: a record's body beyond what the ledger vouches for. One that is not
 // of its task is not decided.
 package replay
@@ -223,7 +226,7 @@ func (r *run) again(e record.Entry, d decided, line []string, done map[string]*D
 	}
 	now, err := r.rules.Name(r.ctx, d.Action, d.Stage)
 	if err != nil {
-		if d.Decision.Verdict == action.Allow { // it counts, by the name that it had
+		if d.counted() { // it counts, by the name that it had
 			count(d.Action, line, done)
 		}
 		return err
@@ -238,7 +241,7 @@ func (r *run) again(e record.Entry, d decided, line []string, done map[string]*D
 			r.compare(e, side(d.Action, was), side(now, will))
 		}
 	}
-	if d.Decision.Verdict == action.Allow {
+	if d.counted() {
 		count(now, line, done)
 	}
 	return err

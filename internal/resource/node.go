@@ -35,7 +35,16 @@ type (
 // enums are those of package action, which has no Values.
 var enums = map[reflect.Type][]string{
 	reflect.TypeFor[action.Effect](): {string(action.Observe), string(action.Read), string(action.Write), string(action.Privileged), string(action.Irreversible)},
-	reflect.TypeFor[action.Stage]():  {string(action.Sandbox), string(action.Production)},
+	reflect.TypeFor[action.Stage]():  {string(action.Sandbox), string(action.Shadow), string(action.Production)},
+}
+
+// keysOf are the only keys that a map with keys of a type may have. What is
+// declared for a stage is where applications are, and shadow has production's.
+func keysOf(t reflect.Type) []string {
+	if t == reflect.TypeFor[action.Stage]() {
+		return []string{string(action.Sandbox), string(action.Production)}
+	}
+	return enumOf(t)
 }
 
 func enumOf(t reflect.Type) []string {
@@ -278,7 +287,7 @@ func (d *decoder) mapping(n ast.Node, v reflect.Value, path string) {
 		key := m.Key.(*ast.StringNode).Value
 		at := join(path, key)
 		kt := v.Type().Key()
-		if vs := enumOf(kt); vs != nil && !slices.Contains(vs, key) {
+		if vs := keysOf(kt); vs != nil && !slices.Contains(vs, key) {
 			d.bad(d.lineOf(m.Key), at, "want one of %s", strings.Join(vs, ", "))
 			continue
 		}

@@ -60,7 +60,7 @@ func schemaOf(t reflect.Type) map[string]any {
 		}
 	case reflect.Map:
 		s = map[string]any{"type": "object", "additionalProperties": schemaOf(t.Elem())}
-		if vs := enumOf(t.Key()); vs != nil {
+		if vs := keysOf(t.Key()); vs != nil {
 			s["propertyNames"] = map[string]any{"enum": vs}
 		}
 	case reflect.Slice:

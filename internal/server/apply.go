@@ -33,6 +33,14 @@ type Applied struct {
 // (resource.Receive): all of them or none. The first apply of a tenant makes it
 // and is the operator's; later ones need the role of each kind.
 func (s *Server) Apply(ctx context.Context, c Caller, all []resource.Resource) ([]Applied, error) {
+	return s.ApplyFrom(ctx, c, all, nil)
+}
+
+// ApplyFrom is Apply with where the caller says that they come from, or nil.
+func (s *Server) ApplyFrom(ctx context.Context, c Caller, all []resource.Resource, from *Provenance) ([]Applied, error) {
+	if err := from.check(); err != nil {
+		return nil, err
+	}
 	tenant := ""
 	for _, r := range all {
 		name := r.Metadata.Tenant
@@ -52,7 +60,7 @@ func (s *Server) Apply(ctx context.Context, c Caller, all []resource.Resource) (
 	}
 	t, err := s.tenant(tenant)
 	if err != nil {
-		return s.bootstrap(ctx, c, tenant, all)
+		return s.bootstrap(ctx, c, tenant, all, from)
 	}
 	for _, r := range all {
 		id := r.Kind + "/" + r.Metadata.Name
@@ -70,13 +78,13 @@ func (s *Server) Apply(ctx context.Context, c Caller, all []resource.Resource) (
 	if err := checkServers(ctx, all, t.current().resources); err != nil {
 		return nil, err
 	}
-	return t.apply(ctx, person, all)
+	return t.apply(ctx, person, all, from)
 }
 
 // bootstrap makes a tenant with everything of its first apply, in one
 // transaction. A crash between the log's creation and that leaves an empty log,
 // which the next first apply takes over.
-func (s *Server) bootstrap(ctx context.Context, c Caller, name string, all []resource.Resource) ([]Applied, error) {
+func (s *Server) bootstrap(ctx context.Context, c Caller, name string, all []resource.Resource, from *Provenance) ([]Applied, error) {
 	i := slices.IndexFunc(all, func(r resource.Resource) bool { return r.Kind == resource.KindTenant })
 	if i < 0 {
 		return nil, problem(NotFound, "no_such_tenant", "there is no tenant "+strconv.Quote(name), "declare it: kind: Tenant")
@@ -90,7 +98,7 @@ func (s *Server) bootstrap(ctx context.Context, c Caller, name string, all []res
 			"apply with --as NAME, where NAME is a Person in the files")
 	}
 	// The whole world is checked before anything is made.
-	next, done := merge(nil, all, c.Person)
+	next, done := merge(nil, all, c.Person, from)
 	w, err := buildWorld(next)
 	if err != nil {
 		return nil, problem(Invalid, "invalid_resources", err.Error(), "correct the files and apply again; nothing was applied")
@@ -109,7 +117,7 @@ func (s *Server) bootstrap(ctx context.Context, c Caller, name string, all []res
 	}
 	changed := lines(next, done, nil)
 	_, err = log.Append(ctx, record.Draft{Type: "tenant.created", Actor: c.account(),
-		Body:   map[string]any{"tenant": name, "trustDomain": w.trustDomain, "demo": w.demo, "as": c.Person, "resources": changed},
+		Body:   createdBody{name, w.trustDomain, w.demo, c.Person, changed, from},
 		Change: func(tx record.Tx) error { return putAll(tx, next, changed) }})
 	if err != nil {
 		return nil, err
@@ -132,9 +140,20 @@ type line struct {
 
 // appliedBody is the body of resource.applied.
 type appliedBody struct {
-	Resources []line `json:"resources"`           // in force with the record
-	Proposed  []line `json:"proposed,omitempty"`  // in force once approved
-	Withdrawn []line `json:"withdrawn,omitempty"` // proposed before, and no more
+	Resources []line      `json:"resources"`           // in force with the record
+	Proposed  []line      `json:"proposed,omitempty"`  // in force once approved
+	Withdrawn []line      `json:"withdrawn,omitempty"` // proposed before, and no more
+	Claimed   *Provenance `json:"claimed,omitempty"`
+}
+
+// createdBody is the body of tenant.created.
+type createdBody struct {
+	Tenant      string      `json:"tenant"`
+	TrustDomain string      `json:"trustDomain"`
+	Demo        bool        `json:"demo"`
+	As          string      `json:"as"`
+	Resources   []line      `json:"resources"`
+	Claimed     *Provenance `json:"claimed,omitempty"`
 }
 
 // lines are what is in force and was not.
@@ -152,7 +171,7 @@ func lines(next map[string]stored, done []Applied, before map[string]stored) []l
 func putAll(tx record.Tx, next map[string]stored, changed []line) error {
 	for _, l := range changed {
 		s := next[l.Kind+"/"+l.Name]
-		if err := tx.Put(kindResource, s.id(), s); err != nil {
+		if err := putResource(tx, s); err != nil {
 			return err
 		}
 	}
@@ -169,7 +188,7 @@ func (t *tenant) withPending(ctx context.Context, done []Applied) ([]Applied, er
 }
 
 // merge lays resources over those that exist and says what changes.
-func merge(have map[string]stored, all []resource.Resource, author string) (map[string]stored, []Applied) {
+func merge(have map[string]stored, all []resource.Resource, author string, from *Provenance) (map[string]stored, []Applied) {
 	out := maps.Clone(have)
 	if out == nil {
 		out = map[string]stored{}
@@ -190,7 +209,7 @@ func merge(have map[string]stored, all []resource.Resource, author string) (map[
 		if err != nil {
 			panic("sallyport: internal error: a decoded resource has no canonical form: " + err.Error())
 		}
-		out[id] = stored{Kind: r.Kind, Name: a.Name, Digest: r.Digest, Author: author, Applied: time.Now().UTC(), Canonical: canonical}
+		out[id] = stored{Kind: r.Kind, Name: a.Name, Digest: r.Digest, Author: author, Applied: time.Now().UTC(), Claimed: from, Canonical: canonical}
 		done = append(done, a)
 	}
 	return out, done
@@ -199,17 +218,17 @@ func merge(have map[string]stored, all []resource.Resource, author string) (map[
 // apply checks the new world, records it with the change, and asks for the
 // approvals that it needs. A crash after the record leaves a request to make,
 // which the next start makes.
-func (t *tenant) apply(ctx context.Context, author string, all []resource.Resource) ([]Applied, error) {
-	done, err := t.declare(ctx, author, all)
+func (t *tenant) apply(ctx context.Context, author string, all []resource.Resource, from *Provenance) ([]Applied, error) {
+	done, err := t.declare(ctx, author, all, from)
 	t.lapseChanged(context.WithoutCancel(ctx))
 	return done, err
 }
 
-func (t *tenant) declare(ctx context.Context, author string, all []resource.Resource) ([]Applied, error) {
+func (t *tenant) declare(ctx context.Context, author string, all []resource.Resource, from *Provenance) ([]Applied, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before := t.world
-	next, done := merge(before.resources, all, author)
+	next, done := merge(before.resources, all, author, from)
 	w, err := buildWorld(next)
 	if err != nil {
 		return nil, problem(Invalid, "invalid_resources", err.Error(), "correct the files and apply again; nothing was applied")
@@ -226,7 +245,7 @@ func (t *tenant) declare(ctx context.Context, author string, all []resource.Reso
 	}
 	if changed := lines(next, done, before.resources); len(changed)+len(wait.held)+len(wait.ended) > 0 {
 		_, err = t.log.Append(ctx, record.Draft{Type: "resource.applied", Actor: "person:" + author,
-			Body:   appliedBody{changed, wait.lines(before.resources), wait.ended},
+			Body:   appliedBody{changed, wait.lines(before.resources), wait.ended, from},
 			Change: func(tx record.Tx) error { return errors.Join(putAll(tx, next, changed), wait.put(tx)) }})
 		if err != nil {
 			return nil, err
@@ -327,7 +346,8 @@ func (t *tenant) askApprovals(ctx context.Context, w *world) (map[string]string,
 		r, spec := w.resources[resource.KindCapability+"/"+name], w.capabilities[name]
 		st := approval.Statement{Subject: name, Digest: r.Digest, Details: map[string]string{
 			"version": spec.Version, "author": r.Author, "description": spec.Description, "reads": strings.Join(spec.Reads, ", "),
-			"credentials": strings.Join(spec.Credentials, ", "), "audiences": strings.Join(spec.Audiences, ", "), "delegates": delegatesOf(spec), "budget": fmt.Sprintf("%d actions in %d s", spec.Budgets.Actions, spec.Budgets.Seconds)}}
+			"credentials": strings.Join(spec.Credentials, ", "), "audiences": strings.Join(spec.Audiences, ", "), "delegates": delegatesOf(spec), "budget": fmt.Sprintf("%d actions in %d s", spec.Budgets.Actions, spec.Budgets.Seconds),
+			"stages": stagesOf(spec)}}
 		for name, line := range operationsOf(spec) {
 			st.Details["operation."+name] = line
 		}
@@ -339,17 +359,10 @@ func (t *tenant) askApprovals(ctx context.Context, w *world) (map[string]string,
 		a, r := w.agents[name], w.resources[resource.KindAgent+"/"+name]
 		st := approval.Statement{Subject: name, Agent: name, Digest: a.declared.Digest(), BoundaryDigest: a.declared.Digest(), Details: map[string]string{
 			"tier": a.tier, "why-tier": a.tierWhy, "owner": a.owner, "deputy": a.deputy, "purpose": a.spec.Purpose}}
-		authors := []string{r.Author, a.owner, a.deputy}
 		for _, f := range a.declared.Facts {
 			st.Details["fact."+f.Name] = f.Value + " (" + string(f.Grade) + ")"
 		}
-		for _, n := range a.spec.PolicySets {
-			authors = append(authors, w.resources[resource.KindPolicySet+"/"+n].Author)
-		}
-		for _, n := range a.spec.Connectors {
-			authors = append(authors, w.resources[resource.KindConnector+"/"+n].Author)
-		}
-		if err := ask(approval.Boundary, r.id(), st, authors); err != nil {
+		if err := ask(approval.Boundary, r.id(), st, w.authors(a)); err != nil {
 			return nil, err
 		}
 	}
@@ -390,6 +403,18 @@ func (t *tenant) withdrawSuperseded(ctx context.Context, w *world) error {
 		return false
 	})
 	return errors.Join(err, t.approvals.WithdrawStale(ctx))
+}
+
+// stagesOf is where tasks of a capability may run, for people.
+func stagesOf(spec *capability.Spec) string {
+	var out []string
+	for _, s := range spec.Stages {
+		if s == action.Shadow {
+			s += " (reads production, with no certification)"
+		}
+		out = append(out, string(s))
+	}
+	return strings.Join(out, ", ")
 }
 
 // delegatesOf is what other agents can be given to do, for people.

@@ -168,9 +168,9 @@ type roleLease struct {
 
 // leaseRole makes the task's own role in one database.
 func (s *session) leaseRole(ctx context.Context, name string, src *resource.CredentialSourceSpec) error {
-	st, ok := src.PostgreSQL.Stages[s.task.Stage]
+	st, ok := src.PostgreSQL.Stages[s.stage()]
 	if !ok {
-		return fmt.Errorf("credential source %s has no database in stage %s", name, s.task.Stage)
+		return fmt.Errorf("credential source %s has no database in stage %s", name, s.stage())
 	}
 	source, err := s.t.roleSource(s.world, name, st.Audience())
 	if err != nil {

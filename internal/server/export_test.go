@@ -62,6 +62,15 @@ func (s *Server) RunScreenless(ctx context.Context, id string, h Harness) (*Runn
 	return &Running{r}, r.startHarness(ctx, h)
 }
 
+// AskCertification asks for the approval of a certification, as its run does.
+func (s *Server) AskCertification(ctx context.Context, c certify.Certification) error {
+	t, err := s.tenant("")
+	if err != nil {
+		return err
+	}
+	return t.askCertification(ctx, t.current().agents[c.Agent], c)
+}
+
 // Asker asks for parts of a task as its agent does, without a harness.
 type Asker struct{ s *session }
 
@@ -96,7 +105,7 @@ func (a *Asker) Request(ctx context.Context, q action.Request, body, explained s
 	if body != "" {
 		q.BodyType, q.BodySize, q.BodyDigest = "application/x-www-form-urlencoded", int64(len(body)), canon.Digest([]byte(body))
 	}
-	rec, err := recognizer{s.world.connectors, s.task.Stage, s.agent.apps}.Recognize(q, []byte(body))
+	rec, err := recognizer{s.world.connectors, s.stage(), s.agent.apps}.Recognize(q, []byte(body))
 	if err != nil {
 		return gate.Result{}, err
 	}
@@ -139,6 +148,12 @@ func Routed(in Intent, routes map[string]string) Intent {
 
 // RenewIn is when a token is replaced.
 var RenewIn = renewIn
+
+// Tokens asks for what tokens of the task may say.
+func (a *Asker) Tokens(ctx context.Context) error {
+	_, err := a.s.t.tokens(ctx, a.s.task.ID)
+	return err
+}
 
 // Model is what the agent's calls of its model are pinned to.
 func (a *Asker) Model() (endpoint, model string) { return a.s.agent.messages(), a.s.agent.model }

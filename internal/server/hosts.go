@@ -63,7 +63,7 @@ type hostLease struct {
 
 // leaseHost makes the task's own key for one host.
 func (s *session) leaseHost(ctx context.Context, name string, src *resource.CredentialSourceSpec) error {
-	spec, stage := src.SSH, s.task.Stage
+	spec, stage := src.SSH, s.stage()
 	st, ok := spec.Stages[stage]
 	if !ok {
 		return fmt.Errorf("credential source %s has no host in stage %s", name, stage)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/identity"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/signals"
@@ -62,6 +63,9 @@ func (t *tenant) tokens(ctx context.Context, id string) (identity.Grant, error) 
 	if err != nil {
 		return identity.Grant{}, err
 	}
+	if x.Stage == action.Shadow {
+		return identity.Grant{}, errors.New("the task is in shadow: what takes its tokens could act for it")
+	}
 	w := t.current()
 	a, spec := w.agents[x.Agent], w.capabilities[x.Capability]
 	if a == nil || spec == nil || w.resources[resource.KindCapability+"/"+x.Capability].Digest != x.CapabilityDigest {
@@ -104,8 +108,10 @@ func (t *tenant) endUnheld(ctx context.Context) error {
 }
 
 // exchanges reports whether there is a door for tokens inside: only where the
-// capability says whom they may be for.
-func (s *session) exchanges() bool { return len(s.instance.Audiences) > 0 }
+// capability says whom they may be for, and never in shadow.
+func (s *session) exchanges() bool {
+	return len(s.instance.Audiences) > 0 && s.task.Stage != action.Shadow
+}
 
 // serveTokens serves the issuer's endpoints inside a session, and the parts of its
 // task. Who asks for tokens must show an identity like anybody outside: being

@@ -255,7 +255,7 @@ func (t *tenant) approveProposal(ctx context.Context, id, person string, signatu
 		if err := tx.Delete(kindProposed, p.id()); err != nil {
 			return err
 		}
-		return tx.Put(kindResource, p.id(), p)
+		return putResource(tx, p)
 	})
 	// Whatever became of it: in force is what the store says.
 	w, lost := loadWorld(ctx, t.log)

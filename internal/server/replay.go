@@ -86,7 +86,7 @@ func (t *tenant) wouldBe(author string, all []resource.Resource) (*world, []line
 			return nil, nil, problem(Invalid, "other_tenant", fmt.Sprintf("%s/%s is of tenant %s, and the records are of %s", r.Kind, r.Metadata.Name, name, t.name), "replay one tenant at a time")
 		}
 	}
-	next, done := merge(now.resources, all, author)
+	next, done := merge(now.resources, all, author, nil)
 	w, err := buildWorld(next)
 	if err != nil {
 		return nil, nil, problem(Invalid, "invalid_resources", err.Error(), "correct the files and replay again")
@@ -184,7 +184,7 @@ func (r *recordedRules) Decide(a action.Action, stage action.Stage, done []repla
 	var out action.Decision
 	for i, d := range done {
 		x := r.of(d.Task)
-		f := gate.Facts{Action: a, Stage: stage, Tier: x.tier, Params: x.params, Labels: d.Labels, Counts: d.Counts, Certified: true}
+		f := gate.Facts{Action: a, Stage: stage.Conditions(), Tier: x.tier, Params: x.params, Labels: d.Labels, Counts: d.Counts, Certified: true}
 		if i == 0 {
 			out = x.policy.Decide(f)
 			continue
@@ -203,9 +203,9 @@ func (r *recordedRules) Name(ctx context.Context, a action.Action, stage action.
 	apps := r.of(a.Task).apps
 	switch {
 	case a.Surface == action.Egress && a.Request != nil:
-		return r.request(ctx, a, recognizer{r.w.connectors, stage, apps})
+		return r.request(ctx, a, recognizer{r.w.connectors, stage.Conditions(), apps})
 	case a.Surface == action.Computer && a.Element != nil:
-		a.App = r.screen(a, stage, apps)
+		a.App = r.screen(a, stage.Conditions(), apps)
 	}
 	return a, nil
 }

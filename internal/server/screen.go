@@ -42,8 +42,8 @@ func (c concealed) Fields() []string { return c.fields }
 func (s *session) secretFields() []string {
 	var names []string
 	for app := range s.agent.apps {
-		for _, o := range s.world.connectors.Spec(app).Stages[s.task.Stage].Origins {
-			names = append(names, s.world.connectors.SecretFields(s.task.Stage, o.URL)...)
+		for _, o := range s.world.connectors.Spec(app).Stages[s.stage()].Origins {
+			names = append(names, s.world.connectors.SecretFields(s.stage(), o.URL)...)
 		}
 	}
 	slices.Sort(names)

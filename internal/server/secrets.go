@@ -144,7 +144,7 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 			if err != nil {
 				return nil, err
 			}
-			return t.password(ctx, src, x.Stage)
+			return t.password(ctx, src, x.Stage.Conditions())
 		}}, nil
 	}
 	if src.PostgreSQL != nil {

@@ -226,12 +226,12 @@ func (s *session) until() time.Time {
 // egressFor makes the effect door of one source, with keys of its own or those
 // that its client knows already.
 func (s *session) egressFor(source string, in egress.Explainer, keys *egress.Keys) (*egress.Proxy, error) {
-	pools, err := roots(s.world.connectors, s.task.Stage)
+	pools, err := roots(s.world.connectors, s.stage())
 	if err != nil {
 		return nil, err
 	}
-	cfg := egress.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Source: source, Stage: s.task.Stage,
-		Gate: s.t.srv.gate, Connectors: recognizer{s.world.connectors, s.task.Stage, s.agent.apps},
+	cfg := egress.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Source: source, Stage: s.stage(),
+		Gate: s.t.srv.gate, Connectors: recognizer{s.world.connectors, s.stage(), s.agent.apps},
 		Credentials: s.jar, Secrets: fieldSecrets{s.jar, s.t.leases}, Inputs: in, Redactor: s.jar, RootsFor: pools, Keys: keys, Dialer: routes(s.task.Routes)}
 	p, err := egress.New(cfg)
 	if err != nil {
@@ -295,6 +295,11 @@ func (s *session) lease(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
+	if s.task.Stage == action.Shadow {
+		if err := s.world.shadows(s.instance); err != nil { // a source may be another than when the task was opened
+			return err
+		}
+	}
 	for _, name := range s.instance.Credentials {
 		src := s.world.sources[name]
 		if src == nil {
@@ -312,7 +317,7 @@ func (s *session) lease(ctx context.Context) error {
 			}
 			continue
 		}
-		origin, err := s.world.audience(name, src, s.task.Stage)
+		origin, err := s.world.audience(name, src, s.stage())
 		if err != nil {
 			return err
 		}
@@ -347,7 +352,7 @@ func (s *session) lease(ctx context.Context) error {
 			continue
 		}
 		// An application may show its own account's password to its pages.
-		password, err := s.t.password(ctx, src, s.task.Stage)
+		password, err := s.t.password(ctx, src, s.stage())
 		if err != nil {
 			return err
 		}
@@ -364,7 +369,7 @@ func (s *session) startURL() string {
 	for _, n := range names {
 		if slices.Contains(s.instance.Reads, n) {
 			if spec := s.world.connectors.Spec(n); spec != nil {
-				if st, ok := spec.Stages[s.task.Stage]; ok && len(st.Origins) > 0 {
+				if st, ok := spec.Stages[s.stage()]; ok && len(st.Origins) > 0 {
 					return st.Origins[0].URL + "/"
 				}
 			}
@@ -375,7 +380,7 @@ func (s *session) startURL() string {
 
 // appOf names the agent's own connector that owns an origin.
 func (s *session) appOf(origin string) string {
-	if name, ok := s.world.connectors.Owner(s.task.Stage, origin); ok && s.agent.apps[name] {
+	if name, ok := s.world.connectors.Owner(s.stage(), origin); ok && s.agent.apps[name] {
 		return name
 	}
 	return ""

@@ -111,7 +111,7 @@ func (t *tenant) runSuites(ctx context.Context, w *world, a *agent, names []stri
 	return err
 }
 
-// askCertification asks people who are neither author, owner nor deputy.
+// askCertification asks people who neither wrote anything of it nor answer for the agent.
 func (t *tenant) askCertification(ctx context.Context, a *agent, c certify.Certification) error {
 	d := map[string]string{"agent": c.Agent, "stage": string(c.Stage), "suites": c.SuiteNames(), "expires": c.Expires.Format(time.RFC3339), "author": c.Author, "tier": a.tier, "why-tier": a.tierWhy}
 	for _, s := range c.Suites {
@@ -135,7 +135,7 @@ func (t *tenant) askCertification(ctx context.Context, a *agent, c certify.Certi
 	if c.Scripted {
 		d["model-kind"] = "scripted: this certification says nothing about a real model"
 	}
-	ex := []string{c.Author, a.owner, a.deputy}
+	ex := append(t.current().authors(a), c.Author)
 	slices.Sort(ex)
 	_, err := t.approvals.Request(ctx, approval.Draft{Valid: approvalValid, Requester: c.Author, Statement: approval.Statement{
 		Kind: approval.Certification, Subject: c.ID, Digest: c.Statement(), Agent: c.Agent, BoundaryDigest: c.Boundary,

@@ -71,6 +71,11 @@ func (t *tenant) open(ctx context.Context, requester string, o Intent) (task.Tas
 	if err := w.spelled(in); err != nil {
 		return task.Task{}, err
 	}
+	if o.Stage == action.Shadow {
+		if err := w.shadows(in); err != nil {
+			return task.Task{}, err
+		}
+	}
 	if err := t.mayOpen(ctx, w, a, o); err != nil {
 		return task.Task{}, err
 	}

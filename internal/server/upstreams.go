@@ -216,7 +216,7 @@ func (s *session) openAccount(name string, spec *resource.Vault, secret []byte, 
 	if err != nil {
 		return err
 	}
-	st := spec.Stages[s.task.Stage]
+	st := spec.Stages[s.stage()]
 	source, err := vaultDatabase(st)
 	if err != nil {
 		return err

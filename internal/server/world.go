@@ -36,6 +36,8 @@ type stored struct {
 	Digest  action.Digest `json:"digest"`
 	Author  string        `json:"author"`
 	Applied time.Time     `json:"applied"`
+	Version int           `json:"version"` // from 1; set where it is put in force, and only good in the store
+	Claimed *Provenance   `json:"claimed,omitempty"`
 	// Canonical is the resource in RFC 8785 form.
 	Canonical json.RawMessage `json:"canonical"`
 }

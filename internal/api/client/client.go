@@ -163,12 +163,17 @@ func seg(s string) string { return url.PathEscape(s) }
 
 // Apply declares resources that were decoded and inlined.
 func (c *Client) Apply(ctx context.Context, all []resource.Resource) ([]server.Applied, error) {
+	return c.ApplyFrom(ctx, all, nil)
+}
+
+// ApplyFrom is Apply with where they come from, or nil.
+func (c *Client) ApplyFrom(ctx context.Context, all []resource.Resource, from *server.Provenance) ([]server.Applied, error) {
 	docs, err := canonical(all)
 	if err != nil {
 		return nil, err
 	}
 	var out api.ApplyResponse
-	err = c.call(ctx, http.MethodPost, "apply", nil, api.ApplyRequest{Resources: docs}, &out)
+	err = c.call(ctx, http.MethodPost, "apply", nil, api.ApplyRequest{Resources: docs, Claimed: from}, &out)
 	return out.Resources, err
 }
 
@@ -206,6 +211,18 @@ func (c *Client) Resources(ctx context.Context, kind, name string) ([]json.RawMe
 	}
 	var out []json.RawMessage
 	return out, c.call(ctx, http.MethodGet, path, nil, nil, &out)
+}
+
+// Changes lists the versions of a resource, the one in force last.
+func (c *Client) Changes(ctx context.Context, kind, name string) ([]server.Change, error) {
+	var out []server.Change
+	return out, c.call(ctx, http.MethodGet, "changes/"+seg(kind)+"/"+seg(name), nil, nil, &out)
+}
+
+// Version is what a resource was in one of its versions.
+func (c *Client) Version(ctx context.Context, kind, name string, n int) (json.RawMessage, error) {
+	var out json.RawMessage
+	return out, c.call(ctx, http.MethodGet, "changes/"+seg(kind)+"/"+seg(name)+"/"+strconv.Itoa(n), nil, nil, &out)
 }
 
 // OpenTask declares an intent.

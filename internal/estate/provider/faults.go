@@ -20,7 +20,7 @@ const (
 
 // Behaviours lists all.
 func Behaviours() []Behaviour {
-	return []Behaviour{Honest, Gullible, Overloaded, Cut, Garbage, Down, Silent, Stray}
+	return []Behaviour{Honest, Gullible, Presuming, Overloaded, Cut, Garbage, Down, Silent, Stray}
 }
 
 // faultAt is the call at which a fault begins.

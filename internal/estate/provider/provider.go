@@ -49,6 +49,9 @@ type Behaviour string
 const (
 	Honest   Behaviour = "honest"
 	Gullible Behaviour = "gullible"
+	// Presuming is honest, and takes what it pressed for done where the application
+	// does not confirm it, as one does that is told to go on in shadow.
+	Presuming Behaviour = "presuming"
 )
 
 const (
@@ -262,7 +265,7 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.calls++
 	p.turns++
 	model, b, turn := p.model, p.behaviour, p.turns
-	s := script{gullible: b == Gullible, patience: p.patience, pace: p.pace}
+	s := script{gullible: b == Gullible, presuming: b == Presuming, patience: p.patience, pace: p.pace}
 	p.mu.Unlock()
 	m := compose(model, len(q.Messages), s.next(conv))
 	if b.fault(w, r, turn, m) {
