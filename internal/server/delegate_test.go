@@ -24,6 +24,7 @@ func TestPartsAreRefused(t *testing.T) {
 		files["third.yaml"] = files["agent.yaml"]
 		rig.Replace("third.yaml", "name: helpdesk\n", "name: third\n")(files)
 		rig.Replace("third.yaml", "capabilities: [reset-mfa]", "capabilities: [look]")(files)
+		rig.Replace("third.yaml", "  suites: [helpdesk-core]\n", "")(files)
 		files["look.yaml"] = []byte("apiVersion: sallyport/v1\nkind: Capability\nmetadata: {name: look, tenant: brightwell}\nspec:\n  description: Looks.\n  version: \"1\"\n" +
 			"  stages: [sandbox]\n  reads: [tickets]\n  budgets: {actions: 10, seconds: 60}\n  delegates: [{agent: second, capability: reset-mfa}]\n")
 	}})
