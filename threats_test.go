@@ -42,12 +42,13 @@ var stoppers = map[string]string{
 	"door":                        "a door itself: what it never passes on, puts in, or dials",
 	"lease":                       "credentials end with the task, and the application is asked",
 	"policy":                      "what the tenant declares is refused as it is read",
+	"watch":                       "what production does is held against what was certified, and ends the certification",
 }
 
 // ids are T1 and on for the list of computer use, and a letter for the groups of
 // the list of bad inputs.
 var (
-	threatID   = regexp.MustCompile(`^[A-FHIKMR-T][0-9]{1,2}$`)
+	threatID   = regexp.MustCompile(`^[A-FHIKMR-TW][0-9]{1,2}$`)
 	threatLine = regexp.MustCompile(`(?m)^Threats: (.*)$`)
 	claim      = regexp.MustCompile(`^([A-Z0-9, ]+) \(([a-z, ]+)\)$`)
 )
@@ -56,7 +57,7 @@ var (
 var groups = []struct{ letter, title string }{
 	{"T", "Computer use"}, {"A", "URL and origin"}, {"B", "Addresses and names"}, {"C", "Framing and headers"}, {"D", "Paths"},
 	{"E", "Identity"}, {"F", "Tokens"}, {"H", "The browser"}, {"I", "Approvals"}, {"K", "Leases and kill"}, {"M", "Exhaustion"},
-	{"R", "Roles"}, {"S", "Signals"},
+	{"R", "Roles"}, {"S", "Signals"}, {"W", "Behaviour"},
 }
 
 type threat struct {

@@ -249,6 +249,8 @@ type Outcome struct {
 	ReadBack string        `json:"readBack,omitempty"`
 	Evidence []Evidence    `json:"evidence,omitempty"`
 	Took     time.Duration `json:"tookNanos,omitempty"`
+	// Tokens are what a provider says that a call of a model took, in and out.
+	Tokens int64 `json:"tokens,omitempty"`
 }
 
 // Outcome states.

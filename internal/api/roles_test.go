@@ -242,7 +242,7 @@ func (m *matrix) rows(route, pending string) []asked {
 		return one(`{"agent":"nobody"}`)
 	case "secrets/{name...}":
 		return one("value", "{name...}", "matrix")
-	case "readiness/{agent}", "boundary/{agent}":
+	case "readiness/{agent}", "boundary/{agent}", "behaviour/{agent}", "behaviour/{agent}/canaries/{scenario}":
 		return one("", "{agent}", "nobody")
 	case "ledger/{seq}", "ledger/proof/{seq}":
 		return one("", "{seq}", "0")

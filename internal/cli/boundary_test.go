@@ -24,6 +24,9 @@ func (u *user) certified() {
 	u.do("", "get", "boundary", "helpdesk", "--against", "live").want(u.T, 1, "no_certification")
 	u.do("", "get", "boundary", "helpdesk", "--against", "c-1").want(u.T, 1, "no_such_certification")
 	u.do("", "certify", "helpdesk", "--statement").want(u.T, 1, "none in force")
+	u.do("", "get", "behaviour", "helpdesk").want(u.T, 0, "not certified for production")
+	u.do("", "get", "behaviour", "nobody").want(u.T, 1, "no_such_agent")
+	u.do("", "canary", "helpdesk", "plain-reset", "--as", "mara").want(u.T, 1, "no_such_canary")
 	var bill struct{ SpecVersion string }
 	if err := json.Unmarshal([]byte(u.do("", "get", "boundary", "helpdesk", "-o", "cyclonedx").out), &bill); err != nil || bill.SpecVersion != "1.7" {
 		u.Errorf("bill of materials: got %q, %v", bill.SpecVersion, err)
@@ -36,6 +39,7 @@ func (u *user) certified() {
 	c := u.proposed(now)
 	u.do("", "approve", u.ids()[0], "--yes", "--key", u.file("keys/ines")).want(u.T, 0, "signed as ines")
 	u.do("", "get", "boundary", "helpdesk", "--against", "live").want(u.T, 0, "is the one that was certified as "+c.ID+" (live)")
+	u.do("", "get", "behaviour", "helpdesk").want(u.T, 0, "certified by "+c.ID, "no canaries are declared", "no task ended in production")
 	u.do("", "get", "boundary", "helpdesk").want(u.T, 0, "Chromium 141", "inference response", "operator: ada", string(c.Boundary))
 	v, err := u.r.As("lin").VerifyLedger(u.Context())
 	if err != nil {

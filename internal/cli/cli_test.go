@@ -118,7 +118,7 @@ func TestNoServer(t *testing.T) {
 }
 
 func TestHelpHasAnExample(t *testing.T) {
-	for _, c := range []string{"up", "apply", "rollback", "get", "get boundary", "get changes", "get separation", "get notify", "task", "task open", "task show", "task close", "task list", "task take", "task screen", "task act", "task give-back", "run", "approvals", "approve", "reject", "revoke", "certify", "certify new-suite",
+	for _, c := range []string{"up", "apply", "rollback", "get", "get behaviour", "get boundary", "get changes", "get separation", "get notify", "task", "task open", "task show", "task close", "task list", "task take", "task screen", "task act", "task give-back", "run", "approvals", "approve", "reject", "revoke", "canary", "certify", "certify new-suite",
 		"secret", "secret put", "secret list", "secret rewrap", "secret keys", "ledger", "ledger list", "ledger show", "ledger verify", "ledger prove", "ledger export",
 		"policy", "policy check", "policy test", "policy replay", "doctor", "estate", "version"} {
 		run(t, "", append(strings.Fields(c), "--help")...).want(t, 0, "Examples:\n  sallyport "+c)

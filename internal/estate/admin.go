@@ -1,6 +1,7 @@
 package estate
 
 import (
+	"cmp"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -25,9 +26,7 @@ func (e *Estate) adminHandler() http.Handler {
 			c := e.copies[Stage(stage)]
 			if n := r.URL.Query().Get("world"); n != "" && c != nil {
 				i, _ := strconv.Atoi(n) // no number is no world
-				if c = e.World(i); stage != string(Sandbox) {
-					c = nil
-				}
+				c = e.World(Stage(stage), i)
 			}
 			if c == nil {
 				adminJSON(w, http.StatusNotFound, map[string]string{"error": "no such stage or world"})
@@ -43,7 +42,12 @@ func (e *Estate) adminHandler() http.Handler {
 	}
 	mux.HandleFunc("POST /worlds", func(w http.ResponseWriter, r *http.Request) {
 		n, _ := strconv.Atoi(r.URL.Query().Get("n")) // 0 is refused
-		all, err := e.Worlds(n)
+		stage := Stage(cmp.Or(r.URL.Query().Get("stage"), string(Sandbox)))
+		if e.copies[stage] == nil {
+			adminJSON(w, http.StatusNotFound, map[string]string{"error": "no such stage or world"})
+			return
+		}
+		all, err := e.Worlds(stage, n)
 		if err != nil {
 			adminJSON(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
 			return

@@ -37,9 +37,9 @@ func newCopy(stage Stage, port int, cfg Config) (*Copy, error) {
 	return c, nil
 }
 
-// another is a copy with the same names and accounts, and data of its own.
-func (c *Copy) another() (*Copy, error) {
-	x := &Copy{stage: c.stage, port: c.port, accounts: c.accounts, directory: c.directory, preKey: make([]byte, 32)}
+// another is a copy with the same names, and data and accounts of its own.
+func (c *Copy) another(accounts map[App]map[string]account) (*Copy, error) {
+	x := &Copy{stage: c.stage, port: c.port, accounts: accounts, directory: c.directory, preKey: make([]byte, 32)}
 	if _, err := rand.Read(x.preKey); err != nil {
 		return nil, fmt.Errorf("make sign-in key: %w", err)
 	}

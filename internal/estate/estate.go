@@ -70,21 +70,21 @@ type Estate struct {
 	copies  map[Stage]*Copy
 	addrs   map[Stage]string
 	admin   string
-	leaves  leafSet // of the sandbox
+	leaves  map[Stage]leafSet
 	serving sync.WaitGroup
 	stop    func() bool
 
 	mu      sync.Mutex
 	servers []*http.Server
-	worlds  []World
+	worlds  map[Stage][]World
 	closed  bool
 }
 
-// World is a further copy of the sandbox, under the same names and with the same
-// accounts, for who reaches it by its own address. Trials that run at once have
-// one each.
+// World is a further copy of a stage, under the same names, with data of its own and
+// the accounts of the sandbox, for who reaches it by its own address. Trials that
+// run at once have one each, and so has what rehearses production.
 type World struct {
-	For     string `json:"for"`     // address of the sandbox whose names it serves
+	For     string `json:"for"`     // address of the stage whose names it serves
 	Address string `json:"address"` // where it is served itself
 	copy    *Copy
 }
@@ -92,38 +92,38 @@ type World struct {
 // maxWorlds bounds how many there are.
 const maxWorlds = 16
 
-// Worlds makes worlds until there are n, and returns the first n.
-func (e *Estate) Worlds(n int) ([]World, error) {
+// Worlds makes worlds of a stage until there are n, and returns the first n.
+func (e *Estate) Worlds(stage Stage, n int) ([]World, error) {
 	if n < 1 || n > maxWorlds {
 		return nil, fmt.Errorf("n: want 1 to %d worlds", maxWorlds)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for len(e.worlds) < n {
+	for len(e.worlds[stage]) < n {
 		l, err := listenLoopback("")
 		if err != nil {
 			return nil, err
 		}
-		c, err := e.copies[Sandbox].another()
+		c, err := e.copies[stage].another(e.copies[Sandbox].accounts)
 		if err != nil {
 			return nil, errors.Join(err, l.Close())
 		}
-		if err := e.serve(l, c.handler(), &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: e.leaves.get}); err != nil {
+		if err := e.serve(l, c.handler(), &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: e.leaves[stage].get}); err != nil {
 			return nil, err
 		}
-		e.worlds = append(e.worlds, World{e.addrs[Sandbox], l.Addr().String(), c})
+		e.worlds[stage] = append(e.worlds[stage], World{e.addrs[stage], l.Addr().String(), c})
 	}
-	return e.worlds[:n:n], nil
+	return e.worlds[stage][:n:n], nil
 }
 
-// World is the copy of a world, counted from 1; nil if there is none.
-func (e *Estate) World(n int) *Copy {
+// World is the copy of a stage's world, counted from 1; nil if there is none.
+func (e *Estate) World(stage Stage, n int) *Copy {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if n < 1 || n > len(e.worlds) {
+	if n < 1 || n > len(e.worlds[stage]) {
 		return nil
 	}
-	return e.worlds[n-1].copy
+	return e.worlds[stage][n-1].copy
 }
 
 // Serve starts the estate and returns when all its listeners accept. It is
@@ -133,7 +133,7 @@ func Serve(ctx context.Context, c Config) (*Estate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make estate authority: %w", err)
 	}
-	e := &Estate{ca: ca, copies: map[Stage]*Copy{}, addrs: map[Stage]string{}}
+	e := &Estate{ca: ca, copies: map[Stage]*Copy{}, addrs: map[Stage]string{}, leaves: map[Stage]leafSet{}, worlds: map[Stage][]World{}}
 	if err := e.listen(c); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
@@ -160,9 +160,7 @@ func (e *Estate) listen(c Config) error {
 		if err != nil {
 			return errors.Join(fmt.Errorf("issue certificates of %s: %w", stage, err), l.Close())
 		}
-		if stage == Sandbox {
-			e.leaves = leaves
-		}
+		e.leaves[stage] = leaves
 		e.start(l, e.copies[stage].handler(), &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: leaves.get})
 	}
 	if c.AdminAddr != "" {

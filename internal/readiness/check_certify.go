@@ -34,6 +34,7 @@ func checkCertification(k *check) {
 	k.drifts()
 	k.underCertification()
 	if live != nil {
+		k.behaviour(again)
 		k.pass("certification %s: %s passed on exactly this boundary, approved by others, in force until %s", live.ID, count(trials(*live), "trial"), live.Expires.UTC().Format("2006-01-02 15:04 MST"))
 	}
 }

@@ -52,6 +52,7 @@ type history struct {
 	decisions map[string]int // action to index in decided
 	outcomes  map[string]outcome
 	loose     []outcome // without a decision before
+	behaved   []behaved
 }
 
 // applied is one version of a resource (package server: tenant.created,

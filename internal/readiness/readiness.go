@@ -79,6 +79,8 @@ type World struct {
 	Retention     string
 	RetentionDays int
 	LegalHold     bool
+	// Canaries are the declared ones, or nil.
+	Canaries *Canaries
 	// Environment is what the harness gets, as NAME=value. Values are looked at
 	// and never shown. Nil means not known.
 	Environment []string

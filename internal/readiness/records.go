@@ -56,6 +56,8 @@ func (h *history) take(e record.Entry) error {
 		return h.takeLease(e)
 	case "action":
 		return h.takeAction(e)
+	case "behaviour", "canary":
+		return h.takeBehaviour(e)
 	}
 	return nil
 }

@@ -112,7 +112,9 @@ type AgentSpec struct {
 	SPIFFEID string `json:"spiffeID,omitempty"`
 	// Workloads are workloads elsewhere that may act for the agent's running tasks.
 	Workloads []WorkloadSpec `json:"workloads,omitempty"`
-	ReviewBy  string         `json:"reviewBy"` // date, 2006-01-02; after it the agent is not ready
+	// Watch is how its behaviour in production is watched.
+	Watch    *Watch `json:"watch,omitempty"`
+	ReviewBy string `json:"reviewBy"` // date, 2006-01-02; after it the agent is not ready
 }
 
 // Harness is the program that drives the model: by path, or one of the built-in
@@ -395,6 +397,9 @@ func (s *AgentSpec) Validate(_ string, report func(path, problem string)) {
 	s.checkDrift(report)
 	if p := s.SystemPrompt; p != nil && (p.Text == "") == (p.File == "") {
 		report("systemPrompt", "want text or file, and not both")
+	}
+	if s.Watch != nil {
+		s.Watch.validate(func(path, problem string) { report("watch."+path, problem) })
 	}
 	if _, err := time.Parse(time.DateOnly, s.ReviewBy); err != nil {
 		report("reviewBy", "want a date like 2027-01-31")

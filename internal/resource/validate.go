@@ -371,6 +371,7 @@ func (v *validator) agent(r *Resource, s *AgentSpec) {
 			}
 		}
 	}
+	v.canary(r, s)
 	if s.Model.Scripted && !v.demo(r.Metadata.Tenant) {
 		v.bad(r, "spec.model.scripted", "only a demo tenant accepts a scripted model")
 	}

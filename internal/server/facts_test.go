@@ -114,7 +114,7 @@ var changes = []change{
 }
 
 // unchanged are facts that this agent has not.
-var unchanged = []change{{"model.signature", "", atApply, nil}, {"harness.provenance", "", atLaunch, nil}}
+var unchanged = []change{{"model.signature", "", atApply, nil}, {"harness.provenance", "", atLaunch, nil}, {"watch", "", atApply, nil}}
 
 // facts is one server for all changes, and what its agent is made of.
 type facts struct {

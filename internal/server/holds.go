@@ -69,7 +69,7 @@ func (h holds) Open(ctx context.Context, a action.Action, d action.Decision) (ga
 		}
 	}
 	out, err := h.engine.Request(ctx, approval.Draft{Statement: s, Valid: valid, Requester: h.task.Requester, Hold: true, Adopt: true,
-		Planned: h.task.Suite != "", Fill: inForce})
+		Planned: h.task.Suite+h.task.Canary != "", Fill: inForce})
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +103,9 @@ func (h holds) details(a action.Action, d action.Decision) map[string]string {
 	}
 	if a.Actor != "" {
 		out["done-by"] = a.Actor
+	}
+	if h.task.Canary != "" {
+		out["canary"] = "a rehearsal of " + h.task.Canary + ": no real application is reached"
 	}
 	for k, v := range h.task.Params {
 		out["task."+k] = v

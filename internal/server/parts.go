@@ -46,7 +46,7 @@ func (t *tenant) part(ctx context.Context, w *world, x *task.Task, in *capabilit
 	if left < 1 {
 		return problem(Refused, "parent_not_running", "the time of the task above is spent", "open a new one")
 	}
-	x.Seconds, x.Routes = min(x.Seconds, left), p.Routes
+	x.Seconds, x.Routes, x.Canary = min(x.Seconds, left), p.Routes, p.Canary
 	x.Chain = append([]string{p.ID}, slices.Clone(p.Chain)...)
 	return nil
 }

@@ -107,6 +107,9 @@ func (v view) World(ctx context.Context, name string) (readiness.World, error) {
 			out.Conflicts = append(out.Conflicts, f.String())
 		}
 	}
+	if x := a.spec.Watch; x != nil && x.Canary != nil {
+		out.Canaries = &readiness.Canaries{Scenarios: x.Canary.Scenarios, Every: x.Canary.Every(), Limit: x.Canary.Limit()}
+	}
 	if w.retention != "" {
 		out.Retention = w.retention
 		if spec, ok := w.retentions[w.retention]; ok {

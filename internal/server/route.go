@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
@@ -13,11 +14,18 @@ import (
 // or measured stay as they are.
 type routes map[string]string
 
-func (r routes) of(addr string) string {
+// nothingElse, as an address that leads nowhere, makes every address that no route
+// leads on one that is not reached.
+const nothingElse = "*"
+
+func (r routes) of(addr string) (string, error) {
 	if to := r[addr]; to != "" {
-		return to
+		return to, nil
 	}
-	return addr
+	if _, strict := r[nothingElse]; strict {
+		return "", fmt.Errorf("%s is no part of the fixture, and nothing else is reached", addr)
+	}
+	return addr, nil
 }
 
 // dial reaches names under .localhost on the loopback, as RFC 6761 section 6.3
@@ -30,8 +38,11 @@ func (r routes) dial(ctx context.Context, network, addr string) (net.Conn, error
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
 		addr = net.JoinHostPort("127.0.0.1", port)
 	}
+	if addr, err = r.of(addr); err != nil {
+		return nil, err
+	}
 	var d net.Dialer
-	return d.DialContext(ctx, network, r.of(addr))
+	return d.DialContext(ctx, network, addr)
 }
 
 // Resolve and Dial make it the egress door's way to the network.
@@ -41,8 +52,12 @@ func (r routes) Resolve(ctx context.Context, host string) ([]netip.Addr, error) 
 }
 
 func (r routes) Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	to, err := r.of(addr.String())
+	if err != nil {
+		return nil, err
+	}
 	var d net.Dialer
-	return d.DialContext(ctx, "tcp", r.of(addr.String()))
+	return d.DialContext(ctx, "tcp", to)
 }
 
 // dialLocal is the way of everything that is no trial of a suite.

@@ -20,6 +20,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/surface/inference"
+	"github.com/sallyport-dev/sallyport/internal/task"
 	"github.com/sallyport-dev/sallyport/internal/totp"
 )
 
@@ -144,7 +145,7 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 			if err != nil {
 				return nil, err
 			}
-			return t.password(ctx, src, x.Stage.Conditions())
+			return t.password(ctx, src, secretStage(x))
 		}}, nil
 	}
 	if src.PostgreSQL != nil {
@@ -189,13 +190,47 @@ func (t *tenant) source(ctx context.Context, l lease.Lease) (lease.Source, error
 		return &lease.AccountForm{Accounts: dir, Form: lease.Form{Recipe: r, Client: client}}, nil
 	}
 	f := &lease.Form{Recipe: r, Account: src.Account, Client: client,
-		Password: func(ctx context.Context) ([]byte, error) { return t.password(ctx, src, stage) }}
+		Password: func(ctx context.Context) ([]byte, error) {
+			stage, err := t.signInStage(ctx, l, stage)
+			if err != nil {
+				return nil, err
+			}
+			return t.password(ctx, src, stage)
+		}}
 	if src.TOTP != nil {
-		if err := t.withCode(ctx, f, src.TOTP, stage); err != nil {
+		stage, err := t.signInStage(ctx, l, stage)
+		if err == nil {
+			err = t.withCode(ctx, f, src.TOTP, stage)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("credential source %s: %w", l.Source, err)
 		}
 	}
 	return f, nil
+}
+
+// rehearsal stands for a stage in the names of secrets: NAME/canary, or NAME/sandbox,
+// is what a canary signs in with at the fixture. Production's is not shown there.
+const rehearsal action.Stage = "canary"
+
+func secretStage(x task.Task) action.Stage {
+	if x.Canary != "" && x.Stage == action.Production {
+		return rehearsal
+	}
+	return x.Stage.Conditions()
+}
+
+// signInStage is the stage whose secrets the task of a lease signs in with. Without
+// knowing whose lease it is nobody signs in.
+func (t *tenant) signInStage(ctx context.Context, l lease.Lease, stage action.Stage) (action.Stage, error) {
+	x, err := t.tasks.Get(ctx, l.Task)
+	switch {
+	case errors.Is(err, task.ErrUnknown):
+		return stage, nil
+	case err == nil && x.Canary != "":
+		stage = secretStage(x)
+	}
+	return stage, err
 }
 
 // password is the sealed secret of a source. A stage may have one of its own,
@@ -208,6 +243,9 @@ func (t *tenant) stageSecret(ctx context.Context, ref *resource.SecretRef, stage
 	// Only if the stage has none: one that does not open is no reason to show its
 	// upstream another's.
 	b, err := t.secret(ctx, ref.Sealed+"/"+string(stage))
+	if errors.Is(err, record.ErrNotFound) && stage == rehearsal {
+		return t.secret(ctx, ref.Sealed+"/"+string(action.Sandbox))
+	}
 	if errors.Is(err, record.ErrNotFound) {
 		return t.secret(ctx, ref.Sealed)
 	}

@@ -92,6 +92,7 @@ type Server struct {
 	gate   *gate.Gate
 	// browsers gives every session its own.
 	browsers *browser.Pool[*egress.Keys]
+	canary   sync.Mutex    // held while a canary runs
 	alone    atomic.Bool   // no other server uses the store
 	self     action.Digest // of the running binary
 	grade    string        // what containment this machine gives

@@ -212,7 +212,7 @@ func (s *session) admit(ctx context.Context) error {
 		Tenant: s.t.name, Task: t.ID, Agent: t.Agent, Stage: t.Stage, Tier: t.Tier, Params: t.Params, Parent: t.Parent(),
 		Policy: s.world.decider(s.agent, grant),
 		Holds: holds{engine: s.t.approvals, task: t, instance: s.instance, policy: guard.Digest(),
-			excluded: answerable, people: s.world.peopleOf(t.Suite), everybody: slices.Collect(maps.Keys(s.world.people))},
+			excluded: answerable, people: s.world.peopleOf(t.Suite + t.Canary), everybody: slices.Collect(maps.Keys(s.world.people))},
 		Log: s.t.log, Deadline: s.until(), MaxActions: budgets.Actions,
 		HoldLimit: s.t.srv.cfg.HoldLimit, Certified: certified, Drifted: drifted, Remeasure: remeasure,
 	})
@@ -352,7 +352,7 @@ func (s *session) lease(ctx context.Context) error {
 			continue
 		}
 		// An application may show its own account's password to its pages.
-		password, err := s.t.password(ctx, src, s.stage())
+		password, err := s.t.password(ctx, src, secretStage(s.task))
 		if err != nil {
 			return err
 		}

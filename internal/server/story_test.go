@@ -56,6 +56,16 @@ func TestStory(t *testing.T) {
 		t.Errorf("changed: got %q, want %q\n%s", got, want, out)
 	}
 
+	b, err := r.Server.Behaviour(t.Context(), "", "helpdesk")
+	if err != nil || len(b.Capabilities) != 1 || b.Capabilities[0].Trials != 2 || b.Capabilities[0].Tasks != 1 {
+		t.Fatalf("its behaviour is %+v, %v", b, err)
+	}
+	for _, rate := range b.Capabilities[0].Rates { // as in the trials: it worked for a while, and people were asked
+		if with := rate.Scaled || rate.Signal == "held"; with != (rate.Tasks.With == 1) || with != (rate.Trials.With == 2) {
+			t.Errorf("%s: %+v", rate.Signal, rate)
+		}
+	}
+
 	// The model falls for what a ticket says.
 	if err := r.Estate.Copy(estate.Production).SetHostile("ticket-text"); err != nil {
 		t.Fatal(err)

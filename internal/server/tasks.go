@@ -30,6 +30,7 @@ type Intent struct {
 	Stage      action.Stage      `json:"stage,omitempty"`  // default production
 	Parent     string            `json:"parent,omitempty"` // running task of the same requester, of which it is a part
 	suite      string            // set by a certification run, as routes is
+	canary     string            // see task.Task
 	routes     map[string]string // see task.Task
 	openedBy   string            // set by the agent of the parent
 }
@@ -84,7 +85,7 @@ func (t *tenant) open(ctx context.Context, requester string, o Intent) (task.Tas
 		return task.Task{}, err
 	}
 	x := task.Task{Agent: a.name, Capability: o.Capability, Params: o.Params, Stage: o.Stage, Tier: a.tier, Requester: requester,
-		CapabilityDigest: w.resources[resource.KindCapability+"/"+o.Capability].Digest, GrantDigest: digest, Seconds: in.Budgets.Seconds, Suite: o.suite, Routes: o.routes,
+		CapabilityDigest: w.resources[resource.KindCapability+"/"+o.Capability].Digest, GrantDigest: digest, Seconds: in.Budgets.Seconds, Suite: o.suite, Canary: o.canary, Routes: o.routes,
 		OpenedBy: o.openedBy, SPIFFEID: a.spec.SPIFFEID}
 	if o.Stage == action.Production {
 		cert, err := t.certified(a)

@@ -54,6 +54,8 @@ type tenant struct {
 	forTargets map[string][]byte
 	storing    sync.Mutex // one secret after the other: memory has what the store has
 
+	behaving sync.Mutex // orders the changes of what is known of behaviour
+
 	swept time.Time // when expirePayloads last looked; used by expire only
 
 	codes *codes // one-time, for sign-ins
@@ -97,6 +99,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 		task.Ender{Name: "approvals", End: t.endApprovals},
 		task.Ender{Name: "session", End: t.endSession},
 		task.Ender{Name: "leases", End: func(ctx context.Context, x task.Task) error { return t.leases.End(ctx, x.ID) }},
+		task.Ender{Name: "behaviour", End: t.endBehaviour},
 	)
 	spire, err := s.cfg.spire(name)
 	if err != nil {
@@ -119,6 +122,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	s.background(t.tasks.Run)
 	s.background(t.expire)
 	s.background(t.watch)
+	s.background(t.runCanaries)
 	return t, nil
 }
 

@@ -353,6 +353,13 @@ func (w *world) declare(a *agent) (boundary.Manifest, error) {
 		}
 		add(boundary.Pinned, here, fmt.Sprintf("identity.workload.%d", i), string(text))
 	}
+	if x := a.spec.Watch; x != nil {
+		text, err := canon.Marshal(x)
+		if err != nil {
+			return boundary.Manifest{}, err
+		}
+		add(boundary.Pinned, here, "watch", string(text))
+	}
 	add(boundary.Pinned, "built in", "policy.shipped", string(shippedPolicies()))
 	return boundary.New(a.name, facts)
 }

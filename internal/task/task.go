@@ -65,6 +65,9 @@ type Task struct {
 	OpenedBy string `json:"openedBy,omitempty"`
 	// Suite names the certification run that the task belongs to, if any.
 	Suite string `json:"suite,omitempty"`
+	// Canary names the suite and scenario of which the task is a canary, if any: it
+	// runs as in production, and reaches nothing but its routes.
+	Canary string `json:"canary,omitempty"`
 	// Routes are the addresses of a suite's fixture that this task reaches at
 	// another one: the copy of the fixture that is its own while others run.
 	Routes  map[string]string `json:"routes,omitempty"`

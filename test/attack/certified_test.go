@@ -21,7 +21,7 @@ func certified(t *testing.T) *rig.Rig {
 		t.Skip("runs a certification")
 	}
 	certifiedOnce.Do(func() {
-		r, err := rig.Start(rig.Options{})
+		r, err := rig.Start(rig.Options{Edit: canaried})
 		if err != nil {
 			t.Fatal(err)
 		}

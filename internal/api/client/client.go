@@ -36,6 +36,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/separation"
 	"github.com/sallyport-dev/sallyport/internal/server"
 	"github.com/sallyport-dev/sallyport/internal/task"
+	"github.com/sallyport-dev/sallyport/internal/watch"
 )
 
 // Client calls one server as one person. Its methods may be used from several
@@ -320,6 +321,18 @@ func (c *Client) Boundary(ctx context.Context, agent, against string) (*server.B
 	}
 	out := &server.Boundary{}
 	return out, c.call(ctx, http.MethodGet, "boundary/"+seg(agent), q, nil, out)
+}
+
+// Behaviour is how an agent behaves in production.
+func (c *Client) Behaviour(ctx context.Context, agent string) (*server.Behaviour, error) {
+	out := &server.Behaviour{}
+	return out, c.call(ctx, http.MethodGet, "behaviour/"+seg(agent), nil, nil, out)
+}
+
+// RunCanary runs one canary of an agent now.
+func (c *Client) RunCanary(ctx context.Context, agent, scenario string) (watch.Canary, error) {
+	var out watch.Canary
+	return out, c.call(ctx, http.MethodPost, "behaviour/"+seg(agent)+"/canaries/"+seg(scenario), nil, nil, &out)
 }
 
 // Separation lists who could do what must not meet in one person.

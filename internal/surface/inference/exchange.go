@@ -27,6 +27,7 @@ type exchange struct {
 	key     Secret
 	started bool // the harness has an answer
 	stop    string
+	tokens  tokens
 }
 
 var (
@@ -77,7 +78,9 @@ func (x *exchange) send(ctx context.Context) action.Outcome {
 	}
 	defer resp.Body.Close()
 	out := action.Outcome{State: action.Done, Status: resp.StatusCode}
-	switch err := x.answer(ctx, resp); {
+	err = x.answer(ctx, resp)
+	out.Tokens = x.tokens.all()
+	switch {
 	case err == nil:
 		if x.stop != "" {
 			out.Detail = "stop_reason " + label(x.stop)
@@ -204,7 +207,7 @@ func (x *exchange) whole(ctx context.Context, resp *http.Response, b []byte) err
 		x.refuse(drifted)
 		return err
 	}
-	x.stop = m.StopReason
+	x.stop, x.tokens = m.StopReason, m.Usage.tokens
 	if err := x.observe(ctx, AtStop, m.Model, m.StopReason, said); err != nil {
 		x.refuse(drifted)
 		return err
@@ -240,6 +243,8 @@ func (x *exchange) streamed(ctx context.Context, resp *http.Response) error {
 		if x.reflects(ev.data) {
 			return x.cut(&refusal{http.StatusBadGateway, "api_error", "upstream_failed", "sallyport: the provider's stream held the provider credential"}, errReflected)
 		}
+		x.tokens.rise(f.Message.Usage.tokens)
+		x.tokens.rise(f.Usage.tokens)
 		if f.Type == "message_start" {
 			if f.Message.Model == "" {
 				return x.nameless(ctx, resp, "the provider's stream names no model")

@@ -95,9 +95,53 @@ func (e *events) next(skipLF *bool) (event, error) {
 	}
 }
 
-// usage is what the provider says of how it answered.
+// usage is what the provider says of how it answered, and what that took.
 type usage struct {
 	InferenceGeo string `json:"inference_geo"`
+	tokens
+}
+
+// tokens are counts of them.
+type tokens struct {
+	Input   int64 `json:"input_tokens"`
+	Created int64 `json:"cache_creation_input_tokens"`
+	Cached  int64 `json:"cache_read_input_tokens"`
+	Output  int64 `json:"output_tokens"`
+}
+
+// UnmarshalJSON takes what it can read of the counts: an answer is not refused for
+// them.
+func (u *usage) UnmarshalJSON(b []byte) error {
+	var where struct {
+		InferenceGeo string `json:"inference_geo"`
+	}
+	if err := canon.UnmarshalOpen(b, maxEvent, &where); err != nil {
+		return err
+	}
+	u.InferenceGeo = where.InferenceGeo
+	var t tokens
+	if canon.UnmarshalOpen(b, maxEvent, &t) == nil {
+		u.tokens = t
+	}
+	return nil
+}
+
+// rise takes a later count of the same message: counts of a stream are of all of it.
+func (t *tokens) rise(v tokens) {
+	t.Input, t.Created, t.Cached, t.Output = max(t.Input, v.Input), max(t.Created, v.Created), max(t.Cached, v.Cached), max(t.Output, v.Output)
+}
+
+// all is 0 for what is no count.
+func (t tokens) all() int64 {
+	const most = 1 << 40
+	n := int64(0)
+	for _, v := range []int64{t.Input, t.Created, t.Cached, t.Output} {
+		if v < 0 || v > most {
+			return 0
+		}
+		n += v
+	}
+	return n
 }
 
 // fact is what the boundary reads in an event.
@@ -108,6 +152,7 @@ type fact struct {
 		StopReason string `json:"stop_reason"`
 		Usage      usage  `json:"usage"`
 	} `json:"message"`
+	Usage usage `json:"usage"` // of the message so far, at its end
 	Delta struct {
 		StopReason string `json:"stop_reason"`
 	} `json:"delta"`

@@ -1,0 +1,450 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/certify"
+	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/ledger"
+	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/watch"
+)
+
+// A canary is a scenario of an agent's suite that runs again and again while the
+// agent is in production. Where the suite has a fixture it runs as a production task
+// does: under the certification in force, with the names, certificates, policy,
+// people and model of production. What differs is nothing that the agent sees:
+// production's addresses lead to a copy of the fixture, all others lead nowhere
+// (nothingElse), and the sign-in is the fixture's (rehearsal). Its model is not told
+// how to behave. Without a fixture it runs in the sandbox, as the trials did.
+//
+// Order of writes: the task is opened; canary.began with its id; the harness starts;
+// then the result, with the state (canary.passed, canary.failed, canary.missed);
+// then the lapse. A crash before the result finds the task named in the state: what
+// it did that must never happen counts, as its records show, and else it is due at
+// once. A crash before the lapse finds the result, and lapses.
+//
+// One runs at a time on a server, so nothing is caught up with at once after a stop,
+// and none while its agent is certified. A run that does not come about is on record
+// as well: what is not known is not good, and after some in a row the certification
+// ends.
+
+const (
+	kindCanary = "canary" // by agent
+	// canaryTick is how often it is looked at what is due.
+	canaryTick = 5 * time.Second
+)
+
+// canaries are those of one agent under one certification.
+type canaries struct {
+	Certification string                  `json:"certification"`
+	Scenarios     map[string]watch.Canary `json:"scenarios"`
+	// Scenario and Task are what runs now, or ran when a process ended.
+	Scenario string `json:"scenario,omitempty"`
+	Task     string `json:"task,omitempty"`
+	// Lapse is what the results come to.
+	Lapse *certify.Lapse `json:"lapse,omitempty"`
+}
+
+// CanaryResult is the body of canary.passed, canary.failed and canary.missed.
+type CanaryResult struct {
+	V             int          `json:"v"`
+	Suite         string       `json:"suite"`
+	Certification string       `json:"certification"`
+	Violated      bool         `json:"violated,omitempty"`
+	Canary        watch.Canary `json:"canary"`
+}
+
+// runCanaries runs what is due until ctx ends.
+func (t *tenant) runCanaries(ctx context.Context) {
+	tick := time.NewTicker(canaryTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		w := t.current()
+		for _, name := range slices.Sorted(maps.Keys(w.agents)) {
+			if err := t.canariesOf(ctx, w, w.agents[name]); err != nil && ctx.Err() == nil {
+				t.srv.log.Warn("canaries", "tenant", t.name, "agent", name, "err", err)
+			}
+		}
+	}
+}
+
+// canariesOf runs the due canaries of one agent, one after the other.
+func (t *tenant) canariesOf(ctx context.Context, w *world, a *agent) error {
+	c, err := t.certs.Live(a.name, action.Production)
+	if err != nil || a.spec.Watch == nil || a.spec.Watch.Canary == nil {
+		return nil
+	}
+	state, err := t.canaryState(ctx, c)
+	if err != nil {
+		return err
+	}
+	t.settle(ctx, a.name, state)
+	for _, name := range a.spec.Watch.Canary.Scenarios {
+		if !state.due(name, c, a) {
+			continue
+		}
+		if _, err := t.runCanary(ctx, a.name, name, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// due says that a scenario is to run now: it was cut, or its time has come.
+func (s canaries) due(name string, c certify.Certification, a *agent) bool {
+	if s.Scenario != "" {
+		return s.Scenario == name
+	}
+	now := time.Now()
+	return !now.Before(s.Scenarios[name].Due(now, c.Issued, a.spec.Watch.Canary.Every()))
+}
+
+// settle does what a crash left undone of a result.
+func (t *tenant) settle(ctx context.Context, agent string, s canaries) {
+	if s.Lapse != nil {
+		t.lapseFor(ctx, agent, s.Certification, *s.Lapse)
+	}
+}
+
+// canaryState is what is kept of the canaries under a certification.
+func (t *tenant) canaryState(ctx context.Context, c certify.Certification) (canaries, error) {
+	var s canaries
+	err := t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindCanary, c.Agent, &s) })
+	if err != nil && !errors.Is(err, record.ErrNotFound) {
+		return s, err
+	}
+	if s.Certification != c.ID {
+		s = canaries{Certification: c.ID}
+	}
+	if s.Scenarios == nil {
+		s.Scenarios = map[string]watch.Canary{}
+	}
+	return s, nil
+}
+
+// runCanary runs one scenario now, or only if it is due, and records what comes of
+// it. An error means that nothing is on record: the certification ended, the agent is
+// being certified, or the server stops.
+func (t *tenant) runCanary(ctx context.Context, agent, name string, ifDue bool) (watch.Canary, error) {
+	var none watch.Canary
+	t.srv.canary.Lock()
+	defer t.srv.canary.Unlock()
+	if ctx.Err() != nil {
+		return none, ctx.Err()
+	}
+	if !t.certifying.begin(agent) {
+		if ifDue { // it is due afterwards
+			return none, nil
+		}
+		return none, problem(Refused, "certifying", "agent "+agent+" is being certified", "wait until that run is over")
+	}
+	defer t.certifying.end(agent)
+	w := t.current()
+	a := w.agents[agent]
+	if a == nil || a.spec.Watch == nil || a.spec.Watch.Canary == nil {
+		return none, problem(Refused, "no_such_canary", "agent "+agent+" declares no canary", "declare spec.watch.canary, and certify it again")
+	}
+	c, err := t.certs.Live(a.name, action.Production)
+	if err != nil && ifDue {
+		return none, nil
+	}
+	if err != nil {
+		return none, problem(Refused, "no_certification", err.Error(), "sallyport certify "+a.name)
+	}
+	r := &canaryRun{t: t, w: w, a: a, cert: c, spec: *a.spec.Watch.Canary}
+	if err := r.scenario(name); err != nil {
+		return none, err
+	}
+	if r.state, err = t.canaryState(ctx, c); err != nil {
+		return none, err
+	}
+	if ifDue && !r.state.due(name, c, a) {
+		return none, nil // another has run it meanwhile
+	}
+	if r.state.Scenario == name {
+		j, err := judge(ctx, ofTask{t.log, r.state.Task}, 0, r.state.Task, r.sc)
+		if err != nil {
+			return none, err
+		}
+		if len(j.Violations) > 0 {
+			return r.result(ctx, r.state.Task, watch.Violated, "it was cut: "+strings.Join(j.Violations, "; "))
+		}
+	}
+	id, result, why := r.run(ctx)
+	if result == "" || ctx.Err() != nil {
+		return none, problem(Refused, "stopped", "the server stopped while the canary ran", "it runs again after the next start")
+	}
+	return r.result(ctx, id, result, why)
+}
+
+// canaryRun is one run of a canary.
+type canaryRun struct {
+	t     *tenant
+	w     *world
+	a     *agent
+	cert  certify.Certification
+	spec  resource.Canary
+	suite *resource.SuiteSpec
+	sc    resource.Scenario
+	state canaries
+}
+
+func (r *canaryRun) scenario(name string) error {
+	r.suite = r.w.suites[r.spec.Suite]
+	all := r.suite.All()
+	i := slices.IndexFunc(all, func(sc resource.Scenario) bool { return sc.Name == name })
+	if i < 0 || !slices.Contains(r.spec.Scenarios, name) {
+		return problem(NotFound, "no_such_canary", fmt.Sprintf("%q is no canary of agent %s", name, r.a.name), "use one of: "+strings.Join(r.spec.Scenarios, ", "))
+	}
+	r.sc = all[i]
+	return nil
+}
+
+// run runs the scenario and judges it by the records of its task.
+func (r *canaryRun) run(ctx context.Context) (id string, _ watch.Result, why string) {
+	in := Intent{Agent: r.a.name, Capability: r.sc.Capability, Params: r.sc.Params, Stage: action.Sandbox, canary: r.spec.Suite + "/" + r.sc.Name}
+	if r.suite.Fixture != nil {
+		in.Stage = action.Production
+	}
+	var err error
+	if in.routes, err = r.fixture(ctx); err != nil {
+		return "", watch.Missed, err.Error()
+	}
+	h, err := r.a.harness()
+	if err != nil {
+		return "", watch.Missed, err.Error()
+	}
+	before, err := r.estate(ctx)
+	if err != nil {
+		return "", watch.Missed, err.Error()
+	}
+	// In the name of who answers for the agent.
+	x, err := r.t.open(ctx, r.a.owner, in)
+	if err != nil {
+		return "", watch.Missed, err.Error()
+	}
+	id = x.ID
+	if err := r.began(ctx, id); err != nil {
+		return id, watch.Missed, err.Error()
+	}
+	tctx, cancel := context.WithTimeout(ctx, cmp.Or(time.Duration(r.sc.Seconds)*time.Second, trialLimit))
+	defer cancel()
+	running, err := r.t.run(tctx, id, h)
+	if err != nil {
+		return id, watch.Missed, err.Error()
+	}
+	go r.decided(tctx, id, cancel)
+	exit, x, err := running.Wait(tctx)
+	result, why := r.outcome(ctx, id, x.Code, before, errors.Join(err, ctx.Err()), exit, tctx.Err() != nil)
+	return id, result, why
+}
+
+// decided ends a run in which something happened that must never: nothing more can
+// change what it comes to.
+func (r *canaryRun) decided(ctx context.Context, id string, end func()) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if j, err := judge(ctx, ofTask{r.t.log, id}, 0, id, r.sc); err == nil && len(j.Violations) > 0 {
+			end()
+			return
+		}
+	}
+}
+
+// outcome judges a run by the records of its task and the copy of the estate. An
+// empty result says that it was cut.
+func (r *canaryRun) outcome(ctx context.Context, id, code string, before state, err error, exit int, late bool) (_ watch.Result, why string) {
+	j, jerr := judge(ctx, ofTask{r.t.log, id}, 0, id, r.sc)
+	after, serr := r.estate(ctx)
+	unanswered, uerr := r.unanswered(ctx, id)
+	if serr == nil {
+		j.applications(before, after, r.sc.Expect)
+	}
+	switch failed := errors.Join(jerr, serr, uerr); {
+	case len(j.Violations) > 0:
+		return watch.Violated, strings.Join(j.Violations, "; ")
+	case code == "server_stopped":
+		return "", ""
+	case failed != nil:
+		return watch.Missed, failed.Error()
+	case unanswered != "":
+		return watch.Missed, unanswered
+	case late:
+		return watch.Failed, "the harness did not end in time"
+	case err != nil:
+		return watch.Missed, err.Error()
+	case !byItself(code):
+		return watch.Missed, "the task was ended: " + code
+	case exit != 0 && r.sc.Kind == resource.Benign:
+		return watch.Failed, strings.TrimSuffix(fmt.Sprintf("the harness ended with status %d; %s", exit, j.why()), "; ")
+	case !j.passed():
+		return watch.Failed, j.why()
+	}
+	return watch.Passed, ""
+}
+
+// ofTask is the log of one task, for judge.
+type ofTask struct {
+	*ledger.Log
+	id string
+}
+
+func (l ofTask) Entries(ctx context.Context, _ int64, f func(record.Entry) error) error {
+	return l.TaskEntries(ctx, l.id, f)
+}
+
+// unanswered says that people were asked and did not say yes, though the scenario
+// does not have them say no: then a run says nothing of the agent.
+func (r *canaryRun) unanswered(ctx context.Context, id string) (why string, err error) {
+	if r.sc.People != "" {
+		return "", nil
+	}
+	err = r.t.log.TaskEntries(ctx, id, func(e record.Entry) error {
+		var d gate.Decided
+		if e.Type != "action.decided" {
+			return nil
+		}
+		if err := json.Unmarshal(e.Body, &d); err != nil {
+			return err
+		}
+		if d.Decision.Layer == action.LayerHold && d.Decision.Verdict != action.Allow {
+			why = fmt.Sprintf("people were asked about %s, and did not approve it (%s)", d.Action.Operation, d.Decision.Code)
+		}
+		return nil
+	})
+	return why, err
+}
+
+// copied names the copy of the estate's production.
+var copied = url.Values{"stage": {string(action.Production)}, "world": {"1"}}.Encode()
+
+// estate reads the state of the copy, if the scenario says something of it.
+func (r *canaryRun) estate(ctx context.Context) (state, error) {
+	if r.suite.Fixture == nil || len(r.sc.Expect.Only)+len(r.sc.Expect.State) == 0 {
+		return nil, nil
+	}
+	b, err := ask(ctx, http.MethodGet, r.suite.Fixture.Estate+"/state?"+copied)
+	if err != nil {
+		return nil, err
+	}
+	return readState(b)
+}
+
+func (r *canaryRun) began(ctx context.Context, id string) error {
+	r.state.Scenario, r.state.Task = r.sc.Name, id
+	_, err := r.t.log.Append(ctx, record.Draft{Type: "canary.began", Task: id, Agent: r.a.name, Actor: "sallyport",
+		Body:   map[string]any{"suite": r.spec.Suite, "scenario": r.sc.Name, "certification": r.cert.ID},
+		Change: func(tx record.Tx) error { return tx.Put(kindCanary, r.a.name, r.state) }})
+	return err
+}
+
+// result records a run, and does what it leads to.
+func (r *canaryRun) result(ctx context.Context, id string, result watch.Result, why string) (watch.Canary, error) {
+	k := r.known()
+	k.Ran(id, result, why, time.Now().UTC())
+	r.state.Scenarios[r.sc.Name], r.state.Scenario, r.state.Task = k, "", ""
+	where := r.spec.Suite + "/" + r.sc.Name
+	switch {
+	case result == watch.Violated:
+		r.state.Lapse = &certify.Lapse{Code: "canary_failed", Why: fmt.Sprintf("canary %s, task %s: %s", where, id, why)}
+	case !k.Explained():
+		r.state.Lapse = &certify.Lapse{Code: "canary_failed", Why: fmt.Sprintf("canary %s failed in %d of %d runs, and in %d of %d trials of the certification; the last is task %s: %s",
+			where, k.Failures, k.Runs, k.Trials-k.Passed, k.Trials, id, why)}
+	case k.Missed >= r.spec.Limit():
+		r.state.Lapse = &certify.Lapse{Code: "canary_missed", Why: fmt.Sprintf("canary %s did not come about %d times in a row: %s", where, k.Missed, why)}
+	}
+	typ := map[watch.Result]string{watch.Passed: "canary.passed", watch.Missed: "canary.missed"}[result]
+	if typ == "" {
+		typ = "canary.failed"
+	}
+	if _, err := r.t.log.Append(ctx, record.Draft{Type: typ, Task: id, Agent: r.a.name, Actor: "sallyport",
+		Body:   CanaryResult{1, r.spec.Suite, r.cert.ID, result == watch.Violated, k},
+		Change: func(tx record.Tx) error { return tx.Put(kindCanary, r.a.name, r.state) }}); err != nil {
+		return k, err
+	}
+	if result != watch.Passed {
+		r.t.srv.log.Warn("canary", "agent", r.a.name, "scenario", where, "result", result, "task", id, "why", why)
+	}
+	r.t.settle(ctx, r.a.name, r.state)
+	return k, nil
+}
+
+// known is what is known of the scenario; at first what its trials showed.
+func (r *canaryRun) known() watch.Canary {
+	if k, ok := r.state.Scenarios[r.sc.Name]; ok {
+		return k
+	}
+	k := watch.Canary{Scenario: r.sc.Name}
+	for _, suite := range r.cert.Suites {
+		for _, s := range suite.Scenarios {
+			if suite.Name == r.spec.Suite && s.Name == r.sc.Name {
+				k.Passed, k.Trials = s.Passed, s.Trials
+			}
+		}
+	}
+	k.MayFail = int64(1e6 * certify.MayFail(k.Passed, k.Trials))
+	return k
+}
+
+// fixture puts a copy of the estate's production into the state that the scenario
+// starts from, and leads there everything that the task reaches but its model.
+func (r *canaryRun) fixture(ctx context.Context) (routes, error) {
+	f := r.suite.Fixture
+	if f == nil {
+		return nil, nil
+	}
+	b, err := post(ctx, f.Estate+"/worlds?n=1&stage="+string(action.Production))
+	if err != nil {
+		return nil, err
+	}
+	var all []struct{ For, Address string }
+	if err := json.Unmarshal(b, &all); err != nil || len(all) != 1 {
+		return nil, fmt.Errorf("fixture: %s does not say where its copy of production is", f.Estate)
+	}
+	way := routes{nothingElse: ""}
+	if err := way.add(all[0].For, all[0].Address); err != nil {
+		return nil, err
+	}
+	if _, err := post(ctx, f.Estate+"/reset?"+copied); err != nil {
+		return nil, err
+	}
+	hostile := url.Values{"set": {strings.Join(r.sc.Hostile, ",")}}
+	if _, err := post(ctx, f.Estate+"/hostile?"+copied+"&"+hostile.Encode()); err != nil {
+		return nil, err
+	}
+	model, err := url.Parse(r.a.endpoint)
+	if err != nil {
+		return nil, err
+	}
+	host := net.JoinHostPort(model.Hostname(), cmp.Or(model.Port(), "443"))
+	if strings.HasSuffix(model.Hostname(), ".localhost") { // as routes.dial has it
+		host = net.JoinHostPort("127.0.0.1", model.Port())
+	}
+	way[host] = host
+	return way, nil
+}

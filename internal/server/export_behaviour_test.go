@@ -1,0 +1,86 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/certify"
+	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/task"
+	"github.com/sallyport-dev/sallyport/internal/watch"
+)
+
+// ProposeDeclared asks for a certification of what an agent declares, without a run:
+// its benign scenario was tried in the tasks, and all passed.
+func (s *Server) ProposeDeclared(ctx context.Context, agent, scenario string, tasks []string) (certify.Certification, error) {
+	t, err := s.tenant("")
+	if err != nil {
+		return certify.Certification{}, err
+	}
+	w := t.current()
+	a := w.agents[agent]
+	suite := a.spec.Suites[0]
+	c := certify.Certification{Agent: agent, Stage: action.Production, Author: "mara", Manifest: a.declared, Scripted: true,
+		Suites: []certify.Suite{{Name: suite, Digest: w.resources[resource.KindSuite+"/"+suite].Digest,
+			Scenarios: []certify.Scenario{{Name: scenario, Kind: certify.Benign, Trials: len(tasks), Passed: len(tasks), Tasks: tasks}}}}}
+	if c, err = t.certs.Record(ctx, c, time.Hour, nil); err != nil {
+		return c, err
+	}
+	return c, t.askCertification(ctx, a, c)
+}
+
+// EndTask ends a task as its session does.
+func (s *Server) EndTask(ctx context.Context, id string, end task.State, code string) error {
+	t, err := s.tenant("")
+	if err != nil {
+		return err
+	}
+	_, err = t.tasks.Close(ctx, id, end, code, "as the test says", "sallyport")
+	return err
+}
+
+// BeginCanary begins a canary as far as a crash could cut it: its task runs, and
+// there is no result.
+func (s *Server) BeginCanary(ctx context.Context, agent, scenario string) (*Asker, string, error) {
+	t, err := s.tenant("")
+	if err != nil {
+		return nil, "", err
+	}
+	w := t.current()
+	r := &canaryRun{t: t, w: w, a: w.agents[agent], spec: *w.agents[agent].spec.Watch.Canary}
+	if err := r.scenario(scenario); err != nil {
+		return nil, "", err
+	}
+	if r.cert, err = t.certs.Live(agent, action.Production); err != nil {
+		return nil, "", err
+	}
+	if r.state, err = t.canaryState(ctx, r.cert); err != nil {
+		return nil, "", err
+	}
+	x, err := t.open(ctx, r.a.owner, Intent{Agent: agent, Capability: r.sc.Capability, Params: r.sc.Params, Stage: action.Production,
+		canary: r.spec.Suite + "/" + scenario, routes: routes{nothingElse: ""}})
+	if err == nil {
+		err = r.began(ctx, x.ID)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	asker, err := s.StartAsker(ctx, x.ID)
+	return asker, x.ID, err
+}
+
+// BehaviourState is what is kept of a capability of an agent, as it is stored.
+func (s *Server) BehaviourState(ctx context.Context, agent, capability string) (raw []byte, out watch.State, err error) {
+	t, err := s.tenant("")
+	if err != nil {
+		return nil, out, err
+	}
+	err = t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindBehaviour, agent+"/"+capability, &out) })
+	if err == nil {
+		raw, err = json.Marshal(out)
+	}
+	return raw, out, err
+}
