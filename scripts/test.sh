@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs all tests in two turns. Browsers and contained processes want the whole
-# machine for a moment, so packages that start them run one after the other;
-# the others run side by side. Arguments go to go test.
+# Runs all tests in two turns, two packages at a time: first those that want the
+# processor, then those that start browsers and contained processes, which wait
+# most of the time. Arguments go to go test.
 set -eu
 go=${GO:-go}
 module=$($go list -m)
@@ -15,9 +15,9 @@ heavy=$($go list -test -f '{{if .ForTest}}{{else}}{{.ImportPath}} {{join .Deps "
 light=$($go list ./... | grep -vxF "$heavy")
 
 status=0
-echo "test: $(echo "$light" | wc -l) packages side by side, then $(echo "$heavy" | wc -l) with browsers one by one"
+echo "test: $(echo "$light" | wc -l) packages side by side, then $(echo "$heavy" | wc -l) with browsers"
 # shellcheck disable=SC2086 # words are wanted
 $go test -p 2 -timeout 15m "$@" $light || status=1
 # shellcheck disable=SC2086
-$go test -p 1 -timeout 20m "$@" $heavy || status=1
+$go test -p 2 -timeout 20m "$@" $heavy || status=1
 exit $status
