@@ -55,7 +55,9 @@ func newSample(port string, ca []byte) (*sample, error) {
 	}
 	var sources []resource.Source
 	for n, b := range files {
-		sources = append(sources, resource.Source{Name: n, Data: b})
+		if !strings.Contains(n, "/") { // suites, and the agent that has them, are folders of their own
+			sources = append(sources, resource.Source{Name: n, Data: b})
+		}
 	}
 	s := &sample{keys: map[string]ssh.Signer{}}
 	if s.resources, err = resource.Decode(sources); err != nil {

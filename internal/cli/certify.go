@@ -83,7 +83,7 @@ that the log has it, for "sallyport verify" anywhere.`,
 	f.StringVar(&suite, "suite", "", "run this suite alone")
 	f.BoolVar(&changed, "changed", false, "run only what the changes since the last certification touch, and take the rest from it")
 	f.StringVar(&stage, "stage", string(action.Production), "the stage that it is for")
-	f.BoolVar(&history, "history", false, "show what was certified, and what became of it")
+	f.BoolVar(&history, "history", false, "show which versions were tested, and what became of it")
 	f.BoolVar(&statement, "statement", false, "write the statement of a certification, to be verified offline")
 	f.StringVarP(&file, "file", "f", "", "where the statement goes; default: standard output")
 	return cmd
@@ -141,9 +141,19 @@ func certifications(w io.Writer, all []certify.Certification) {
 		if c.Lapse != nil {
 			state += ": " + c.Lapse.Code
 		}
-		rows = append(rows, []string{c.ID, c.Agent, state, c.SuiteNames(), c.Author, at(c.Ran), at(c.Expires), short(string(c.Boundary))})
+		rows = append(rows, []string{c.ID, c.Agent, state, version(c, "model.id"), version(c, "browser.version"), version(c, "harness.binary"), version(c, "sallyport.binary"),
+			c.SuiteNames(), at(c.Ran), at(c.Expires), short(string(c.Boundary))})
 	}
-	table(w, []string{"CERTIFICATION", "AGENT", "STATE", "SUITES", "AUTHOR", "RAN", "EXPIRES", "BOUNDARY"}, rows)
+	table(w, []string{"CERTIFICATION", "AGENT", "STATE", "MODEL", "BROWSER", "HARNESS", "SALLYPORT", "SUITES", "RAN", "EXPIRES", "BOUNDARY"}, rows)
+}
+
+// version is what was tested of one fact; of a digest its first eight digits.
+func version(c certify.Certification, fact string) string {
+	f, _ := c.Manifest.Get(fact)
+	if d, ok := strings.CutPrefix(f.Value, "sha256:"); ok && len(d) > 8 {
+		return d[:8]
+	}
+	return f.Value
 }
 
 func certification(w io.Writer, c certify.Certification) {
