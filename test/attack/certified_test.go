@@ -43,3 +43,8 @@ func certified(t *testing.T) *rig.Rig {
 	fresh(t, certifiedRig)
 	return certifiedRig
 }
+
+// canariedAnd are the certified rig's files with one more change.
+func canariedAnd(edit func(map[string][]byte)) func(map[string][]byte) {
+	return func(files map[string][]byte) { canaried(files); edit(files) }
+}

@@ -139,7 +139,7 @@ func TestAppliedPolicyEndsWhatRuns(t *testing.T) {
 	}
 	rig.Await(t, "the hold", func() bool { return len(r.Pending(t)) == 1 })
 	a := r.Pending(t)[0]
-	all, err := r.Resources(rig.Replace("policies/company.cedar", "context.request.bodySize > 4000", "context.request.bodySize > 4000000"))
+	all, err := r.Resources(canariedAnd(rig.Replace("policies/company.cedar", "context.request.bodySize > 4000", "context.request.bodySize > 4000000")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -88,7 +88,7 @@ func TestCapabilityChangedAfterApproval(t *testing.T) {
 	old := r.OpenTask(t, rig.Intent(action.Production, "jo", "4711"))
 	oldSandbox := r.OpenTask(t, rig.Intent(action.Sandbox, "jo", "4711"))
 	r.Approver(rig.Nobody)
-	all, err := r.Resources(rig.Replace("capability.yaml", "where: {user: \"{{user}}\"}\n      max: 1", "where: {user: {any: true}}\n      max: 100"))
+	all, err := r.Resources(canariedAnd(rig.Replace("capability.yaml", "where: {user: \"{{user}}\"}\n      max: 1", "where: {user: {any: true}}\n      max: 100")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,7 +109,7 @@ func chain(files map[string][]byte) {
 	agent := func(name, n string) {
 		a := string(files["agent.yaml"])
 		for _, r := range [][2]string{{"name: helpdesk\n", "name: " + name + "\n"}, {"harness: {name: reference}", fmt.Sprintf("harness: {path: %s, args: [program, link, %q]}", self, n)},
-			{"capabilities: [reset-mfa]", "capabilities: [link, wide, greedy]"}} {
+			{"capabilities: [reset-mfa]", "capabilities: [link, wide, greedy]"}, {"  suites: [helpdesk-core]\n", ""}} {
 			a = strings.Replace(a, r[0], r[1], 1)
 		}
 		all.WriteString("---\n" + a)
