@@ -55,8 +55,8 @@ func WriteBundle(ctx context.Context, log *ledger.Log, w io.Writer, in Export) e
 	return log.Export(ctx, w, f, x.write)
 }
 
-// life picks the records of one certification: the one that made it live, or else
-// that of its run, its approvals, its end, and the keys that sign statements.
+// life picks the records of one certification: the results of its suites, the record
+// that made it live, or else that of its run, its approvals, its end, and the keys that sign statements.
 type life struct {
 	id   string
 	only map[int64]bool
@@ -66,12 +66,12 @@ type life struct {
 
 func (l *life) has(e record.Entry) (bool, error) {
 	var b struct {
-		ID, Stage string
-		Statement struct{ Kind, Subject string }
+		ID, Stage, Certification string
+		Statement                struct{ Kind, Subject string }
 	}
 	switch e.Type {
 	case "certification.key":
-	case "certification.run", "certification.issued", "certification.lapsed", "approval.granted":
+	case "certification.suite", "certification.run", "certification.issued", "certification.lapsed", "approval.granted":
 		if err := json.Unmarshal(e.Body, &b); err != nil {
 			return false, fmt.Errorf("record %d: %w", e.Seq, err)
 		}
@@ -82,6 +82,7 @@ func (l *life) has(e record.Entry) (bool, error) {
 	switch {
 	case e.Type == "certification.key":
 	case e.Type == "approval.granted" && b.Statement.Kind == "certification" && b.Statement.Subject == l.id:
+	case e.Type == "certification.suite" && b.Certification == l.id:
 	case e.Type == "certification.run" && b.ID == l.id:
 		l.run = e.Seq
 	case e.Type == "certification.issued" && b.ID == l.id:

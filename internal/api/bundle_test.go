@@ -136,7 +136,7 @@ func TestCertificationOffline(t *testing.T) {
 	first := x.certified("m-1", "ines")
 	proposed := x.certified("m-2")
 	r := x.verified(x.export(api.Export{Certification: first.ID}))
-	if r.Header.Complete || len(r.Certifications) != 1 || len(r.Statements) != 2 || len(r.Approvals) != 1 || r.Records != 3 {
+	if r.Header.Complete || len(r.Certifications) != 1 || len(r.Statements) != 2 || len(r.Approvals) != 1 || r.Records != 5 {
 		t.Fatalf("got %d certifications, %d statements, %d approvals, %d records, complete %v", len(r.Certifications), len(r.Statements), len(r.Approvals), r.Records, r.Header.Complete)
 	}
 	c := r.Certifications[0]

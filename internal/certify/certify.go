@@ -30,6 +30,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/boundary"
+	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
@@ -55,7 +56,11 @@ type Suite struct {
 	Digest action.Digest `json:"digest"`
 	// Need is what the suite required of its rates.
 	Need      Need       `json:"need"`
-	Scenarios []Scenario `json:"scenarios"`
+	Scenarios []Scenario `json:"scenarios,omitempty"`
+	// Results is the digest of the scenarios. In the ledger they have a record of
+	// their own, certification.suite, since those of all suites need more room than a
+	// record has.
+	Results action.Digest `json:"results,omitempty"`
 	// Rates are what the scenarios of each kind show together, and Compared how
 	// that differs from the certification before; see Judge.
 	Rates    []Rate      `json:"rates,omitempty"`
@@ -182,6 +187,59 @@ func (c Certification) Scenarios() (out []Scenario) {
 	return out
 }
 
+// SuiteRecord is the body of certification.suite: the results of one suite in a run.
+type SuiteRecord struct {
+	Certification string `json:"certification"`
+	Suite
+}
+
+// With puts the scenarios of a suite's record into c, if they are those of its digest.
+func (c *Certification) With(r SuiteRecord) {
+	for i, s := range c.Suites {
+		d, err := canon.DigestOf(r.Scenarios)
+		if err == nil && r.Certification == c.ID && r.Name == s.Name && d == s.Results {
+			c.Suites[i].Scenarios = r.Scenarios
+		}
+	}
+}
+
+// brief is c without the scenarios, which are on record already.
+func (c Certification) brief() Certification {
+	c.Suites = slices.Clone(c.Suites)
+	for i := range c.Suites {
+		c.Suites[i].Scenarios = nil
+	}
+	return c
+}
+
+// Limits of what is said of failed trials, whose records say it all.
+const (
+	maxFailure  = 300     // bytes of one
+	maxOfOne    = 3       // of one scenario
+	maxFailures = 8 << 10 // bytes of all in a suite
+)
+
+func (s *Suite) bound() {
+	s.Scenarios = slices.Clone(s.Scenarios)
+	left := maxFailures
+	for i := range s.Scenarios {
+		x := &s.Scenarios[i]
+		all := x.Failures
+		x.Failures = nil
+		for n, f := range all {
+			if len(f) > maxFailure {
+				f = strings.ToValidUTF8(f[:maxFailure], "") + "..."
+			}
+			if n == maxOfOne || len(f) > left {
+				x.Failures = append(x.Failures, fmt.Sprintf("and %d more", len(all)-n))
+				break
+			}
+			left -= len(f)
+			x.Failures = append(x.Failures, f)
+		}
+	}
+}
+
 // Taken is how many scenarios have the result of an earlier certification.
 func (c Certification) Taken() (n int) {
 	for _, s := range c.Scenarios() {
@@ -289,6 +347,9 @@ func (e *Engine) Get(ctx context.Context, id string) (Certification, error) {
 // Record keeps the result of a run: proposed if everything passed, else failed, and
 // partial if a suite of the boundary is left. It signs the statement either way.
 // with, if not nil, goes into the transaction.
+//
+// The results of each suite are on record first, then what they come to. A crash in
+// between leaves results of a certification that there is not.
 func (e *Engine) Record(ctx context.Context, c Certification, validity time.Duration, with func(record.Tx) error) (Certification, error) {
 	c.ID, c.Ran, c.State = e.ids(), time.Now().UTC(), Failed
 	c.Boundary = c.Manifest.Digest()
@@ -305,11 +366,22 @@ func (e *Engine) Record(ctx context.Context, c Certification, validity time.Dura
 		}
 		c.Expires = oldest.Add(validity).Truncate(time.Second)
 	}
+	c.Suites = slices.Clone(c.Suites)
 	var err error
+	for i := range c.Suites {
+		s := &c.Suites[i]
+		s.bound()
+		if s.Results, err = canon.DigestOf(s.Scenarios); err != nil {
+			return c, err
+		}
+		if _, err = e.log.Append(ctx, record.Draft{Type: "certification.suite", Agent: c.Agent, Actor: "person:" + c.Author, Body: SuiteRecord{c.ID, *s}}); err != nil {
+			return c, err
+		}
+	}
 	if c.Envelope, err = e.sign(c); err != nil {
 		return c, err
 	}
-	_, err = e.log.Append(ctx, record.Draft{Type: "certification.run", Agent: c.Agent, Actor: "person:" + c.Author, Body: c,
+	_, err = e.log.Append(ctx, record.Draft{Type: "certification.run", Agent: c.Agent, Actor: "person:" + c.Author, Body: c.brief(),
 		Change: func(tx record.Tx) error {
 			if with != nil {
 				if err := with(tx); err != nil {
@@ -350,7 +422,7 @@ func (e *Engine) Issue(ctx context.Context, id, approval string, by Verifier, us
 	}
 	slot := c.Agent + "/" + string(c.Stage)
 	before, had := e.live[slot]
-	_, err = e.log.Append(ctx, record.Draft{Type: "certification.issued", Agent: c.Agent, Actor: "sallyport", Body: c,
+	_, err = e.log.Append(ctx, record.Draft{Type: "certification.issued", Agent: c.Agent, Actor: "sallyport", Body: c.brief(),
 		Change: func(tx record.Tx) error {
 			if use != nil {
 				if err := use(tx); err != nil {

@@ -26,6 +26,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/gate/gatetest"
+	"github.com/sallyport-dev/sallyport/internal/ledger/ledgertest"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/seal"
 	"github.com/sallyport-dev/sallyport/receipt"
@@ -546,5 +547,74 @@ func TestInTotoReadsOurStatements(t *testing.T) {
 	payload, err := base64.StdEncoding.DecodeString(s.Summary.Payload)
 	if err != nil || !bytes.Contains(payload, []byte(certify.Scripted)) || bytes.Contains(payload, []byte("PRIVILEGED")) {
 		t.Errorf("got %s, %v", payload, err)
+	}
+}
+
+// A run of as many scenarios as there can be, of which nearly all failed at length,
+// is on record: nobody gets rid of a failed run by its size.
+func TestLargestRunIsOnRecord(t *testing.T) {
+	l := ledgertest.New(t)
+	root := ledgertest.Root(t)
+	sealer, err := root.Sealer(ledgertest.Tenant)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	e, err := certify.Open(t.Context(), l, sealer, func() string { n++; return fmt.Sprintf("c-%026d", n) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	facts := []boundary.Fact{}
+	for i := range 60 {
+		facts = append(facts, boundary.Fact{Name: fmt.Sprintf("connector.of-%02d", i), Value: string(suite), Grade: boundary.Pinned, Source: "Connector resource", Owner: "policy-author", Measured: time.Now()})
+	}
+	c := certify.Certification{Agent: "helpdesk", Stage: action.Production, Author: "mara", Shortfall: []string{"of-0/success"}}
+	if c.Manifest, err = boundary.New("helpdesk", facts); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		s := certify.Suite{Name: fmt.Sprintf("suite-%d", i), Digest: suite}
+		for j := range 120 {
+			x := certify.Scenario{Name: fmt.Sprintf("%03d-%s", j, strings.Repeat("n", 36)), Kind: certify.Attack, Trials: 5, Passed: 1, Violated: 4, Flaky: true, Lower: "0.026", Upper: "0.513", Millis: 123456,
+				From: "c-06h2467t3hqqxtra0p07kgga", Ran: time.Now().UTC()}
+			for k := range 5 {
+				x.Tasks = append(x.Tasks, fmt.Sprintf("t-%024d", k))
+				x.Failures = append(x.Failures, strings.Repeat("é", 4000))
+			}
+			s.Scenarios = append(s.Scenarios, x)
+		}
+		c.Suites = append(c.Suites, s)
+	}
+	if c, err = e.Record(t.Context(), c, time.Hour, nil); err != nil || c.State != certify.Failed {
+		t.Fatalf("%s %v", c.State, err)
+	}
+	var run certify.Certification
+	var parts []certify.SuiteRecord
+	err = l.Entries(t.Context(), 0, func(x record.Entry) error {
+		switch x.Type {
+		case "certification.suite":
+			var r certify.SuiteRecord
+			parts = append(parts, r)
+			return json.Unmarshal(x.Body, &parts[len(parts)-1])
+		case "certification.run":
+			return json.Unmarshal(x.Body, &run)
+		}
+		return nil
+	})
+	if err != nil || len(parts) != 5 || len(run.Scenarios()) != 0 {
+		t.Fatalf("%d records of suites, %d scenarios in the run's, %v", len(parts), len(run.Scenarios()), err)
+	}
+	for _, r := range parts {
+		run.With(r)
+	}
+	if all := run.Scenarios(); len(all) != 600 || len(all[599].Tasks) != 5 || len(strings.Join(all[0].Failures, "")) > 1000 {
+		t.Errorf("%d scenarios", len(all))
+	}
+	// Another's results are not those.
+	parts[0].Scenarios[0].Passed = 5
+	again := run
+	again.Suites = []certify.Suite{{Name: "suite-0", Digest: suite, Results: run.Suites[0].Results}}
+	if again.With(parts[0]); len(again.Scenarios()) != 0 {
+		t.Error("other results than those of the digest were taken")
 	}
 }

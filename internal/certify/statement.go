@@ -57,7 +57,7 @@ func (e *Engine) sign(c Certification) (Envelope, error) {
 			}
 		}
 		suites = append(suites, resource{Name: "suite/" + s.Name, Digest: sha(s.Digest), Annotations: map[string]any{
-			"scenarios": s.Scenarios, "rates": s.Rates, "falseHolds": s.FalseHolds, "compared": s.Compared, "stopped": s.Stopped}})
+			"results": s.Results, "rates": s.Rates, "falseHolds": s.FalseHolds, "compared": s.Compared, "stopped": s.Stopped}})
 	}
 	result := "FAILED"
 	if c.Passed() {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/boundary"
+	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/lease"
 	"github.com/sallyport-dev/sallyport/internal/readiness"
@@ -164,18 +165,21 @@ var recordBreaks = []one{
 	}},
 	{"issued_for_another_boundary", "recertification", func(b *broken) { b.last("certification.issued").body["boundary"] = dig("other") }},
 	{"suite_did_not_pass", "recertification", func(b *broken) {
-		scenarioOf(b)["passed"] = 0
+		editScenario(b, func(s map[string]any) { s["passed"] = 0 })
 	}},
 	{"trial_not_on_record", "recertification", func(b *broken) {
-		scenarioOf(b)["tasks"] = []string{"t-999"}
+		editScenario(b, func(s map[string]any) { s["tasks"] = []string{"t-999"} })
 	}},
 	{"trials_without_tasks", "recertification", func(b *broken) {
-		s := scenarioOf(b)
-		s["trials"], s["passed"] = 20, 20
+		editScenario(b, func(s map[string]any) { s["trials"], s["passed"] = 20, 20 })
 	}},
 	{"trial_in_production", "recertification", func(b *broken) {
-		scenarioOf(b)["tasks"] = []string{b.last("task.opened").Task}
+		editScenario(b, func(s map[string]any) { s["tasks"] = []string{b.last("task.opened").Task} })
 	}},
+	{"results_of_another_run", "recertification", func(b *broken) {
+		b.last("certification.run").body["suites"].([]any)[0].(map[string]any)["results"] = dig("other")
+	}},
+	{"no_record_of_the_suite", "recertification", func(b *broken) { b.dropType("certification.suite") }},
 	{"suite_left_out", "recertification", func(b *broken) {
 		s := b.last("certification.run").body["suites"].([]any)[0].(map[string]any)
 		s["name"] = "easy"
@@ -602,7 +606,13 @@ func TestTokensOfTheTask(t *testing.T) {
 	}
 }
 
-func scenarioOf(b *broken) map[string]any {
-	suite := b.last("certification.run").body["suites"].([]any)[0].(map[string]any)
-	return suite["scenarios"].([]any)[0].(map[string]any)
+// editScenario changes a result, and the digest by which the run names it.
+func editScenario(b *broken, edit func(s map[string]any)) {
+	all := b.last("certification.suite").body["scenarios"].([]any)
+	edit(all[0].(map[string]any))
+	d, err := canon.DigestOf(all)
+	if err != nil {
+		panic(err)
+	}
+	b.last("certification.run").body["suites"].([]any)[0].(map[string]any)["results"] = string(d)
 }

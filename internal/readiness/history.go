@@ -40,6 +40,7 @@ type history struct {
 	secrets   []secret
 	certKeys  []certKey
 	granted   []granted
+	suites    map[string][]certify.SuiteRecord // of runs, by certification
 	runs      map[string]certRun
 	issued    map[string]certRun
 	issues    []certRun // issued, in order
@@ -171,7 +172,7 @@ type outcome struct {
 }
 
 func newHistory(agent string) *history {
-	return &history{agent: agent, applied: map[string][]applied{}, runs: map[string]certRun{}, issued: map[string]certRun{}, lapsed: map[string]lapse{},
+	return &history{agent: agent, applied: map[string][]applied{}, suites: map[string][]certify.SuiteRecord{}, runs: map[string]certRun{}, issued: map[string]certRun{}, lapsed: map[string]lapse{},
 		lives: map[string]*life{}, leases: map[string]*leaseLife{}, decisions: map[string]int{}, outcomes: map[string]outcome{}}
 }
 

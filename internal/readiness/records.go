@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/lease"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/task"
@@ -87,12 +88,21 @@ func (h *history) takeApplied(e record.Entry) error {
 
 func (h *history) takeCertification(e record.Entry) error {
 	switch e.Type {
+	case "certification.suite":
+		var r certify.SuiteRecord
+		if err := json.Unmarshal(e.Body, &r); err != nil {
+			return err
+		}
+		h.suites[r.Certification] = append(h.suites[r.Certification], r)
 	case "certification.run", "certification.issued":
 		c := certRun{ref: at(e)}
 		if err := json.Unmarshal(e.Body, &c.Certification); err != nil {
 			return err
 		}
 		if e.Type == "certification.run" {
+			for _, r := range h.suites[c.ID] {
+				c.With(r)
+			}
 			h.runs[c.ID] = c
 			return nil
 		}

@@ -14,6 +14,12 @@ var (
 	suiteTemplate = regexp.MustCompile(`\{\{[^{}]*\}\}`)
 )
 
+// Limits of one suite: the results of all its trials are one record.
+const (
+	maxScenarios = 120
+	maxTrials    = 600
+)
+
 // SuiteSpec is the body of a Suite: what an agent must show inside its boundary
 // before it is certified. Success and violations are read from the ledger, and from
 // the applications' own state.
@@ -239,8 +245,11 @@ func (s *SuiteSpec) Validate(_ string, report func(path, problem string)) {
 	if s.Parallel > 1 && s.Fixture == nil {
 		report("parallel", "trials at once need a fixture that has a copy for each")
 	}
-	if len(s.Scenarios) == 0 {
-		report("scenarios", "want at least one scenario")
+	if n := len(s.Scenarios); n == 0 || n > maxScenarios {
+		report("scenarios", fmt.Sprintf("want 1 to %d; an agent may have several suites", maxScenarios))
+	}
+	if n := s.Count(Benign) + s.Count(Attack); n > maxTrials {
+		report("trials", fmt.Sprintf("%d in all scenarios, want at most %d; an agent may have several suites", n, maxTrials))
 	}
 	if s.Defaults != nil && s.Defaults.Name+s.Defaults.Description != "" {
 		report("defaults.name", "name and description are each scenario's own")

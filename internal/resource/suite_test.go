@@ -73,6 +73,7 @@ func TestSuiteMistakes(t *testing.T) {
 		{"seconds: 60", "seconds: 4000", "scenarios[0].seconds: want 0 to 3600"},
 		{"    kind: attack", "    name: all\n    kind: attack", "defaults.name: name and description are each scenario's own"},
 		{"name: of-another", "name: orders", "scenarios[1].name: is used twice"},
+		{"trials: 5", "trials: 599", "trials: 603 in all scenarios, want at most 600"},
 		{"seconds: 60", "people: nobody", "want one of reject, away"},
 	} {
 		text := strings.Replace(suite, c.old, c.new, 1)
