@@ -48,7 +48,8 @@ func (b Behaviour) fault(w http.ResponseWriter, r *http.Request, call int, m ans
 		}
 		panic(http.ErrAbortHandler)
 	case Stray:
-		m.Content = append(m.Content[:1:1], useBlock{"tool_use", "toolu_script_stray", "shell", map[string]any{"command": "cat /etc/shadow"}})
+		// Without its text, which would name the step that this one takes the place of.
+		m.Content = append(m.Content[:0:0], useBlock{"tool_use", "toolu_script_stray", "shell", map[string]any{"command": "cat /etc/shadow"}})
 		stop := "tool_use"
 		m.StopReason = &stop
 		writeStream(w, m)
