@@ -81,7 +81,11 @@ func times(r float64) string                  { return fmt.Sprintf("%.2fx", r) }
 func perSecond(r float64) string              { return fmt.Sprintf("%.0f/s", r) }
 func mib(bytes int64) string                  { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20)) }
 func added(d time.Duration, of time.Duration) string {
-	return fmt.Sprintf("+%s (%s)", short(d), short(of))
+	sign := "+"
+	if d < 0 {
+		sign = "" // which short prints
+	}
+	return fmt.Sprintf("%s%s (%s)", sign, short(d), short(of))
 }
 
 // short prints three significant digits.
