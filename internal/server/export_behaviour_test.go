@@ -84,3 +84,22 @@ func (s *Server) BehaviourState(ctx context.Context, agent, capability string) (
 	}
 	return raw, out, err
 }
+
+// MarkChanged keeps that an agent behaves otherwise under its certification in force
+// than it was certified, or that it does not.
+func (s *Server) MarkChanged(ctx context.Context, agent, capability string, yes bool) error {
+	t, err := s.tenant("")
+	if err != nil {
+		return err
+	}
+	c, err := t.certs.Live(agent, action.Production)
+	if err != nil {
+		return err
+	}
+	x := watch.State{Agent: agent, Capability: capability, Certification: c.ID}
+	if yes {
+		x.Changed = &watch.Change{Signal: "denied", Since: "t-1"}
+	}
+	_, err = t.log.Append(ctx, record.Draft{Type: "behaviour.task", Agent: agent, Change: func(tx record.Tx) error { return tx.Put(kindBehaviour, agent+"/"+capability, x) }})
+	return err
+}

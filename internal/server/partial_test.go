@@ -117,6 +117,17 @@ func TestOnlyWhatAChangeTouches(t *testing.T) {
 		}
 	}
 
+	// Nobody gets rid of a change of behaviour by a change of something else.
+	mark := func(yes bool) {
+		t.Helper()
+		if err := r.Server.MarkChanged(t.Context(), "helpdesk", "reset-mfa", yes); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mark(true)
+	refused("does not behave in capability reset-mfa as it was certified")
+	mark(false)
+
 	// What failed since is not passed by what was before.
 	apply(func(f map[string][]byte) {
 		rig.Replace("capability-two.yaml", "actions: 2000", "actions: 1500")(f)
