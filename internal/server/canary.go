@@ -70,21 +70,14 @@ type CanaryResult struct {
 
 // runCanaries runs what is due until ctx ends.
 func (t *tenant) runCanaries(ctx context.Context) {
-	tick := time.NewTicker(canaryTick)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	every(ctx, canaryTick, func() {
 		w := t.current()
 		for _, name := range slices.Sorted(maps.Keys(w.agents)) {
 			if err := t.canariesOf(ctx, w, w.agents[name]); err != nil && ctx.Err() == nil {
 				t.srv.log.Warn("canaries", "tenant", t.name, "agent", name, "err", err)
 			}
 		}
-	}
+	})
 }
 
 // canariesOf runs the due canaries of one agent, one after the other.
@@ -261,19 +254,11 @@ func (r *canaryRun) run(ctx context.Context) (id string, _ watch.Result, why str
 // decided ends a run in which something happened that must never: nothing more can
 // change what it comes to.
 func (r *canaryRun) decided(ctx context.Context, id string, end func()) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	every(ctx, time.Second, func() {
 		if j, err := judge(ctx, ofTask{r.t.log, id}, 0, id, r.sc); err == nil && len(j.Violations) > 0 {
-			end()
-			return
+			end() // and ctx with it
 		}
-	}
+	})
 }
 
 // outcome judges a run by the records of its task and the copy of the estate. An

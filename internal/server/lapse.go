@@ -126,16 +126,7 @@ const watchEvery = time.Second
 // watch holds what this server is and declares, and the people behind it, against each
 // certification in force. The first look is that of recover.
 func (t *tenant) watch(ctx context.Context) {
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		t.lookAgain(ctx)
-	}
+	every(ctx, watchEvery, func() { t.lookAgain(ctx) })
 }
 
 func (t *tenant) lookAgain(ctx context.Context) {
