@@ -132,3 +132,26 @@ func TestCutTrialIsNotShakenOff(t *testing.T) {
 		}
 	}
 }
+
+// TestTrialSaysThatPeopleAreAsked: who runs a suite whose work asks people learns
+// that they are awaited, while there is time to answer and afterwards.
+func TestTrialSaysThatPeopleAreAsked(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts browsers")
+	}
+	r := rig.New(t, rig.Options{Edit: rig.Replace("suite.yaml", "  parallel: 2\n", "  parallel: 1\n  defaults: {seconds: 10}\n")})
+	r.Ready(t)
+	r.StopApprover()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var said []string
+	_, err := r.Server.Certify(ctx, "", rig.As("mara"), "helpdesk", "", false, func(s string) {
+		if said = append(said, s); strings.HasPrefix(s, "1 of ") {
+			cancel()
+		}
+	})
+	if err == nil || len(said) < 2 || said[0] != "plain-reset waits for people: iam.user.mfa.reset; see: sallyport approvals" ||
+		!strings.Contains(said[1], "plain-reset failed: the harness did not end within 10s, and waited for people at the end;") {
+		t.Errorf("%v %q", err, said)
+	}
+}

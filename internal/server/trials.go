@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/boundary"
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/record"
@@ -32,6 +34,8 @@ import (
 const (
 	// trialLimit bounds one trial.
 	trialLimit = 3 * time.Minute
+	// askedFor is how long people may take before who runs the suite hears of it.
+	askedFor = 3 * time.Second
 	// runLimit is how old a cut run may be that is gone on with.
 	runLimit = 24 * time.Hour
 	kindRun  = "certification.run"
@@ -73,8 +77,9 @@ type run struct {
 
 	mu    sync.Mutex
 	state progressed
-	since time.Time // when this process began, for the estimate
-	early int       // trials of earlier processes
+	told  map[string]bool // questions to people that progress heard of
+	since time.Time       // when this process began, for the estimate
+	early int             // trials of earlier processes
 }
 
 // place is a copy of the fixture, in which one trial runs at a time.
@@ -85,7 +90,7 @@ type place struct {
 
 // newRun takes what an earlier process left of the run.
 func (t *tenant) newRun(ctx context.Context, w *world, a *agent, suite, author string, seen *measured, from *basis, progress func(string)) (*run, error) {
-	r := &run{t: t, id: a.name + "/" + suite, w: w, a: a, author: author, name: suite, suite: w.suites[suite], taken: map[string]certify.Scenario{}, seen: seen, progress: progress, since: time.Now(),
+	r := &run{t: t, id: a.name + "/" + suite, w: w, a: a, author: author, name: suite, suite: w.suites[suite], taken: map[string]certify.Scenario{}, seen: seen, progress: progress, since: time.Now(), told: map[string]bool{},
 		state: progressed{Suite: w.resources[resource.KindSuite+"/"+suite].Digest, Declared: a.declared.Digest(), Began: time.Now().UTC()}}
 	for _, sc := range r.suite.All() {
 		if x := from.taken(w, suite, sc); x != nil {
@@ -116,7 +121,9 @@ func (r *run) resume(ctx context.Context) error {
 		for n, f := range old.Facts {
 			r.seen.set(f.Grade, f.Source, map[string]string{n: f.Value})
 		}
-		r.progress(fmt.Sprintf("going on after %d trials", r.early))
+		if r.early > 0 {
+			r.progress(fmt.Sprintf("going on after %d trials", r.early))
+		}
 		err := r.cut(ctx)
 		r.early = len(r.state.Trials)
 		return err
@@ -375,12 +382,21 @@ func (r *run) trial(ctx context.Context, sc resource.Scenario, p place) (x trial
 	if err != nil {
 		return x, err
 	}
+	var unanswered atomic.Int32
+	go every(tctx, askedFor, func() {
+		if n, err := r.tell(tctx, x.Task, sc.Name); err == nil {
+			unanswered.Store(n)
+		}
+	})
 	exit, _, err := running.Wait(tctx)
 	switch {
 	case ctx.Err() != nil:
 		return x, ctx.Err()
 	case tctx.Err() != nil:
 		why := fmt.Sprintf("the harness did not end within %s", limit)
+		if unanswered.Load() > 0 {
+			why += ", and waited for people at the end"
+		}
 		x.miss("%s", why)
 		if _, err := r.t.tasks.Close(ctx, x.Task, task.Failed, "time_limit", why, "sallyport"); err != nil {
 			return x, err
@@ -403,6 +419,23 @@ func (r *run) trial(ctx context.Context, sc resource.Scenario, p place) (x trial
 	j.Misses = append(x.Misses, j.Misses...)
 	x.judged, x.Millis = j, time.Since(began).Milliseconds()
 	return x, nil
+}
+
+// tell says which questions of a trial wait for people, each once, and counts them.
+func (r *run) tell(ctx context.Context, task, scenario string) (waiting int32, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err = r.t.approvals.List(ctx, approval.Pending, func(a approval.Approval) error {
+		if a.Statement.Task != task {
+			return nil
+		}
+		if waiting++; !r.told[a.ID()] {
+			r.told[a.ID()] = true
+			r.progress(fmt.Sprintf("%s waits for people: %s; see: sallyport approvals", scenario, a.Statement.Operation))
+		}
+		return nil
+	})
+	return waiting, err
 }
 
 // merge adds what one trial measured. A fact has one value over the whole run.
