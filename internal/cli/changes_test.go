@@ -58,6 +58,7 @@ func (u *user) changes() {
 	u.do("", "get", "changes", "PolicySet/spare").want(u.T, 0, "commit "+commit[:12]+" of trunk, with changes")
 	u.do("", "get", "changes", "policysets/spare", "--version", "2").want(u.T, 0, `spare/a`, `spare/b`)
 	u.do("", "get", "changes", "policyset/spare", "--version", "3").want(u.T, 1, "no_such_version")
+	u.do("", "ledger", "list", "--type", "resource.applied").want(u.T, 0, "PolicySet/spare")
 	u.do("", "ledger", "list", "--type", "resource.applied", "-o", "json").want(u.T, 0, `"commit": "`+commit+`"`, `"signed": "ssh"`)
 
 	u.do("", "rollback", "policyset/spare", "--as", "noor").want(u.T, 2, "--to is needed")

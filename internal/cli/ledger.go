@@ -18,6 +18,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/api/client"
+	"github.com/sallyport-dev/sallyport/internal/boundary"
 	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/seal"
 	"github.com/sallyport-dev/sallyport/internal/store"
@@ -208,9 +209,29 @@ func (x entry) summary() string {
 	if st := part[operated](x, "statement"); st.Kind != "" {
 		add(st.String())
 	}
-	for _, name := range []string{"name", "scope", "capability", "source", "audience"} {
+	for _, name := range []string{"name", "scenario", "scope", "capability", "source", "audience"} {
 		add(part[string](x, name))
 	}
+	for _, r := range part[[]struct{ Kind, Name string }](x, "resources") {
+		add(r.Kind + "/" + r.Name)
+	}
+	if strings.HasPrefix(x.Type, "certification.") {
+		add(part[string](x, "id"), part[string](x, "state"))
+	}
+	lapse := part[struct {
+		Code, Why string
+		Changes   []boundary.Change
+	}](x, "lapse")
+	add(lapse.Code)
+	changes := append(part[[]boundary.Change](x, "changes"), lapse.Changes...)
+	if len(changes) == 0 {
+		add(lapse.Why)
+	}
+	for _, c := range changes {
+		add(boundary.Change{Name: c.Name, Old: brief(c.Old), New: brief(c.New)}.String())
+	}
+	add(part[[]string](x, "violations")...)
+	add(part[[]string](x, "misses")...)
 	add(paramsOf(part[map[string]string](x, "params")))
 	for _, name := range []string{"code", "why", "reason"} {
 		add(part[string](x, name))
@@ -224,6 +245,14 @@ func (x entry) summary() string {
 		r = append(r[:whatLimit-1], '…')
 	}
 	return string(r)
+}
+
+// brief is a value of a fact with its digest cut short.
+func brief(v string) string {
+	if i := strings.Index(v, "sha256:"); i >= 0 && len(v) > i+19 {
+		return v[:i+19] + "…"
+	}
+	return v
 }
 
 func ledgerList(e *env) *cobra.Command {
