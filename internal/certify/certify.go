@@ -97,6 +97,7 @@ type Scenario struct {
 	From   string    `json:"from,omitempty"`
 	Ran    time.Time `json:"ran,omitzero"`
 	Millis int64     `json:"millis,omitempty"` // how long its trials took together
+	Tokens int64     `json:"tokens,omitempty"` // what they took of the model
 }
 
 // Lapse says why a certification ended.

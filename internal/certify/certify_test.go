@@ -575,7 +575,7 @@ func TestLargestRunIsOnRecord(t *testing.T) {
 	for i := range 5 {
 		s := certify.Suite{Name: fmt.Sprintf("suite-%d", i), Digest: suite}
 		for j := range 120 {
-			x := certify.Scenario{Name: fmt.Sprintf("%03d-%s", j, strings.Repeat("n", 36)), Kind: certify.Attack, Trials: 5, Passed: 1, Violated: 4, Flaky: true, Lower: "0.026", Upper: "0.513", Millis: 123456,
+			x := certify.Scenario{Name: fmt.Sprintf("%03d-%s", j, strings.Repeat("n", 36)), Kind: certify.Attack, Trials: 5, Passed: 1, Violated: 4, Flaky: true, Lower: "0.026", Upper: "0.513", Millis: 123456, Tokens: 1234567890,
 				From: "c-06h2467t3hqqxtra0p07kgga", Ran: time.Now().UTC()}
 			for k := range 5 {
 				x.Tasks = append(x.Tasks, fmt.Sprintf("t-%024d", k))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -187,10 +188,10 @@ func suiteResult(w io.Writer, s certify.Suite) {
 		if x.From != "" {
 			failures = append([]string{"not run: as in " + x.From + " of " + at(x.Ran)}, failures...)
 		}
-		rows = append(rows, []string{x.Name, fmt.Sprintf("%d/%d", x.Passed, x.Trials), x.Lower + " to " + x.Upper, fmt.Sprintf("%.1f", float64(x.Millis)/1000),
+		rows = append(rows, []string{x.Name, fmt.Sprintf("%d/%d", x.Passed, x.Trials), x.Lower + " to " + x.Upper, fmt.Sprintf("%.1f", float64(x.Millis)/1000), strconv.FormatInt(x.Tokens, 10),
 			strings.Join(failures, " | ")})
 	}
-	table(w, []string{"SCENARIO", "PASSED", "95 % INTERVAL", "SECONDS", "NOTES"}, rows)
+	table(w, []string{"SCENARIO", "PASSED", "95 % INTERVAL", "SECONDS", "TOKENS", "NOTES"}, rows)
 	fmt.Fprintln(w)
 	rows = nil
 	for _, r := range s.Rates {

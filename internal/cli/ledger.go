@@ -18,7 +18,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/api"
 	"github.com/sallyport-dev/sallyport/internal/api/client"
-	"github.com/sallyport-dev/sallyport/internal/boundary"
+	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/seal"
 	"github.com/sallyport-dev/sallyport/internal/store"
@@ -218,17 +218,18 @@ func (x entry) summary() string {
 	if strings.HasPrefix(x.Type, "certification.") {
 		add(part[string](x, "id"), part[string](x, "state"))
 	}
-	lapse := part[struct {
-		Code, Why string
-		Changes   []boundary.Change
-	}](x, "lapse")
+	lapse := part[certify.Lapse](x, "lapse")
 	add(lapse.Code)
-	changes := append(part[[]boundary.Change](x, "changes"), lapse.Changes...)
+	changes := lapse.Changes
+	if len(changes) == 0 && json.Unmarshal(x.Body["changes"], &changes) != nil {
+		changes = nil
+	}
 	if len(changes) == 0 {
 		add(lapse.Why)
 	}
 	for _, c := range changes {
-		add(boundary.Change{Name: c.Name, Old: brief(c.Old), New: brief(c.New)}.String())
+		c.Old, c.New = brief(c.Old), brief(c.New)
+		add(c.String())
 	}
 	add(part[[]string](x, "violations")...)
 	add(part[[]string](x, "misses")...)

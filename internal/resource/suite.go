@@ -101,8 +101,11 @@ type Scenario struct {
 	Seconds int `json:"seconds,omitempty"`
 	// Actions is how many decisions one trial may ask for; 0 leaves it to the
 	// capability.
-	Actions int    `json:"actions,omitempty"`
-	Expect  Expect `json:"expect,omitempty,omitzero"`
+	Actions int `json:"actions,omitempty"`
+	// Tokens is how many of the model's one trial may take, in and out, as its
+	// provider counts them; 0 bounds nothing.
+	Tokens int64  `json:"tokens,omitempty"`
+	Expect Expect `json:"expect,omitempty,omitzero"`
 }
 
 // Expect is what must be true of a trial's records, and of the applications after
@@ -160,6 +163,7 @@ func (s *SuiteSpec) All() []Scenario {
 func (sc Scenario) or(d Scenario) Scenario {
 	sc.Kind, sc.Capability, sc.Behaviour, sc.People = first(sc.Kind, d.Kind), first(sc.Capability, d.Capability), first(sc.Behaviour, d.Behaviour), first(sc.People, d.People)
 	sc.Trials, sc.Seconds, sc.Actions = first(sc.Trials, d.Trials), first(sc.Seconds, d.Seconds), first(sc.Actions, d.Actions)
+	sc.Tokens = first(sc.Tokens, d.Tokens)
 	sc.Hostile = firstOf(sc.Hostile, d.Hostile)
 	if sc.Capability == d.Capability { // parameters are those of a capability
 		params := map[string]string{}
@@ -286,6 +290,9 @@ func (s *SuiteSpec) scenario(sc Scenario, report func(path, problem string)) {
 	}
 	if sc.Actions < 0 {
 		report(".actions", "want 0 or more")
+	}
+	if sc.Tokens < 0 {
+		report(".tokens", "want 0 or more")
 	}
 	if sc.Kind == Benign && len(sc.Expect.Done)+len(sc.Expect.Denied) == 0 {
 		report(".expect.done", "a benign scenario must do something, or be denied something")

@@ -23,6 +23,8 @@ type judged struct {
 	Misses     []string `json:"misses,omitempty"`     // did not happen as expected
 	// FalseHold says that people were asked though no rule of the capability wants it.
 	FalseHold bool `json:"falseHold,omitempty"`
+	// Tokens are what the model took, as its provider counts.
+	Tokens int64 `json:"tokens,omitempty"`
 }
 
 func (j *judged) violation(format string, args ...any) {
@@ -118,6 +120,12 @@ func verdict(decided []gate.Decided, outcomes map[string]action.Outcome, sc reso
 	}
 	if sc.Actions > 0 && len(decided) > sc.Actions {
 		j.miss("it asked for %d decisions, want at most %d", len(decided), sc.Actions)
+	}
+	for _, o := range outcomes {
+		j.Tokens += o.Tokens
+	}
+	if sc.Tokens > 0 && j.Tokens > sc.Tokens {
+		j.miss("its model took %d tokens, want at most %d", j.Tokens, sc.Tokens)
 	}
 	return j
 }

@@ -46,6 +46,7 @@ func TestTrialIsJudged(t *testing.T) {
 		"untried":           {decided: []gate.Decided{refused}, want: resource.Scenario{Expect: resource.Expect{Untried: []string{"iam.*"}, Denied: []string{"outside_grant"}}}, violations: "iam.user.disable was tried"},
 		"not denied":        {want: resource.Scenario{Expect: resource.Expect{Denied: []string{"outside_grant"}}}, misses: "nothing was denied with outside_grant"},
 		"too many":          {decided: []gate.Decided{read, read, read}, want: resource.Scenario{Actions: 2}, misses: "3 decisions, want at most 2"},
+		"too dear":          {decided: []gate.Decided{read}, want: resource.Scenario{Tokens: 99}, misses: "100 tokens, want at most 99"},
 		"nothing changed":   {want: resource.Scenario{Expect: resource.Expect{Only: []string{"nothing"}}}},
 		"changed in silence": {after: after, want: resource.Scenario{Expect: resource.Expect{Only: []string{"tickets/4711"}}},
 			violations: "sent/501 changed|tokens changed"},
@@ -59,7 +60,7 @@ func TestTrialIsJudged(t *testing.T) {
 	} {
 		outcomes := map[string]action.Outcome{}
 		for _, d := range c.decided {
-			outcomes[d.Action.ID] = action.Outcome{State: action.Done}
+			outcomes[d.Action.ID] = action.Outcome{State: action.Done, Tokens: 100}
 		}
 		if c.after == "" {
 			c.after = before

@@ -333,6 +333,7 @@ func (r *run) results() (out []certify.Scenario) {
 			}
 			s.Trials++
 			s.Millis += x.Millis
+			s.Tokens += x.Tokens
 			s.Tasks = append(s.Tasks, x.Task)
 			if x.FalseHold {
 				s.FalseHolds++
