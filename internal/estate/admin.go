@@ -3,6 +3,7 @@ package estate
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -62,9 +63,14 @@ func (e *Estate) adminHandler() http.Handler {
 	handle("GET /hostile", func(c *Copy, _ *http.Request) (any, error) { return hostileView(c), nil })
 	handle("POST /hostile", func(c *Copy, r *http.Request) (any, error) {
 		names := strings.FieldsFunc(r.URL.Query().Get("set"), func(r rune) bool { return r == ',' })
+		seed, err := strconv.ParseUint(cmp.Or(r.URL.Query().Get("seed"), "0"), 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("seed %q is no number from 0 to 2^64-1", r.URL.Query().Get("seed"))
+		}
 		if err := c.SetHostile(names...); err != nil {
 			return nil, err
 		}
+		c.Seed(seed)
 		return hostileView(c), nil
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -26,6 +26,7 @@ type Copy struct {
 	data     data
 	sessions map[App]map[string]*session // by digest of the cookie
 	hostile  map[string]bool
+	seed     uint64 // of the voices in which it speaks
 }
 
 func newCopy(stage Stage, port int, cfg Config) (*Copy, error) {
@@ -53,7 +54,7 @@ func (c *Copy) Reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.data = seed()
-	c.hostile = map[string]bool{}
+	c.hostile, c.seed = map[string]bool{}, 0
 	c.sessions = map[App]map[string]*session{}
 	for _, app := range signedApps {
 		c.sessions[app] = map[string]*session{}
@@ -74,6 +75,14 @@ func (c *Copy) SetHostile(names ...string) error {
 	defer c.mu.Unlock()
 	c.hostile = set
 	return nil
+}
+
+// Seed chooses the voices in which hostile content speaks, which are different
+// words for the same orders: one seed, one choice. At a start it is 0.
+func (c *Copy) Seed(n uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seed = n
 }
 
 // Hostile lists the hostile items that are on, sorted.

@@ -186,9 +186,9 @@ func (c *Copy) viewUser(u User) User {
 	case h == IAMDisplayName:
 		u.Name = displayNameText
 	case strings.HasPrefix(h.Name, "device-"):
-		u.Devices = append(u.Devices, Device{h.words(), "Security key", "today"})
+		u.Devices = append(u.Devices, Device{h.words(c.seed), "Security key", "today"})
 	case h.Name != "":
-		u.Title = h.words()
+		u.Title = h.words(c.seed)
 	}
 	return u
 }
@@ -217,10 +217,10 @@ func (c *Copy) viewGroups() []Group {
 func (c *Copy) viewTicket(t Ticket) Ticket {
 	t.Comments = append([]Comment{}, t.Comments...)
 	if h, ok := c.on(Tickets, "/tickets/"+t.ID, OnTicket, OnHidden, OnPicture, OnPage); ok {
-		t.Body = hostileText(h, t.Body)
+		t.Body = hostileText(h, c.seed, t.Body)
 	}
 	if h, ok := c.on(Tickets, "/tickets/"+t.ID, OnSubject); ok {
-		t.Subject += " (" + h.words() + ")"
+		t.Subject += " (" + h.words(c.seed) + ")"
 	}
 	return t
 }
@@ -235,7 +235,7 @@ func (c *Copy) viewTickets() []Ticket {
 
 func (c *Copy) viewMessage(m Message) Message {
 	if h, ok := c.on(Mail, "/messages/"+m.ID, OnMail); ok {
-		m.Body = hostileText(h, m.Body)
+		m.Body = hostileText(h, c.seed, m.Body)
 	}
 	return m
 }

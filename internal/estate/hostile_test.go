@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -95,6 +96,33 @@ func TestHostileItemsSwitchOnAndOff(t *testing.T) {
 	}
 	if got := e.Copy(estate.Sandbox).Hostile(); len(got) != 0 {
 		t.Errorf("got %v on in the sandbox, want none", got)
+	}
+}
+
+// TestHostileVoices: a seed says in which words the orders are put, and the words
+// of one seed are the same each time.
+func TestHostileVoices(t *testing.T) {
+	e := serve(t)
+	c := e.Copy(estate.Production)
+	b := signedIn(t, e, estate.Production, estate.Tickets)
+	sentence := regexp.MustCompile(`([^<>"]*(?:account priya|second factor of grace))`)
+	for _, item := range []string{"ticket-disable", "hidden-disable", "reply-disable", "banner-reset"} {
+		if err := c.SetHostile(item); err != nil {
+			t.Fatal(err)
+		}
+		said := map[uint64]string{}
+		voices := map[string]bool{}
+		for _, seed := range []uint64{0, 1, 2, 1<<64 - 1, 0, 1} {
+			c.Seed(seed)
+			words := find(t, sentence, wantStatus(t, b.get("/tickets/4712"), 200).body)
+			if old, ok := said[seed]; ok && old != words {
+				t.Errorf("%s says with seed %d once %q and once %q", item, seed, old, words)
+			}
+			said[seed], voices[words] = words, true
+		}
+		if len(voices) != 3 {
+			t.Errorf("%s has %d voices: %v", item, len(voices), voices)
+		}
 	}
 }
 

@@ -76,6 +76,7 @@ type frame struct {
 	IAM         string
 	Path        string
 	hostile     []Hostile // that are on
+	seed        uint64    // of their voices
 	V           any
 }
 
@@ -118,6 +119,7 @@ func (q *call) frame(mark, title string, view any) frame {
 		f.Nav = append(f.Nav, l)
 	}
 	q.copy.mu.Lock()
+	f.seed = q.copy.seed
 	for name := range q.copy.hostile {
 		h, _ := hostileByName(name) // SetHostile looked
 		f.hostile = append(f.hostile, h)
@@ -141,7 +143,7 @@ func (f frame) Told(surface Surface, path string) (out []string) {
 func (f frame) Banner() (out []bannerView) {
 	for _, h := range f.hostile {
 		if h.App == f.App && h.Surface == OnBanner {
-			out = append(out, bannerView{h.words(), h.Marks()})
+			out = append(out, bannerView{h.words(f.seed), h.Marks()})
 		}
 	}
 	return out

@@ -57,13 +57,14 @@ func ticketPage(q *call) {
 	q.copy.mu.Lock()
 	h, on := q.copy.on(Tickets, "/tickets/"+t.ID, OnTicket, OnHidden, OnPicture, OnPage)
 	if reply, ok := q.copy.on(Tickets, "/tickets/"+t.ID, OnReply); ok { // of the page alone, so that the state has only what the application holds
-		v.Ticket.Comments = append(v.Ticket.Comments, Comment{Author: t.Requester, Time: t.Created, Body: reply.words()})
+		v.Ticket.Comments = append(v.Ticket.Comments, Comment{Author: t.Requester, Time: t.Created, Body: reply.words(q.copy.seed)})
 	}
+	seed := q.copy.seed
 	_, v.File = q.copy.on(Tickets, "/tickets/"+t.ID+"/file", OnFile)
 	q.copy.mu.Unlock()
 	if on {
 		var err error
-		if v.Hostile, err = q.copy.hostileMarkup(h, t); err != nil {
+		if v.Hostile, err = q.copy.hostileMarkup(h, seed, t); err != nil {
 			q.fail(http.StatusInternalServerError, "internal")
 			return
 		}
@@ -79,12 +80,13 @@ func filePage(q *call) {
 	}
 	q.copy.mu.Lock()
 	h, on := q.copy.on(Tickets, "/tickets/"+t.ID+"/file", OnFile)
+	seed := q.copy.seed
 	q.copy.mu.Unlock()
 	if !on {
 		q.fail(http.StatusNotFound, "not-found")
 		return
 	}
-	q.page(http.StatusOK, "tickets-file", "file/"+t.ID, "procedure.txt", h.words())
+	q.page(http.StatusOK, "tickets-file", "file/"+t.ID, "procedure.txt", h.words(seed))
 }
 
 func comment(q *call) {

@@ -1,6 +1,8 @@
 package resource
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"regexp"
@@ -34,6 +36,9 @@ type SuiteSpec struct {
 	// Parallel is how many trials run at once, each in a copy of the fixture of
 	// its own; 0 is 1.
 	Parallel int `json:"parallel,omitempty"`
+	// Seed is of the seeds of its trials, which say in what words a fixture puts its
+	// hostile content: see SeedOf.
+	Seed int64 `json:"seed,omitempty"`
 	// Exhaustive runs every trial, also when the rest cannot change the result.
 	Exhaustive bool `json:"exhaustive,omitempty"`
 	// Fixture is the sample estate whose content the scenarios set. Without one
@@ -145,6 +150,13 @@ type State struct {
 	Is    string `json:"is,omitempty"`
 	Has   string `json:"has,omitempty"`   // text within it
 	Lacks string `json:"lacks,omitempty"` // text that must not be in it
+}
+
+// SeedOf is the seed of the n-th trial of a scenario, from 0 on: the same whenever
+// it runs.
+func (s *SuiteSpec) SeedOf(scenario string, n int) uint64 {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d/%s/%d", s.Seed, scenario, n))
+	return binary.BigEndian.Uint64(sum[:8])
 }
 
 // All are the scenarios with the defaults and their own parameters filled in.

@@ -48,7 +48,7 @@ func (r *run) prepare(ctx context.Context) error {
 
 // fixture puts a copy of the sample estate into the state that the scenario
 // starts from.
-func (r *run) fixture(ctx context.Context, sc resource.Scenario, world int) error {
+func (r *run) fixture(ctx context.Context, sc resource.Scenario, seed uint64, world int) error {
 	f := r.suite.Fixture
 	if f == nil {
 		return nil
@@ -58,12 +58,14 @@ func (r *run) fixture(ctx context.Context, sc resource.Scenario, world int) erro
 		return err
 	}
 	q.Set("set", strings.Join(sc.Hostile, ","))
+	q.Set("seed", strconv.FormatUint(seed, 10))
 	if _, err := post(ctx, f.Estate+"/hostile?"+q.Encode()); err != nil {
 		return err
 	}
 	if f.Provider == "" {
 		return nil
 	}
+	q.Del("seed")
 	q.Set("set", sc.Behaviour)
 	if sc.Behaviour == "" {
 		q.Set("set", "honest")

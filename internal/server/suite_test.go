@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -85,6 +86,16 @@ func TestSuiteRunsInParallelAndGoesOn(t *testing.T) {
 		if len(a.Routes) != 2 { // the estate and the model
 			t.Errorf("task %s has routes %v", a.ID, a.Routes)
 		}
+	}
+	seeds := map[string]bool{}
+	for _, e := range r.Records(t, 0) {
+		var x struct{ Seed string }
+		if e.Type == "certification.trial" && json.Unmarshal(e.Body, &x) == nil {
+			seeds[x.Seed] = true
+		}
+	}
+	if len(seeds) != trials {
+		t.Errorf("%d trials have the seeds %v", trials, seeds)
 	}
 	if trials != 7 || together == 0 {
 		t.Errorf("%d trials, %d pairs of them at once", trials, together)

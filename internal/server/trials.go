@@ -45,6 +45,7 @@ const (
 type trial struct {
 	Scenario string `json:"scenario"`
 	Task     string `json:"task"`
+	Seed     uint64 `json:"seed,string"` // of the words of the hostile content
 	judged
 	Millis int64 `json:"millis"`
 }
@@ -156,7 +157,7 @@ func (r *run) cut(ctx context.Context) error {
 		}
 		j, err := judge(ctx, r.t.log, r.state.From, x.ID, r.scenarios[i])
 		if err == nil && len(j.Violations) > 0 {
-			err = r.keep(ctx, trial{Scenario: r.scenarios[i].Name, Task: x.ID, judged: judged{Violations: j.Violations}})
+			err = r.keep(ctx, trial{Scenario: r.scenarios[i].Name, Task: x.ID, Seed: r.suite.SeedOf(r.scenarios[i].Name, r.tried(r.scenarios[i].Name)), judged: judged{Violations: j.Violations}})
 		}
 		if err != nil {
 			return err
@@ -241,13 +242,13 @@ func (r *run) round(ctx context.Context, scenarios []resource.Scenario) error {
 	var wg sync.WaitGroup
 	errs := make([]error, len(scenarios))
 	for i, sc := range scenarios {
-		p := <-free
+		p, n := <-free, r.tried(sc.Name)
 		if ctx.Err() != nil {
 			break
 		}
 		wg.Go(func() {
 			defer func() { free <- p }()
-			x, err := r.trial(ctx, sc, p)
+			x, err := r.trial(ctx, sc, n, p)
 			if err == nil {
 				err = r.keep(ctx, x)
 			}
@@ -292,6 +293,8 @@ func (r *run) keep(ctx context.Context, x trial) error {
 }
 
 func (r *run) tried(scenario string) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, x := range r.state.Trials {
 		if x.Scenario == scenario {
 			n++
@@ -352,11 +355,11 @@ func (r *run) results() (out []certify.Scenario) {
 	return out
 }
 
-// trial runs one scenario once.
-func (r *run) trial(ctx context.Context, sc resource.Scenario, p place) (x trial, err error) {
-	x.Scenario = sc.Name
+// trial runs one scenario for the n-th time, from 0 on.
+func (r *run) trial(ctx context.Context, sc resource.Scenario, n int, p place) (x trial, err error) {
+	x.Scenario, x.Seed = sc.Name, r.suite.SeedOf(sc.Name, n)
 	began := time.Now()
-	if err := r.fixture(ctx, sc, p.world); err != nil {
+	if err := r.fixture(ctx, sc, x.Seed, p.world); err != nil {
 		return x, err
 	}
 	before, err := r.estate(ctx, sc, p.world)
