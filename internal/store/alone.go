@@ -19,7 +19,7 @@ const aloneEvery = time.Second
 // force) is not shared between nodes. It returns ErrInUse if there is another.
 // The channel is closed when the lock may be lost; nothing may be decided then.
 func (s *Postgres) Alone(ctx context.Context) (lost <-chan struct{}, err error) {
-	cfg := s.pool.cfg.Copy()
+	cfg := s.cfg.Copy()
 	delete(cfg.RuntimeParams, "idle_in_transaction_session_timeout")
 	c, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
@@ -39,7 +39,7 @@ func (s *Postgres) Alone(ctx context.Context) (lost <-chan struct{}, err error) 
 		defer c.Close(context.Background())
 		for {
 			select {
-			case <-s.pool.stop.Done():
+			case <-s.pool.Done():
 				return
 			case <-time.After(aloneEvery):
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sallyport-dev/sallyport/internal/ledger"
+	"github.com/sallyport-dev/sallyport/internal/pgpool"
 )
 
 // Bounds of one PostgreSQL transaction.
@@ -21,6 +22,10 @@ const (
 	txRetries = 10               // of serialization failures and deadlocks
 )
 
+// maxConns bounds the connections of one node. The committer and the signer
+// need one each; the rest read.
+const maxConns = 12
+
 // ErrNotPrimary is wrapped when a connection does not lead to a primary that
 // keeps what it commits. Point the URL at the primary.
 var ErrNotPrimary = errors.New("not a durable primary")
@@ -28,7 +33,8 @@ var ErrNotPrimary = errors.New("not a durable primary")
 // Postgres is a ledger.Store in a PostgreSQL database that nodes share. The
 // lock on a tenant's head row sequences its log among all nodes.
 type Postgres struct {
-	pool     *pgPool
+	cfg      *pgx.ConnConfig
+	pool     *pgpool.Pool
 	firsts   firsts
 	readOnly bool
 }
@@ -86,7 +92,17 @@ func connect(url string) (*Postgres, error) {
 	p["lock_timeout"] = "5s"
 	p["idle_in_transaction_session_timeout"] = "10s"
 	p["application_name"] = "sallyport"
-	return &Postgres{pool: newPool(cfg)}, nil
+	return &Postgres{cfg: cfg, pool: pgpool.New(maxConns, func(ctx context.Context) (*pgx.Conn, error) {
+		c, err := pgx.ConnectConfig(ctx, cfg)
+		if err != nil {
+			return nil, err
+		}
+		if err := checkPrimary(ctx, c); err != nil {
+			pgpool.HangUp(c)
+			return nil, err
+		}
+		return c, nil
+	})}, nil
 }
 
 // checkPrimary refuses a standby, whose epochs and approvals may be old, and a
@@ -109,13 +125,31 @@ func checkPrimary(ctx context.Context, c *pgx.Conn) error {
 
 // Close implements ledger.Store.
 func (s *Postgres) Close() error {
-	s.pool.close()
+	s.pool.Close()
 	return nil
+}
+
+// begin starts a transaction. done gives its connection back; it undoes a
+// transaction that is not ended.
+func (s *Postgres) begin(ctx context.Context, o pgx.TxOptions) (t pgx.Tx, done func(), err error) {
+	c, err := s.pool.Begin(ctx, func(c *pgx.Conn) (err error) {
+		t, err = c.BeginTx(ctx, o)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return t, func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		t.Rollback(ctx) // after the end it does nothing
+		s.pool.Put(c)
+	}, nil
 }
 
 // View implements ledger.Store.
 func (s *Postgres) View(ctx context.Context, f func(ledger.ReadTx) error) error {
-	t, done, err := s.pool.begin(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	t, done, err := s.begin(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return err
 	}
@@ -149,7 +183,7 @@ func (s *Postgres) Update(ctx context.Context, f func(ledger.WriteTx) error) err
 func (s *Postgres) update(ctx context.Context, f func(ledger.WriteTx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, txTimeout)
 	defer cancel()
-	p, done, err := s.pool.begin(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
+	p, done, err := s.begin(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
 	if err != nil {
 		return err
 	}
@@ -178,12 +212,13 @@ func (s *Postgres) update(ctx context.Context, f func(ledger.WriteTx) error) err
 // Purge implements ledger.Store. It removes dead rows; PostgreSQL overwrites
 // their place when it needs it, and keeps its write-ahead log as configured.
 func (s *Postgres) Purge(ctx context.Context) error {
-	c, err := s.pool.get(ctx)
-	if err != nil {
+	c, err := s.pool.Begin(ctx, func(c *pgx.Conn) error {
+		_, err := c.Exec(ctx, "VACUUM objects")
 		return err
+	})
+	if err == nil {
+		s.pool.Put(c)
 	}
-	defer s.pool.put(c)
-	_, err = c.Exec(ctx, "VACUUM objects")
 	return err
 }
 

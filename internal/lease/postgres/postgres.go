@@ -36,6 +36,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sallyport-dev/sallyport/internal/lease"
+	"github.com/sallyport-dev/sallyport/internal/pgpool"
 )
 
 // Config says where the server is, who makes roles, and what they can do.
@@ -67,7 +68,7 @@ const DefaultConnections = 8
 // Source is a lease.Source. It holds connections: Close ends them.
 type Source struct {
 	c    Config
-	pool *pool
+	pool *pgpool.Pool
 	// checked is when the declared roles were last seen to be what they may be,
 	// in Unix nanoseconds.
 	checked atomic.Int64
@@ -77,18 +78,21 @@ type Source struct {
 // do more there than a lease.
 const checkEvery = time.Minute
 
+// maxConns bounds the connections of one source's Admin.
+const maxConns = 4
+
 // New makes a source. It does not touch the network.
 func New(c Config) *Source {
 	if c.Connections == 0 {
 		c.Connections = DefaultConnections
 	}
 	s := &Source{c: c}
-	s.pool = newPool(s.admin)
+	s.pool = pgpool.New(maxConns, s.admin)
 	return s
 }
 
 // Close ends the connections of the source.
-func (s *Source) Close() { s.pool.close() }
+func (s *Source) Close() { s.pool.Close() }
 
 // credential is what is sealed.
 type credential struct {
@@ -118,11 +122,11 @@ func (s *Source) Issue(ctx context.Context, o lease.Order) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", lease.ErrNotIssued, err)
 	}
-	c, err := s.pool.begin(ctx, func(c *pgx.Conn) error { return s.prepare(ctx, c, o.Label) })
+	c, err := s.pool.Begin(ctx, func(c *pgx.Conn) error { return s.prepare(ctx, c, o.Label) })
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", lease.ErrNotIssued, err)
 	}
-	defer s.pool.put(c)
+	defer s.pool.Put(c)
 	out := credential{Role: o.Label, Password: password}
 	if err := rows(ctx, c, create, func(vs [][]byte) error { _, err := fmt.Sscan(string(vs[0]), &out.OID); return err }); err != nil {
 		// The server's own word that it refused is certain; a broken connection is not.
@@ -192,11 +196,11 @@ func (s *Source) Renew(ctx context.Context, cred lease.Credential, expires time.
 	if err != nil {
 		return err
 	}
-	c, err := s.pool.begin(ctx, func(c *pgx.Conn) error {
+	c, err := s.pool.Begin(ctx, func(c *pgx.Conn) error {
 		return exec(ctx, c, fmt.Sprintf("ALTER ROLE %s VALID UNTIL '%s'", name, stamp(expires)))
 	})
 	if err == nil {
-		s.pool.put(c)
+		s.pool.Put(c)
 	}
 	return err
 }
@@ -204,7 +208,7 @@ func (s *Source) Renew(ctx context.Context, cred lease.Credential, expires time.
 // List says which roles carry the prefix.
 func (s *Source) List(ctx context.Context, prefix string) (out []string, err error) {
 	var all []string
-	c, err := s.pool.begin(ctx, func(c *pgx.Conn) error {
+	c, err := s.pool.Begin(ctx, func(c *pgx.Conn) error {
 		r, err := c.Query(ctx, `SELECT rolname::text FROM pg_roles WHERE left(rolname, length($1)) = $1 ORDER BY 1`, prefix)
 		if err == nil {
 			all, err = pgx.CollectRows(r, pgx.RowTo[string])
@@ -214,7 +218,7 @@ func (s *Source) List(ctx context.Context, prefix string) (out []string, err err
 	if err != nil {
 		return nil, err
 	}
-	s.pool.put(c)
+	s.pool.Put(c)
 	for _, name := range all {
 		if labels.MatchString(name) {
 			out = append(out, name)

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sallyport-dev/sallyport/internal/lease"
+	"github.com/sallyport-dev/sallyport/internal/pgpool"
 )
 
 // Revoke drops the role of one credential.
@@ -61,7 +62,7 @@ func (s *Source) revokeAll(ctx context.Context, cs []lease.Credential) []error {
 	if err != nil {
 		return all(errs, err)
 	}
-	defer s.pool.put(conn)
+	defer s.pool.Put(conn)
 	var names []string
 	for i, c := range cs {
 		name, err := labelled(c.Label)
@@ -108,7 +109,7 @@ const terminate = 10 * time.Second
 // given, or an error.
 func (s *Source) find(ctx context.Context, cs []lease.Credential, patience time.Duration) (*pgx.Conn, map[string]uint32, error) {
 	var there map[string]uint32
-	conn, err := s.pool.begin(ctx, func(conn *pgx.Conn) error {
+	conn, err := s.pool.Begin(ctx, func(conn *pgx.Conn) error {
 		const makers = `application_name = ANY($1) AND usename = session_user AND pid <> pg_backend_pid()`
 		if err := gone(ctx, conn, patience, makers, labelsOf(cs)); err != nil {
 			return err
@@ -242,7 +243,7 @@ func (s *Source) dropEverywhere(ctx context.Context, conn *pgx.Conn, name string
 			return fmt.Errorf("database %q: %w", db, err)
 		}
 		err = exec(ctx, c, owned)
-		hangUp(c)
+		pgpool.HangUp(c)
 		if err != nil {
 			return fmt.Errorf("database %q: %w", db, err)
 		}
@@ -257,7 +258,7 @@ func (s *Source) ConfirmAll(ctx context.Context, cs []lease.Credential) []error 
 	if err != nil {
 		return all(errs, err)
 	}
-	defer s.pool.put(conn)
+	defer s.pool.Put(conn)
 	r, err := conn.Query(ctx, `SELECT DISTINCT usesysid FROM pg_stat_activity WHERE `+theirs, oidsOf(cs, there), labelsOf(cs))
 	if err != nil {
 		return all(errs, err)

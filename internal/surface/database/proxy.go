@@ -175,7 +175,7 @@ func (p *Proxy) serve(ctx context.Context, c net.Conn, h hello, session map[stri
 	defer p.forget(key)
 	// The end of the task cuts both, and cancels what the server is doing: it
 	// notices a closed socket only when it has something to say.
-	defer onDone(ctx, func() {
+	defer local.OnDone(ctx, func() {
 		c.Close() // first: nothing more gets through
 		p.cancelStatement(key)
 		up.Conn.Close()
@@ -261,16 +261,4 @@ func (p *Proxy) cancelStatement(key cancelKey) {
 	ctx, cancel := context.WithTimeout(context.Background(), cancelTimeout)
 	defer cancel()
 	_ = pc.CancelRequest(ctx) // the protocol gives no answer to it either
-}
-
-// onDone runs f when ctx ends. Unlike the function of context.AfterFunc, stop
-// does not return while f runs.
-func onDone(ctx context.Context, f func()) (stop func()) {
-	done := make(chan struct{})
-	cancel := context.AfterFunc(ctx, func() { defer close(done); f() })
-	return func() {
-		if !cancel() {
-			<-done
-		}
-	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/surface/local"
 )
 
 // readBackTimeout and readBackSize bound a read-back.
@@ -106,7 +107,7 @@ func (x *exchange) dispatch(ctx context.Context, permit gate.Permit) action.Outc
 	}
 	defer resp.Body.Close()
 	// A client that does not read must not outlive its task.
-	defer onDone(ctx, func() {
+	defer local.OnDone(ctx, func() {
 		http.NewResponseController(x.w).SetWriteDeadline(time.Unix(1, 0))
 		resp.Body.Close()
 	})()
@@ -115,18 +116,6 @@ func (x *exchange) dispatch(ctx context.Context, permit gate.Permit) action.Outc
 		outcome.ReadBack = x.readBack(ctx, rb, resp.StatusCode)
 	}
 	return outcome
-}
-
-// onDone runs f when ctx ends. Unlike the function of context.AfterFunc, stop
-// does not return while f runs: f may use what its caller owns.
-func onDone(ctx context.Context, f func()) (stop func()) {
-	done := make(chan struct{})
-	cancel := context.AfterFunc(ctx, func() { defer close(done); f() })
-	return func() {
-		if !cancel() {
-			<-done
-		}
-	}
 }
 
 // inject adds credentials and checks that nothing else was changed by it.

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/surface/local"
 )
 
 // maxFrame bounds one WebSocket frame in bytes.
@@ -71,7 +72,7 @@ func (x *exchange) relay(ctx context.Context, resp *http.Response) action.Outcom
 	client.raw.Store(true)
 	cut := func() { up.Close(); client.sever() }
 	defer cut()
-	defer onDone(ctx, cut)()
+	defer local.OnDone(ctx, cut)()
 	h := http.Header{}
 	copyResponseHeader(h, resp.Header, !x.rec.OwnCredentials, x.p.scrubber())
 	h.Del("Content-Type")

@@ -189,7 +189,7 @@ func relay(ctx context.Context, h *Host, c net.Conn) action.Outcome {
 		return action.Outcome{State: action.Failed, Detail: "upstream_failed"}
 	}
 	defer up.Close()
-	defer onDone(ctx, func() { c.Close(); up.Close() })()
+	defer local.OnDone(ctx, func() { c.Close(); up.Close() })()
 	done := make(chan int64)
 	go func() {
 		n, _ := io.Copy(c, up)
@@ -201,16 +201,4 @@ func relay(ctx context.Context, h *Host, c net.Conn) action.Outcome {
 	up.Close()
 	out := <-done
 	return action.Outcome{State: action.Done, Detail: fmt.Sprintf("%d bytes to the host, %d from it", in, out)}
-}
-
-// onDone runs f when ctx ends. Unlike the function of context.AfterFunc, stop
-// does not return while f runs.
-func onDone(ctx context.Context, f func()) (stop func()) {
-	done := make(chan struct{})
-	cancel := context.AfterFunc(ctx, func() { defer close(done); f() })
-	return func() {
-		if !cancel() {
-			<-done
-		}
-	}
 }
