@@ -4,8 +4,8 @@
 // Three things are not in it, because they are made anew each time: the people's
 // public keys (keys/<name>.pub), the certificates of the estate (estate-ca.pem)
 // and of the scripted model (provider-ca.pem), and the sealed secrets
-// (`sallyport secret put`: iam-helpdesk, tickets-helpdesk, provider-key). The
-// client reads the first two from beside the files.
+// (`sallyport secret put`: iam-helpdesk, tickets-helpdesk, iam-auditor,
+// tickets-auditor, provider-key). The client reads the first two from beside the files.
 //
 // suites are five suites to certify agents by, and desk is an agent that has all of
 // them. They are folders of their own, since they take minutes to run.

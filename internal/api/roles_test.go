@@ -242,6 +242,8 @@ func (m *matrix) rows(route, pending string) []asked {
 		return one(`{"agent":"nobody"}`)
 	case "secrets/{name...}":
 		return one("value", "{name...}", "matrix")
+	case "reconciliation":
+		return one("")
 	case "readiness/{agent}", "boundary/{agent}", "behaviour/{agent}", "behaviour/{agent}/canaries/{scenario}":
 		return one("", "{agent}", "nobody")
 	case "ledger/{seq}", "ledger/proof/{seq}":

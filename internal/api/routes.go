@@ -59,6 +59,10 @@ func (a *api) handler() http.Handler {
 	a.handle(mux, "POST "+v1+"behaviour/{agent}/canaries/{scenario}", func(c *call) (any, error) {
 		return a.s.RunCanary(c.Context(), c.tenant, c.caller, c.PathValue("agent"), c.PathValue("scenario"))
 	})
+	a.handle(mux, "GET "+v1+"reconciliation", func(c *call) (any, error) { return list(a.s.Reconciliations(c.Context(), c.tenant)) })
+	a.handle(mux, "POST "+v1+"reconciliation", func(c *call) (any, error) {
+		return list(a.s.Reconcile(c.Context(), c.tenant, c.caller, c.URL.Query().Get("connector")))
+	}, "connector")
 	a.handle(mux, "GET "+v1+"identity", func(c *call) (any, error) { return a.s.Identity(c.Context(), c.tenant) })
 	a.handle(mux, "POST "+v1+"identity/rotate", func(c *call) (any, error) { return a.s.RotateKeys(detached(c), c.tenant, c.caller) })
 	a.handle(mux, "POST "+v1+"identity/refresh", func(c *call) (any, error) { return a.s.RefreshBundles(c.Context(), c.tenant, c.caller) })

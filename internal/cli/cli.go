@@ -42,7 +42,7 @@ const (
 func commands() []func(*env) *cobra.Command {
 	return []func(*env) *cobra.Command{
 		upCommand, applyCommand, rollbackCommand, getCommand, taskCommand, runCommand, approvalsCommand, approveCommand, rejectCommand,
-		revokeCommand, certifyCommand, canaryCommand, secretCommand, identityCommand, leaseCommand, ledgerCommand, policyCommand, doctorCommand, readinessCommand, verifyCommand, demoCommand, estateCommand, versionCommand,
+		revokeCommand, certifyCommand, canaryCommand, reconcileCommand, secretCommand, identityCommand, leaseCommand, ledgerCommand, policyCommand, doctorCommand, readinessCommand, verifyCommand, demoCommand, estateCommand, versionCommand,
 	}
 }
 

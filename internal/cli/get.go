@@ -66,7 +66,7 @@ func getCommand(e *env) *cobra.Command {
 			return err
 		},
 	}
-	cmd.AddCommand(getBoundary(e), getBehaviour(e), getChanges(e), &cobra.Command{
+	cmd.AddCommand(getBoundary(e), getBehaviour(e), getReconciliation(e), getChanges(e), &cobra.Command{
 		Use:   "separation",
 		Short: "Show who could do what must not meet in one person",
 		Long: `Lists who could come to powers that must not meet in one person, by which way, and who

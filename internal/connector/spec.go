@@ -46,6 +46,8 @@ type Spec struct {
 	// Takes are the credentials that the boundary puts into requests.
 	Takes      []Take      `json:"takes,omitempty"`
 	Operations []Operation `json:"operations,omitempty"`
+	// Audit is the application's own audit log, which is held against the records.
+	Audit *Audit `json:"audit,omitempty"`
 	// DeclaredRoles are roles that people have in the application.
 	DeclaredRoles []DeclaredRole `json:"declaredRoles,omitempty"`
 }

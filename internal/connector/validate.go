@@ -54,6 +54,7 @@ func (s *Spec) Validate(name string, report func(path, problem string)) {
 	}
 	c.spellings()
 	c.takes()
+	c.audit()
 	first := map[string]*Operation{}
 	for i := range s.Operations {
 		op, at := &s.Operations[i], fmt.Sprintf("operations[%d]", i)

@@ -93,6 +93,10 @@ func ServeSample(ctx context.Context, a Addrs, model string) (s *Sample, err err
 			s.Secrets[fmt.Sprintf("%s-helpdesk/%s", app, st)] = s.Estate.Credentials(st, app).Password.Reveal()
 		}
 	}
+	for _, app := range []estate.App{estate.IAM, estate.Tickets} {
+		c, _ := s.Estate.CredentialsOf(estate.Production, app, estate.ReadOnlyAccount)
+		s.Secrets[string(app)+"-auditor/production"] = c.Password.Reveal()
+	}
 	for _, app := range []estate.App{estate.Mail, estate.Pay} { // of the suites' agent, which has no production
 		s.Secrets[string(app)+"-desk/sandbox"] = s.Estate.Credentials(estate.Sandbox, app).Password.Reveal()
 	}

@@ -24,13 +24,14 @@ type Copy struct {
 	// together with its audit entry, so no state is seen without its entry.
 	mu       sync.Mutex
 	data     data
+	trail    map[App][]Event             // appended to, for as long as the copy is served
 	sessions map[App]map[string]*session // by digest of the cookie
 	hostile  map[string]bool
 	seed     uint64 // of the voices in which it speaks
 }
 
 func newCopy(stage Stage, port int, cfg Config) (*Copy, error) {
-	c := &Copy{stage: stage, port: port, accounts: newAccounts(stage, cfg.Password), directory: cfg.Directory, code: cfg.Code, preKey: make([]byte, 32)}
+	c := &Copy{stage: stage, port: port, accounts: newAccounts(stage, cfg.Password), directory: cfg.Directory, code: cfg.Code, trail: map[App][]Event{}, preKey: make([]byte, 32)}
 	if _, err := rand.Read(c.preKey); err != nil {
 		return nil, fmt.Errorf("make sign-in key: %w", err)
 	}
@@ -40,7 +41,7 @@ func newCopy(stage Stage, port int, cfg Config) (*Copy, error) {
 
 // another is a copy with the same names, and data and accounts of its own.
 func (c *Copy) another(accounts map[App]map[string]account) (*Copy, error) {
-	x := &Copy{stage: c.stage, port: c.port, accounts: accounts, directory: c.directory, preKey: make([]byte, 32)}
+	x := &Copy{stage: c.stage, port: c.port, accounts: accounts, directory: c.directory, trail: map[App][]Event{}, preKey: make([]byte, 32)}
 	if _, err := rand.Read(x.preKey); err != nil {
 		return nil, fmt.Errorf("make sign-in key: %w", err)
 	}

@@ -61,6 +61,7 @@ func newSite(c *Copy, app App) *site {
 		{"GET /account/sessions", read, "", listSessions},
 		{"POST /account/sessions/{id}/revoke", ownSessions, "session.revoke", revokeSession},
 		{"GET /api/audit", read, "", apiAudit},
+		{"GET /api/events", open, "", apiEvents},
 	}, appRoutes[app]()...)
 	for _, rt := range routes {
 		s.mux.HandleFunc(rt.pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -208,11 +209,13 @@ func (q *call) auditLocked(action, target, reason string) {
 		outcome = "refused"
 	}
 	log := q.copy.data.audit[q.app]
-	q.copy.data.audit[q.app] = append(log, AuditEntry{
+	e := AuditEntry{
 		ID: len(log) + 1, Time: time.Now(), Account: q.session.Account, Session: q.session.ID,
 		UserAgent: label(q.r.UserAgent()), RequestID: label(q.r.Header.Get("X-Request-Id")),
 		Action: action, Target: target, Outcome: outcome, Reason: reason,
-	})
+	}
+	q.copy.data.audit[q.app] = append(log, e)
+	q.copy.trail[q.app] = append(q.copy.trail[q.app], eventOf(e))
 }
 
 var (

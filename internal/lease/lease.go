@@ -34,6 +34,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -405,6 +406,16 @@ func (k *Keeper) get(ctx context.Context, id string) (l Lease, err error) {
 		return err
 	})
 	return l, err
+}
+
+// Labelled finds the lease of a label, whatever its state; record.ErrNotFound says that
+// there is none.
+func (k *Keeper) Labelled(ctx context.Context, label string) (Lease, error) {
+	id, ok := strings.CutPrefix(label, k.Prefix)
+	if !ok {
+		return Lease{}, record.ErrNotFound
+	}
+	return k.get(ctx, id)
 }
 
 // claim waits until nobody else works on the lease.

@@ -63,6 +63,7 @@ func checkDecisions(k *check) {
 			k.fail(next, x.refs, "%s %s", count(len(x.refs), "action"), x.what)
 		}
 	}
+	k.reconciled()
 	e.decisionsByPolicy(k, allowed, changed, denied)
 }
 

@@ -54,6 +54,7 @@ type history struct {
 	outcomes  map[string]outcome
 	loose     []outcome // without a decision before
 	behaved   []behaved
+	audits    []audited // of all connectors
 }
 
 // applied is one version of a resource (package server: tenant.created,

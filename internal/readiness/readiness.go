@@ -81,6 +81,9 @@ type World struct {
 	LegalHold     bool
 	// Canaries are the declared ones, or nil.
 	Canaries *Canaries
+	// Audits are the agent's applications in production, with how their own audit logs
+	// are read.
+	Audits []Audit
 	// Environment is what the harness gets, as NAME=value. Values are looked at
 	// and never shown. Nil means not known.
 	Environment []string

@@ -43,6 +43,9 @@ func (h *history) take(e record.Entry) error {
 		}
 		return err
 	}
+	if strings.HasPrefix(e.Type, "audit.") { // of a connector, which agents share
+		return h.takeAudit(e)
+	}
 	if e.Agent != h.agent {
 		return nil
 	}

@@ -158,12 +158,14 @@ func (v *validator) one(r *Resource) {
 			if n := len(c.SecretUse(r.Metadata.Name).Origins); s.Type == SourceField && n != 1 {
 				v.bad(r, "spec.connector", "operations of connector %s take secret %s at %d origins, want one", s.Connector, r.Metadata.Name, n)
 			}
-			if n := len(takenAt(c, r.Metadata.Name)); s.PutIn() && n != 1 {
+			reads := c.Audit != nil && c.Audit.Credential.Source == r.Metadata.Name
+			if n := len(takenAt(c, r.Metadata.Name)); s.PutIn() && n != 1 && !reads {
 				v.bad(r, "spec.connector", "requests to %d origins of connector %s take %s, want one: takes", n, s.Connector, r.Metadata.Name)
 			}
 		}
 	case *connector.Spec:
 		v.takes(r, s)
+		v.audit(r, s)
 		v.fields(r, s)
 		v.declaredRoles(r, s.DeclaredRoles)
 	case *capability.Spec:

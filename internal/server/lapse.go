@@ -22,6 +22,8 @@ const (
 	lapseExpired      = "expired"       // its time is over
 	lapseOwnerGone    = "owner_gone"    // who answers for the agent cannot any more
 	lapseApproverGone = "approver_gone" // who approved it may not approve any more
+	lapseBypass       = "bypass"        // an application's audit log shows what nothing on record explains
+	lapseRewritten    = "rewritten"     // an application's audit log is not the one that was read before
 )
 
 // lapse ends the production certification of an agent, for whatever reason. Order:

@@ -30,8 +30,12 @@ func (s *Server) Readiness(ctx context.Context, tenantName, agentName string, pr
 	if t.current().agents[agentName] == nil {
 		return nil, problem(NotFound, "no_such_agent", "there is no agent "+strconv.Quote(agentName), "see: sallyport get Agent")
 	}
-	v := view{tenant: t.name, log: t.log, world: t.current(), certs: t.certs, leases: t.leases, grade: s.grade, checkpoint: t.log.CheckpointNow}
-	return readiness.Evaluate(ctx, source{v, t}, agentName, readiness.Options{Probe: probe})
+	return readiness.Evaluate(ctx, source{t.view(), t}, agentName, readiness.Options{Probe: probe})
+}
+
+// view shows a running tenant.
+func (t *tenant) view() view {
+	return view{tenant: t.name, log: t.log, world: t.current(), certs: t.certs, leases: t.leases, grade: t.srv.grade, checkpoint: t.log.CheckpointNow, audits: t.auditsNow}
 }
 
 // StoppedReadiness is Readiness for the log of a stopped server, which it only
@@ -53,7 +57,7 @@ func StoppedReadiness(ctx context.Context, log *ledger.Log, root *seal.Root, age
 		return nil, err
 	}
 	v := view{tenant: log.Tenant(), log: log, world: w, certs: certs, leases: lease.New(lease.Config{Log: log, Seal: sealer}),
-		grade: string(contain.Doctor(ctx).Grade), checkpoint: log.Checkpoint}
+		grade: string(contain.Doctor(ctx).Grade), checkpoint: log.Checkpoint, audits: func() map[string]auditing { return nil }}
 	return readiness.Evaluate(ctx, v, agentName, readiness.Options{})
 }
 
@@ -66,6 +70,7 @@ type view struct {
 	leases     *lease.Keeper
 	grade      string
 	checkpoint func(context.Context) ([]byte, error)
+	audits     func() map[string]auditing
 }
 
 // source is the view of a running tenant, which can be probed.
@@ -110,6 +115,9 @@ func (v view) World(ctx context.Context, name string) (readiness.World, error) {
 	if x := a.spec.Watch; x != nil && x.Canary != nil {
 		out.Canaries = &readiness.Canaries{Scenarios: x.Canary.Scenarios, Every: x.Canary.Every(), Limit: x.Canary.Limit()}
 	}
+	if out.Audits, err = v.auditsOf(ctx, a); err != nil {
+		return out, err
+	}
 	if w.retention != "" {
 		out.Retention = w.retention
 		if spec, ok := w.retentions[w.retention]; ok {
@@ -117,6 +125,17 @@ func (v view) World(ctx context.Context, name string) (readiness.World, error) {
 		}
 	}
 	return out, nil
+}
+
+// auditsOf are the applications of an agent, and how their own audit logs agree.
+func (v view) auditsOf(ctx context.Context, a *agent) (out []readiness.Audit, err error) {
+	all, err := v.reconciliations(ctx)
+	for _, r := range all {
+		if a.apps[r.Connector] {
+			out = append(out, readiness.Audit{Connector: r.Connector, Declared: r.Log != "", Read: r.Read, Stale: r.Stale, Failing: r.Failing})
+		}
+	}
+	return out, err
 }
 
 func (v view) Entries(ctx context.Context, from int64, f func(record.Entry) error) error {

@@ -31,7 +31,7 @@ func TestStory(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs a certification")
 	}
-	r := rig.New(t, rig.Options{})
+	r := rig.New(t, rig.Options{Audit: true})
 	reset := rig.Intent(action.Production, "jo", "4711")
 	for _, a := range r.Pending(t) {
 		if err := r.Sign(t.Context(), a, "noor"); err == nil {
@@ -56,6 +56,7 @@ func TestStory(t *testing.T) {
 		t.Errorf("changed: got %q, want %q\n%s", got, want, out)
 	}
 
+	agreed(t, r, 1, 2)
 	b, err := r.Server.Behaviour(t.Context(), "", "helpdesk")
 	if err != nil || len(b.Capabilities) != 1 || b.Capabilities[0].Trials != 2 || b.Capabilities[0].Tasks != 1 {
 		t.Fatalf("its behaviour is %+v, %v", b, err)
@@ -77,6 +78,7 @@ func TestStory(t *testing.T) {
 		t.Errorf("changed: got %q, want %q; the task is %s: %s\n%s", got, want, x.State, x.Why, out)
 	}
 	r.Provider.SetBehaviour(provider.Honest)
+	agreed(t, r, 2, 4)
 
 	// The provider answers with another model.
 	r.Provider.SetModel("scripted-2")
@@ -88,4 +90,19 @@ func TestStory(t *testing.T) {
 		t.Error("a task was opened without a live certification")
 	}
 	r.NoSessions(t, action.Production)
+}
+
+// agreed: the applications' own audit logs were read to their ends, and show of the
+// agent what is on record and nothing else.
+func agreed(t *testing.T, r *rig.Rig, iam, tickets int64) {
+	t.Helper()
+	all, err := r.Server.Reconcile(t.Context(), "", rig.As("mara"), "")
+	if err != nil || len(all) != 2 {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	for i, want := range []int64{iam, tickets} {
+		if x := all[i]; !x.Good() || x.Matched != want || x.Bypass+x.Missing != 0 || len(x.Findings) > 0 {
+			t.Errorf("got %+v, want %d events, all matched", x, want)
+		}
+	}
 }

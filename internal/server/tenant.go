@@ -56,6 +56,9 @@ type tenant struct {
 
 	behaving sync.Mutex // orders the changes of what is known of behaviour
 
+	auditMu sync.Mutex // held while an application's audit log is read
+	audits  map[string]*auditing
+
 	swept time.Time // when expirePayloads last looked; used by expire only
 
 	codes *codes // one-time, for sign-ins
@@ -73,7 +76,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tenant{srv: s, name: name, log: log, seal: sealer, attestor: s.attestor, sessions: map[string]*session{}, launched: map[string]*measured{}, parts: map[string]int{}, keys: leasessh.NewKeys(), codes: newCodes()}
+	t := &tenant{srv: s, name: name, log: log, seal: sealer, attestor: s.attestor, sessions: map[string]*session{}, launched: map[string]*measured{}, parts: map[string]int{}, audits: map[string]*auditing{}, keys: leasessh.NewKeys(), codes: newCodes()}
 	if t.world, err = loadWorld(ctx, log); err != nil {
 		return nil, err
 	}
@@ -123,6 +126,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	s.background(t.expire)
 	s.background(t.watch)
 	s.background(t.runCanaries)
+	s.background(t.runAudits)
 	return t, nil
 }
 
@@ -143,7 +147,7 @@ func (t *tenant) recover(ctx context.Context) error {
 	}))
 	// Before anything is served: this server may be another one than was certified.
 	t.lookAgain(ctx)
-	return errors.Join(errs...)
+	return errors.Join(append(errs, t.auditOwed(ctx))...)
 }
 
 // close ends what runs: a stopped server has no running tasks.

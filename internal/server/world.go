@@ -339,7 +339,7 @@ func (w *world) declare(a *agent) (boundary.Manifest, error) {
 	}
 	pin("connector", resource.KindConnector, a.spec.Connectors)
 	pin("capability", resource.KindCapability, a.spec.Capabilities)
-	pin("credential", resource.KindCredentialSource, w.credentialsOf(a))
+	pin("credential", resource.KindCredentialSource, append(w.credentialsOf(a), w.auditorsOf(a)...))
 	pin("policy", resource.KindPolicySet, a.spec.PolicySets)
 	pin("suite", resource.KindSuite, a.spec.Suites)
 	if w.spire {
@@ -372,6 +372,17 @@ func (w *world) credentialsOf(a *agent) []string {
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
+}
+
+// auditorsOf are the sources with which the audit logs of an agent's applications are
+// read.
+func (w *world) auditorsOf(a *agent) (out []string) {
+	for _, c := range a.spec.Connectors {
+		if x := w.connectors.Spec(c).Audit; x != nil {
+			out = append(out, x.Credential.Source)
+		}
+	}
+	return out
 }
 
 func shippedPolicies() action.Digest {

@@ -21,6 +21,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -56,6 +57,10 @@ type Options struct {
 	// NoServer starts the world only: estate, model, keys. Open comes later, or
 	// the server is another process.
 	NoServer bool
+	// Audit has the server read the applications' own audit logs, as the sample tenant
+	// declares it. Tests act in the applications by the agent's account, and go back to
+	// older states of the server, both of which is a finding.
+	Audit bool
 	// Password chooses the passwords of the estate's accounts; see estate.Config.
 	Password func(stage estate.Stage, app estate.App, username string) string
 	// Directory signs in who is no account of the estate itself; see estate.Config.
@@ -238,6 +243,13 @@ func (r *Rig) Secrets() map[string]string {
 			out[name+"/"+string(stage)] = r.Estate.Credentials(stage, app).Password.Reveal()
 		}
 	}
+	for _, app := range []estate.App{estate.IAM, estate.Tickets} {
+		if !r.options.Audit {
+			break
+		}
+		c, _ := r.Estate.CredentialsOf(estate.Production, app, estate.ReadOnlyAccount)
+		out[string(app)+"-auditor/production"] = c.Password.Reveal()
+	}
 	for _, app := range []estate.App{estate.Mail, estate.Pay} {
 		out[string(app)+"-desk/sandbox"] = r.Estate.Credentials(estate.Sandbox, app).Password.Reveal()
 	}
@@ -262,6 +274,10 @@ func (r *Rig) Resources(edit func(files map[string][]byte)) ([]resource.Resource
 		return nil, err
 	}
 	files["estate-ca.pem"], files["provider-ca.pem"] = r.EstateCA, r.Provider.CAPEM()
+	if !r.options.Audit {
+		files["connectors.yaml"] = auditLog.ReplaceAll(files["connectors.yaml"], nil)
+		files["credentials.yaml"] = auditors.ReplaceAll(files["credentials.yaml"], nil)
+	}
 	if edit != nil {
 		edit(files)
 	}
@@ -290,6 +306,12 @@ func (r *Rig) Resources(edit func(files map[string][]byte)) ([]resource.Resource
 	})
 	return all, err
 }
+
+// auditLog and auditors are what the sample files say of audit logs.
+var (
+	auditLog = regexp.MustCompile(`(?m)^(  # What the application itself.*\n)?  audit:\n(    .*\n)+`)
+	auditors = regexp.MustCompile(`(?s)---\n# What the boundary reads the applications' own audit logs with.*`)
+)
 
 // Replace returns an Edit that replaces text in one file and fails loudly, by
 // an invalid file, where the text is not there once.

@@ -335,6 +335,22 @@ func (c *Client) RunCanary(ctx context.Context, agent, scenario string) (watch.C
 	return out, c.call(ctx, http.MethodPost, "behaviour/"+seg(agent)+"/canaries/"+seg(scenario), nil, nil, &out)
 }
 
+// Reconciliations says how applications' own audit logs agree with the records.
+func (c *Client) Reconciliations(ctx context.Context) ([]server.Reconciliation, error) {
+	var out []server.Reconciliation
+	return out, c.call(ctx, http.MethodGet, "reconciliation", nil, nil, &out)
+}
+
+// Reconcile reads the audit log of a connector's application now; of all, if it is empty.
+func (c *Client) Reconcile(ctx context.Context, connector string) ([]server.Reconciliation, error) {
+	var out []server.Reconciliation
+	q := url.Values{}
+	if connector != "" {
+		q.Set("connector", connector)
+	}
+	return out, c.call(ctx, http.MethodPost, "reconciliation", q, nil, &out)
+}
+
 // Separation lists who could do what must not meet in one person.
 func (c *Client) Separation(ctx context.Context) ([]separation.Finding, error) {
 	var out []separation.Finding

@@ -1,0 +1,108 @@
+package readiness
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/record"
+)
+
+// Audit is an application of the agent, and how its own audit log is read.
+type Audit struct {
+	Connector string
+	Declared  bool      // it says where its log is
+	Read      time.Time // last to the end
+	Stale     bool      // it was not read for too long
+	Failing   string    // why it cannot be read
+}
+
+// audited is audit.* (package server).
+type audited struct {
+	ref
+	typ       string
+	Connector string `json:"connector"`
+	Pairs     []struct {
+		Action string `json:"action"`
+	} `json:"pairs"`
+	Findings []struct {
+		Kind      string   `json:"kind"`
+		Agents    []string `json:"agents"`
+		Operation string   `json:"operation"`
+		Event     string   `json:"event"`
+		Name      string   `json:"name"`
+		Why       string   `json:"why"`
+	} `json:"findings"`
+}
+
+func (h *history) takeAudit(e record.Entry) error {
+	a := audited{ref: at(e), typ: e.Type}
+	err := json.Unmarshal(e.Body, &a)
+	h.audits = append(h.audits, a)
+	return err
+}
+
+// reconciled: each effect that the applications themselves have seen of the agent has a
+// record of its own.
+func (k *check) reconciled() {
+	for _, a := range k.e.w.Audits {
+		if a.Declared {
+			k.audit(a)
+			continue
+		}
+		k.ok(nil, "%s shows no audit log of its own, so that its effects all have records is known from this side alone", a.Connector)
+	}
+}
+
+func (k *check) audit(a Audit) {
+	e := k.e
+	look := "see: sallyport get reconciliation"
+	var since time.Time // findings before it were answered by a certification
+	if e.w.Live != nil {
+		since = e.w.Live.Issued
+	}
+	events, missing := 0, 0
+	var matched, gone []ref
+	for _, x := range e.h.audits {
+		if x.Connector != a.Connector {
+			continue
+		}
+		for _, p := range x.Pairs {
+			if _, ours := e.h.decisions[p.Action]; ours {
+				events++
+				matched = append(matched, x.ref)
+			}
+		}
+		for _, f := range x.Findings {
+			switch {
+			case !slices.Contains(f.Agents, e.w.Agent) || x.time.Before(since):
+			case f.Kind == "missing":
+				missing++
+				gone = append(gone, x.ref)
+			case f.Kind == "rewritten":
+				k.fail(investigate+e.w.Agent, []ref{x.ref}, "the audit log of %s is not the one that was read before: %s", a.Connector, f.Why)
+			default:
+				k.fail(investigate+e.w.Agent, []ref{x.ref}, "%s saw event %s (%s) by the agent's account, and %s", a.Connector, f.Event, f.Name, f.Why)
+			}
+		}
+	}
+	switch {
+	case a.Read.IsZero():
+		k.unknown(look, nil, "the audit log of %s was not read yet%s", a.Connector, because(a.Failing))
+		return
+	case a.Stale:
+		k.fail(look, nil, "the audit log of %s was not read for %s%s", a.Connector, age(e.now.Sub(a.Read)), because(a.Failing))
+		return
+	}
+	k.ok(matched, "%s of the agent in the audit log of %s, read %s ago, each with a record of its own", count(events, "effect"), a.Connector, age(e.now.Sub(a.Read)))
+	if missing > 0 {
+		k.ok(gone, "%s on record as done that the audit log of %s does not show", count(missing, "effect"), a.Connector)
+	}
+}
+
+func because(why string) string {
+	if why == "" {
+		return ""
+	}
+	return ": " + why
+}

@@ -1,0 +1,131 @@
+package server
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/connector"
+	"github.com/sallyport-dev/sallyport/internal/reconcile"
+	"github.com/sallyport-dev/sallyport/internal/record"
+)
+
+// worth says that the state should be on record: something was found, or much was read.
+func (r *auditReading) worth() bool {
+	return r.fresh || len(r.found.Matched)+len(r.found.Bypass)+len(r.found.Missing) > 0 || !r.state.Unread.IsZero() && r.end ||
+		r.events >= 500 || r.state.Records-r.start >= 5000
+}
+
+// keep writes what was found with the state, in one transaction, and lapses what the
+// findings come to.
+func (r *auditReading) keep(ctx context.Context, asked time.Time) error {
+	s := &r.state
+	if r.end {
+		s.Read, s.Unread = asked.UTC(), time.Time{}
+	}
+	for _, e := range r.found.Bypass {
+		why := e.Why
+		if why == "" {
+			why = "nothing on record explains it"
+		}
+		r.findings = append(r.findings, AuditFinding{Kind: AuditBypass, At: time.Now().UTC(), Agents: e.Agents, Event: e.ID, Name: e.Name, Time: e.Time,
+			Actor: e.Actor, Operation: e.Operation, Params: quotedParams(e.Params), Why: why})
+	}
+	for _, e := range r.found.Missing {
+		r.findings = append(r.findings, AuditFinding{Kind: AuditMissing, At: time.Now().UTC(), Agents: []string{e.Agent}, Action: e.Action, Operation: e.Operation,
+			Params: quotedParams(e.Params), Time: e.Decided, Why: "it was answered with success, and the application's audit log does not show it"})
+	}
+	typ := "audit.matched"
+	switch {
+	case r.fresh:
+		typ = "audit.began"
+	case len(r.found.Bypass) > 0:
+		typ = "audit.bypass"
+	case len(r.found.Missing) > 0:
+		typ = "audit.missing"
+	}
+	return r.append(ctx, typ, auditedBody{Pairs: r.found.Matched, Bypass: len(r.found.Bypass), Missing: len(r.found.Missing)})
+}
+
+// rewritten begins anew with a log that is not the one that was read before. Effects in
+// flight may still show in it; what was done before may be gone with it.
+func (r *auditReading) rewritten(ctx context.Context, why reconcile.Rewritten) error {
+	r.findings = append(r.findings, AuditFinding{Kind: AuditRewritten, At: time.Now().UTC(), Agents: r.w.agentsAt(r.name), Why: string(why)})
+	r.state.Cursor, r.state.Began, r.state.Pending.Events = reconcile.Cursor{}, time.Now().UTC(), nil
+	r.state.Pending.Effects = slices.DeleteFunc(r.state.Pending.Effects, func(e reconcile.Effect) bool { return !e.Settled.IsZero() })
+	r.found = reconcile.Result{}
+	return r.append(ctx, "audit.rewritten", auditedBody{})
+}
+
+// unread puts on record, once, that a log could not be read for too long.
+func (r *auditReading) unread(ctx context.Context, x *auditing) error {
+	last := x.since
+	if x.read.After(time.Time{}) {
+		last = x.read
+	}
+	if !r.state.Unread.IsZero() || time.Since(last) < r.spec.Audit.Stale() {
+		return nil
+	}
+	// What this reading took in is not kept with it.
+	again, err := r.t.newAuditReading(ctx, r.w, r.name)
+	if err != nil {
+		return err
+	}
+	again.state.Unread = last.UTC()
+	return again.append(ctx, "audit.unread", auditedBody{Since: last.UTC(), Why: x.why})
+}
+
+func (r *auditReading) append(ctx context.Context, typ string, b auditedBody) error {
+	s := &r.state
+	s.Matched += int64(len(b.Pairs))
+	s.Bypass += int64(b.Bypass)
+	s.Missing += int64(b.Missing)
+	s.Lapses = r.lapses()
+	s.Findings = append(s.Findings, r.findings...)
+	s.Findings = s.Findings[max(0, len(s.Findings)-auditListed):]
+	b.V, b.Connector, b.Log, b.To, b.Records, b.Lapses = 1, r.name, s.Log, s.Cursor.Last, s.Records, s.Lapses
+	b.Findings = r.findings[:min(len(r.findings), auditListed)]
+	// Found is found, whoever asked for it and went away.
+	ctx = context.WithoutCancel(ctx)
+	kept := *s
+	if _, err := r.t.log.Append(ctx, record.Draft{Type: typ, Actor: "sallyport", Body: b,
+		Change: func(tx record.Tx) error { return tx.Put(kindAudit, r.name, kept) }}); err != nil {
+		return err
+	}
+	for _, f := range b.Findings {
+		r.t.srv.log.Warn("an application's audit log and the records do not agree", "tenant", r.t.name, "connector", r.name, "kind", f.Kind, "event", f.Event, "operation", f.Operation, "why", f.Why)
+	}
+	r.t.auditLapses(ctx, s.Lapses)
+	r.found, r.findings, r.fresh, r.events, r.start = reconcile.Result{}, nil, false, 0, s.Records
+	return nil
+}
+
+// lapses are what the findings come to: one for each agent that is certified now.
+func (r *auditReading) lapses() (out []auditLapse) {
+	for _, f := range r.findings {
+		code := lapseBypass
+		switch f.Kind {
+		case AuditMissing:
+			continue
+		case AuditRewritten:
+			code = lapseRewritten
+		}
+		for _, agent := range f.Agents {
+			c, err := r.t.certs.Live(agent, action.Production)
+			if err != nil || slices.ContainsFunc(out, func(l auditLapse) bool { return l.Agent == agent }) {
+				continue
+			}
+			out = append(out, auditLapse{agent, c.ID, code, f.text(r.name)})
+		}
+	}
+	return out
+}
+
+func quotedParams(params map[string]string) map[string]string {
+	out := map[string]string{}
+	for k, v := range params {
+		out[k] = connector.Quoted(v)
+	}
+	return out
+}
