@@ -3,6 +3,7 @@ package connector
 import (
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -118,7 +119,7 @@ func (c *checker) audit() {
 		bad("credential.source", "want the name of a CredentialSource")
 	case t.As != AsBearer && t.As != AsBasic && t.As != AsHeader:
 		bad("credential.as", "want bearer, basic or header")
-	case (t.As == AsHeader) != (t.Header != ""), t.As == AsHeader && (!fieldForm.MatchString(t.Header) || fieldsKept.MatchString(t.Header)):
+	case (t.As == AsHeader) != (t.Header != ""), t.As == AsHeader && (!fieldForm.MatchString(t.Header) || fieldsKept.MatchString(http.CanonicalHeaderKey(t.Header))):
 		bad("credential.header", "want the name of a header field with as: header, and none otherwise")
 	}
 	for at, p := range map[string]string{"events": a.Events, "id": a.ID, "time": a.Time, "actor": a.Actor, "event": a.Event} {

@@ -25,8 +25,8 @@ import (
 // are read that can explain the page. Order of writes: what is found, with how far log
 // and records were read, in one record (audit.*); then the lapses. A crash before the
 // record reads the same again and finds the same; a crash after it finds in the state
-// which lapses it comes to, and they are done before anything is served. Where nothing
-// was found the state is written now and then (worth), and is read again from there.
+// which lapses it comes to, and they are done before anything is served. A reading that
+// finds nothing new writes nothing, but for once an hour.
 
 const (
 	kindAudit = "audit" // an auditState by connector
@@ -169,6 +169,9 @@ func (t *tenant) audit(ctx context.Context, w *world, name string) error {
 	}
 	// Sooner, and not at once: it may be a secret that nobody has stored yet.
 	x.due = time.Now().Add(min(a.Every(), auditRetry))
+	if errors.As(err, new(reconcile.Rewritten)) { // on record; it may be so each time
+		x.due = time.Now().Add(a.Every())
+	}
 	if x.why = connector.Quoted(err.Error()); x.since.IsZero() {
 		x.since = began
 	}

@@ -11,10 +11,11 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
-// worth says that the state should be on record: something was found, or much was read.
+// worth says that the state should be on record: events were read, which must be the
+// same when the log is read again, something was found, or many records were read.
 func (r *auditReading) worth() bool {
-	return r.fresh || len(r.found.Matched)+len(r.found.Bypass)+len(r.found.Missing) > 0 || !r.state.Unread.IsZero() && r.end ||
-		r.events >= 500 || r.state.Records-r.start >= 5000
+	found := len(r.found.Matched) + len(r.found.Bypass) + len(r.found.Missing)
+	return r.fresh || r.events+found > 0 || !r.state.Unread.IsZero() && r.end || r.state.Records-r.start >= 5000
 }
 
 // keep writes what was found with the state, in one transaction, and lapses what the

@@ -105,7 +105,7 @@ func (v view) reconciliations(ctx context.Context) (out []Reconciliation, err er
 					r.Log = spec.Audit.Path
 				}
 				r.Began, r.Read, r.Last, r.Matched, r.Bypass, r.Missing = s.Began, s.Read, s.Cursor.Last, s.Matched, s.Bypass, s.Missing
-				if x := now[name]; x.read.After(r.Read) {
+				if x := now[name]; !x.read.IsZero() {
 					r.Read = x.read.UTC()
 				}
 				r.Failing = now[name].why

@@ -1,0 +1,369 @@
+package reconcile_test
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/reconcile"
+)
+
+const skew = 5 * time.Second
+
+func second(text string) time.Time {
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		panic(err)
+	}
+	return time.Unix(1_800_000_000+int64(n), 0).UTC()
+}
+
+// play is a script, a line each, with times in seconds:
+//
+//	effect ID DECIDED OPERATION k=v...     an action is let through
+//	read ID DECIDED OPERATION k=v...       one that changes nothing
+//	outcome ID AT STATE[/STATUS[/READBACK]]
+//	event ID AT OPERATION k=v...           by an agent's account; ? is an unknown name
+//	settle LOG RECORDS|head                how far both are read
+//
+// It returns what the steps found: "e1=a1", "bypass e2", "missing a3".
+func play(t *testing.T, script string) string {
+	t.Helper()
+	var s reconcile.State
+	var out []string
+	for line := range strings.Lines(script) {
+		w := strings.Fields(line)
+		if len(w) == 0 {
+			continue
+		}
+		params := map[string]string{}
+		for _, f := range w {
+			if k, v, ok := strings.Cut(f, "="); ok {
+				params[k] = v
+			}
+		}
+		switch w[0] {
+		case "effect", "read":
+			s.Decided(reconcile.Effect{Action: w[1], Decided: second(w[2]), Operation: w[3], Params: params, Read: w[0] == "read"})
+		case "outcome":
+			parts := append(strings.Split(w[3], "/"), "0", "")
+			status, _ := strconv.Atoi(parts[1])
+			s.Outcome(w[1], second(w[2]), action.Outcome{State: parts[0], Status: status, ReadBack: strings.TrimSuffix(parts[2], "0")})
+		case "event":
+			e := reconcile.Event{ID: w[1], Time: second(w[2]), Operation: w[3], Params: params}
+			if w[3] == "?" {
+				e.Operation, e.Why = "", "unknown"
+			}
+			s.Seen(e)
+		case "settle":
+			p := reconcile.Progress{Log: second(w[1]), Head: w[2] == "head"}
+			if p.Records = second(w[1]); !p.Head {
+				p.Records = second(w[2])
+			}
+			r := s.Settle(skew, p)
+			for _, x := range r.Matched {
+				out = append(out, x.Event+"="+x.Action)
+			}
+			for _, x := range r.Bypass {
+				out = append(out, "bypass "+x.ID)
+			}
+			for _, x := range r.Missing {
+				out = append(out, "missing "+x.Action)
+			}
+		default:
+			t.Fatalf("no such line: %s", line)
+		}
+	}
+	if n := len(s.Effects) + len(s.Events); n > 0 {
+		out = append(out, fmt.Sprintf("%d effects and %d events wait", len(s.Effects), len(s.Events)))
+	}
+	return strings.Join(out, ", ")
+}
+
+// TestMatching is the table of what is matched with what.
+//
+// Threats: W11 (watch)
+func TestMatching(t *testing.T) {
+	for _, c := range []struct{ name, script, want string }{
+		{"one effect, one event", `
+			effect a1 10 reset user=jo
+			outcome a1 12 done/303
+			event e1 11 reset user=jo
+			settle 100 head`, "e1=a1"},
+		{"nothing on record", `
+			event e1 11 reset user=jo
+			settle 0 head`, "bypass e1"},
+		{"one effect, two events", `
+			effect a1 10 reset user=jo
+			outcome a1 12 done/303
+			event e1 11 reset user=jo
+			event e2 11 reset user=jo
+			settle 100 head`, "e1=a1, bypass e2"},
+		{"two effects, two events", `
+			effect a1 10 reset user=jo
+			effect a2 10 reset user=jo
+			outcome a2 11 done/303
+			outcome a1 12 done/303
+			event e1 11 reset user=jo
+			event e2 11 reset user=jo
+			settle 100 head`, "e1=a2, e2=a1"},
+		{"two effects, one event", `
+			effect a1 10 reset user=jo
+			effect a2 20 reset user=jo
+			outcome a1 12 done/303
+			outcome a2 22 done/303
+			event e1 21 reset user=jo
+			settle 100 head`, "e1=a2, missing a1"},
+		{"the one whose time is over first", `
+			effect a1 10 reset user=jo
+			effect a2 11 reset user=jo
+			outcome a2 12 done/303
+			outcome a1 60 done/303
+			event e1 12 reset user=jo
+			event e2 50 reset user=jo
+			settle 100 head`, "e1=a2, e2=a1"},
+		{"another parameter", `
+			effect a1 10 reset user=jo
+			outcome a1 12 done/303
+			event e1 11 reset user=tom
+			settle 0 head`, "bypass e1, 1 effects and 0 events wait"},
+		{"one parameter more", `
+			effect a1 10 reset user=jo
+			outcome a1 12 done/303
+			event e1 11 reset user=jo group=admins
+			settle 100 head`, "bypass e1, missing a1"},
+		{"another operation", `
+			effect a1 10 reset user=jo
+			outcome a1 12 done/303
+			event e1 11 disable user=jo
+			settle 0 head`, "bypass e1, 1 effects and 0 events wait"},
+		{"an unknown event", `
+			event e1 11 ? user=jo
+			settle 0 0`, "bypass e1"},
+		{"an unknown event while something is in flight", `
+			effect a1 10 reset user=jo
+			event e1 11 ? user=jo
+			settle 0 head`, "bypass e1, 1 effects and 0 events wait"},
+		{"as early as clocks may differ", `
+			effect a1 10 reset user=jo
+			outcome a1 12 done/303
+			event e1 5 reset user=jo
+			settle 100 head`, "e1=a1"},
+		{"earlier", `
+			effect a1 10 reset user=jo
+			outcome a1 12 done/303
+			event e1 4 reset user=jo
+			settle 0 head`, "bypass e1, 1 effects and 0 events wait"},
+		{"as late as clocks may differ", `
+			effect a1 10 reset user=jo
+			outcome a1 12 done/303
+			event e1 17 reset user=jo
+			settle 0 head`, "e1=a1"},
+		{"later", `
+			effect a1 10 reset user=jo
+			outcome a1 12 done/303
+			event e1 18 reset user=jo
+			settle 0 head`, "bypass e1, 1 effects and 0 events wait"},
+		{"in flight", `
+			effect a1 10 reset user=jo
+			event e1 11 reset user=jo
+			settle 0 head
+			outcome a1 12 done/303
+			settle 0 head`, "e1=a1"},
+		{"in flight, and then not sent", `
+			effect a1 10 reset user=jo
+			event e1 11 reset user=jo
+			settle 0 head
+			outcome a1 12 failed
+			settle 0 head`, "bypass e1"},
+		{"in flight before its record", `
+			effect a1 30 reset user=jo
+			event e1 11 reset user=jo
+			settle 0 head`, "bypass e1, 1 effects and 0 events wait"},
+		{"not sent", `
+			effect a1 10 reset user=jo
+			outcome a1 12 failed
+			event e1 11 reset user=jo
+			settle 100 head`, "bypass e1"},
+		{"a read that failed may have been sent", `
+			read a1 10 show user=jo
+			outcome a1 12 failed
+			event e1 11 show user=jo
+			settle 100 head`, "e1=a1"},
+		{"refused by the application, which logs that", `
+			effect a1 10 reset user=jo
+			outcome a1 12 done/403
+			event e1 11 reset user=jo
+			settle 100 head`, "e1=a1"},
+		{"refused by the application, which does not", `
+			effect a1 10 reset user=jo
+			outcome a1 12 done/403
+			settle 100 head`, ""},
+		{"answered, and read back as not done", `
+			effect a1 10 reset user=jo
+			outcome a1 12 done/303/failed
+			settle 100 head`, ""},
+		{"unknown, and it happened", `
+			effect a1 10 reset user=jo
+			outcome a1 12 unknown
+			event e1 11 reset user=jo
+			settle 100 head`, "e1=a1"},
+		{"unknown, and it did not happen", `
+			effect a1 10 reset user=jo
+			outcome a1 12 unknown
+			settle 100 head`, ""},
+		{"missing only when the log is read so far", `
+			effect a1 10 reset user=jo
+			outcome a1 12 done/303
+			settle 16 head
+			settle 17 head`, "missing a1"},
+		{"missing, and then it shows after all", `
+			effect a1 10 reset user=jo
+			outcome a1 12 done/303
+			settle 17 head
+			event e1 11 reset user=jo
+			settle 17 head`, "missing a1, bypass e1"},
+		{"without an outcome for ten minutes", `
+			effect a1 10 reset user=jo
+			event e1 500 reset user=jo
+			settle 611 head`, "e1=a1"},
+		{"without an outcome, and nothing came of it", `
+			effect a1 10 reset user=jo
+			settle 700 head`, ""},
+		{"records that are not read yet", `
+			event e1 11 reset user=jo
+			settle 0 16
+			effect a1 14 reset user=jo
+			outcome a1 14 done/303
+			settle 0 17`, "e1=a1"},
+		{"records that are read, and have it not", `
+			event e1 11 reset user=jo
+			settle 0 16
+			settle 0 17`, "bypass e1"},
+		{"an outcome twice, or of nothing", `
+			effect a1 10 reset user=jo
+			outcome a1 12 done/303
+			outcome a1 80 failed
+			outcome a9 12 done/303
+			event e1 11 reset user=jo
+			settle 100 head`, "e1=a1"},
+	} {
+		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
+			if got := play(t, c.script); got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// TestNoBetterMatching: events are matched in the order of the log, and no other choice
+// would leave fewer unexplained. It is held against trying all.
+func TestNoBetterMatching(t *testing.T) {
+	var best func(effects [][2]int, events []int) int
+	best = func(effects [][2]int, events []int) int {
+		if len(events) == 0 {
+			return 0
+		}
+		n := best(effects, events[1:])
+		for i, e := range effects {
+			if events[0] >= e[0]-5 && events[0] <= e[1]+5 {
+				n = max(n, 1+best(slices.Delete(slices.Clone(effects), i, i+1), events[1:]))
+			}
+		}
+		return n
+	}
+	seed := uint32(1)
+	random := func(n int) int { seed = seed*1664525 + 1013904223; return int(seed>>16) % n }
+	for range 2000 {
+		var effects [][2]int
+		var events []int
+		var script strings.Builder
+		for i := range 1 + random(5) {
+			from := random(60)
+			effects = append(effects, [2]int{from, from + random(20)})
+			fmt.Fprintf(&script, "effect a%d %d reset\noutcome a%d %d unknown\n", i, from, i, effects[i][1])
+		}
+		for range 1 + random(5) {
+			events = append(events, random(90))
+		}
+		slices.Sort(events)
+		for i, at := range events {
+			fmt.Fprintf(&script, "event e%d %d reset\n", i, at)
+		}
+		got := strings.Count(play(t, script.String()+"settle 0 head\n"), "=")
+		if want := best(effects, events); got != want {
+			t.Fatalf("%d are matched, and %d can be:\n%s", got, want, script.String())
+		}
+	}
+}
+
+func TestFull(t *testing.T) {
+	var s reconcile.State
+	for range reconcile.MaxPending {
+		if s.Full() {
+			t.Fatal("full too early")
+		}
+		s.Seen(reconcile.Event{})
+	}
+	if !s.Full() {
+		t.Error("more is taken in")
+	}
+}
+
+// TestRewritten: a log that is not the one that was read before.
+//
+// Threats: W12 (watch)
+func TestRewritten(t *testing.T) {
+	page := func(words ...string) (out []reconcile.Line) { // "7", "7x" is another event 7, "'b" a text
+		for _, w := range words {
+			id, text := strings.CutPrefix(w, "'")
+			digest := action.Digest(w)
+			out = append(out, reconcile.Line{ID: strings.TrimSuffix(id, "x"), Number: !text, Digest: digest})
+		}
+		return out
+	}
+	for _, c := range []struct {
+		name        string
+		before      []string
+		consecutive bool
+		again, next []string
+		bad         string // of what is said; empty: none
+	}{
+		{"nothing yet", nil, true, nil, []string{"1", "2"}, ""},
+		{"goes on", []string{"1", "2"}, true, []string{"2"}, []string{"3"}, ""},
+		{"goes on while it is read", []string{"1", "2"}, true, []string{"2", "3"}, []string{"3", "4"}, ""},
+		{"cut off", []string{"1", "2"}, false, nil, nil, "not there any more"},
+		{"another in its place", []string{"1", "2"}, false, []string{"3"}, nil, "in the place of"},
+		{"edited", []string{"1", "2"}, false, []string{"2x"}, nil, "not what it was"},
+		{"first one edited", []string{"1"}, false, []string{"1x"}, nil, "not what it was"},
+		{"a gap", []string{"1", "2"}, true, []string{"2"}, []string{"4"}, "what was between is gone"},
+		{"a gap that may be", []string{"1", "2"}, false, []string{"2"}, []string{"4"}, ""},
+		{"back", []string{"5", "6"}, false, []string{"6"}, []string{"3"}, "ids go back"},
+		{"back within a page", nil, false, nil, []string{"1", "3", "2"}, "ids go back"},
+		{"twice", []string{"1"}, false, []string{"1"}, []string{"1"}, "twice"},
+		{"texts", []string{"'b"}, false, []string{"'b"}, []string{"'a", "'c"}, ""},
+		{"texts twice", []string{"'b"}, false, []string{"'b"}, []string{"'a", "'a"}, "twice"},
+		{"a number after a text", []string{"'b"}, false, []string{"'b"}, []string{"2"}, "no number"},
+	} {
+		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
+			var cur reconcile.Cursor
+			if err := cur.Follow(page(c.before...), c.consecutive); err != nil {
+				t.Fatal(err)
+			}
+			err := cur.Again(page(c.again...))
+			if err == nil {
+				err = cur.Follow(page(c.next...), c.consecutive)
+			}
+			switch {
+			case c.bad == "" && err != nil:
+				t.Errorf("got %v", err)
+			case c.bad != "" && (err == nil || !strings.Contains(err.Error(), c.bad)):
+				t.Errorf("got %v, want: %s", err, c.bad)
+			}
+		})
+	}
+}
