@@ -36,6 +36,9 @@ type Audit struct {
 	// such as sign-ins. What an agent's account does and neither names is a finding.
 	Operations []AuditOperation `json:"operations"`
 	Ignored    []string         `json:"ignored,omitempty"`
+	// SignIns are the events of a sign-in, where they say by which User-Agent: the
+	// boundary signs in under the label of a lease, and nobody else may by the account.
+	SignIns *AuditSignIns `json:"signIns,omitempty"`
 	// Accounts says as whom credentials act that name no account themselves: account to
 	// CredentialSource.
 	Accounts map[string]string `json:"accounts,omitempty"`
@@ -62,6 +65,12 @@ type AuditOperation struct {
 	// Params are pointers from the event, by parameter of the operation. What is not
 	// named here is not compared.
 	Params map[string]string `json:"params,omitempty"`
+}
+
+// AuditSignIns are events that begin a session.
+type AuditSignIns struct {
+	Events    []string `json:"events"`
+	UserAgent string   `json:"userAgent"` // pointer from the event
 }
 
 // Every is the time between two readings.
@@ -182,6 +191,20 @@ func (c *checker) auditEvents(a *Audit) {
 	}
 	for i, event := range a.Ignored {
 		name(fmt.Sprintf("audit.ignored[%d]", i), event)
+	}
+	if x := a.SignIns; x != nil {
+		if len(x.Events) == 0 {
+			c.bad("audit.signIns.events", "want at least one event")
+		}
+		for i, event := range x.Events {
+			name(fmt.Sprintf("audit.signIns.events[%d]", i), event)
+		}
+		if !pointerForm(x.UserAgent) || x.UserAgent == "" {
+			c.bad("audit.signIns.userAgent", "want a JSON pointer (RFC 6901), as in /userAgent")
+		}
+		if c.spec.SignIn == nil {
+			c.bad("audit.signIns", "the connector says nothing about signing in")
+		}
 	}
 }
 

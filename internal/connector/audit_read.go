@@ -37,6 +37,8 @@ type AuditEvent struct {
 type AuditMeaning struct {
 	Event     string // name
 	Ignored   bool
+	SignIn    bool
+	UserAgent string // of a sign-in, as it came
 	Operation string // empty: it is none that is known
 	Params    map[string]string
 	Why       string // it is of an operation, and does not say of what
@@ -113,6 +115,12 @@ func (s *Spec) Means(e AuditEvent) AuditMeaning {
 	v, _ := at(e.raw, a.Event)
 	name, _ := v.(string)
 	m := AuditMeaning{Event: Quoted(name), Ignored: slices.Contains(a.Ignored, name)}
+	if x := a.SignIns; x != nil && slices.Contains(x.Events, name) {
+		v, _ := at(e.raw, x.UserAgent)
+		m.SignIn = true
+		m.UserAgent, _ = v.(string)
+		return m
+	}
 	i := slices.IndexFunc(a.Operations, func(o AuditOperation) bool { return o.Event == name })
 	if m.Ignored || i < 0 {
 		return m

@@ -62,6 +62,16 @@ func TestAuditIsChecked(t *testing.T) {
 		{"other parameters of the same", func(s *connector.Spec, a *connector.Audit) { a.Operations[1].Params = nil }, "audit.operations[1].params: an event before"},
 		{"event twice", func(s *connector.Spec, a *connector.Audit) { a.Operations[1].Event = "reset" }, "audit.operations[1].event"},
 		{"ignored and not", func(s *connector.Spec, a *connector.Audit) { a.Ignored = []string{"reset"} }, "audit.ignored[0]"},
+		{"sign-ins without a form", func(s *connector.Spec, a *connector.Audit) {
+			a.SignIns = &connector.AuditSignIns{Events: []string{"log-in"}, UserAgent: "/agent"}
+		}, "audit.signIns: the connector says nothing"},
+		{"no sign-ins", func(s *connector.Spec, a *connector.Audit) { a.SignIns = &connector.AuditSignIns{UserAgent: "/agent"} }, "audit.signIns.events"},
+		{"sign-ins of nobody", func(s *connector.Spec, a *connector.Audit) {
+			a.SignIns = &connector.AuditSignIns{Events: []string{"log-in"}}
+		}, "audit.signIns.userAgent"},
+		{"sign-ins that are ignored", func(s *connector.Spec, a *connector.Audit) {
+			a.SignIns = &connector.AuditSignIns{Events: []string{"sign-in"}, UserAgent: "/agent"}
+		}, "audit.signIns.events[0]"},
 		{"nobody", func(s *connector.Spec, a *connector.Audit) { a.Accounts = map[string]string{"": "token"} }, "audit.accounts"},
 	} {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {

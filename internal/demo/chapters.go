@@ -222,7 +222,9 @@ func (s *story) honest() error {
 			}
 		}
 	}
-	return nil
+	s.say("\nThe applications keep audit logs of their own. Each event there by the agent's account has its record here:")
+	_, err = s.must("reconcile", "--as", "mara")
+	return err
 }
 
 // held waits until an action of the task is held.

@@ -16,6 +16,8 @@ type Event struct {
 	Action  string            `json:"action"`
 	Objects map[string]string `json:"objects"` // by kind: user, group, ticket
 	Outcome string            `json:"outcome"`
+	// UserAgent of the request: of a sign-in that of its session.
+	UserAgent string `json:"userAgent"`
 }
 
 // eventPage is how many events one answer has.
@@ -25,7 +27,7 @@ const eventPage = 100
 var objectKinds = map[string][]string{"user": {"user"}, "group": {"group", "user"}, "ticket": {"ticket"}}
 
 func eventOf(e AuditEntry) Event {
-	v := Event{Time: e.Time, Account: e.Account, Action: e.Action, Objects: map[string]string{}, Outcome: e.Outcome}
+	v := Event{Time: e.Time, Account: e.Account, Action: e.Action, Objects: map[string]string{}, Outcome: e.Outcome, UserAgent: e.UserAgent}
 	first, _, _ := strings.Cut(e.Action, ".")
 	kinds := objectKinds[first]
 	for i, part := range strings.SplitN(e.Target, "/", max(1, len(kinds))) {

@@ -226,8 +226,11 @@ func (f *Form) logout(ctx context.Context, label string, credential []byte) erro
 	return err
 }
 
+// SweepSuffix is what a sign-in has behind the label that ends what carries the label.
+const SweepSuffix = "/sweep"
+
 func (f *Form) sweep(ctx context.Context, label string) (err error) {
-	own := label + "/sweep"
+	own := label + SweepSuffix
 	cred, err := f.signIn(ctx, own)
 	if cred != nil {
 		defer func() {

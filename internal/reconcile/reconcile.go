@@ -52,6 +52,9 @@ type Effect struct {
 	Settled time.Time `json:"settled,omitzero"`
 	Done    bool      `json:"done,omitempty"` // and was answered with success
 	Read    bool      `json:"read,omitempty"` // it changes nothing
+	// Person did it, who had taken the session over and may be signed in by their own
+	// name: then it is not by an agent's account.
+	Person bool `json:"person,omitempty"`
 }
 
 // Event is one of the application's log, by an agent's account.
@@ -111,7 +114,7 @@ func (s *State) Outcome(id string, when time.Time, o action.Outcome) {
 		return
 	}
 	e := &s.Effects[i]
-	e.Settled, e.Done = when, o.State == action.Done && o.Status < 400 && o.ReadBack != "failed"
+	e.Settled, e.Done = when, o.State == action.Done && o.Status < 400 && o.ReadBack != "failed" && !e.Person
 }
 
 // Seen takes in an event.

@@ -26,6 +26,7 @@ func second(text string) time.Time {
 //
 //	effect ID DECIDED OPERATION k=v...     an action is let through
 //	read ID DECIDED OPERATION k=v...       one that changes nothing
+//	person ID DECIDED OPERATION k=v...     one of a person who has taken over
 //	outcome ID AT STATE[/STATUS[/READBACK]]
 //	event ID AT OPERATION k=v...           by an agent's account; ? is an unknown name
 //	settle LOG RECORDS|head                how far both are read
@@ -47,8 +48,8 @@ func play(t *testing.T, script string) string {
 			}
 		}
 		switch w[0] {
-		case "effect", "read":
-			s.Decided(reconcile.Effect{Action: w[1], Decided: second(w[2]), Operation: w[3], Params: params, Read: w[0] == "read"})
+		case "effect", "read", "person":
+			s.Decided(reconcile.Effect{Action: w[1], Decided: second(w[2]), Operation: w[3], Params: params, Read: w[0] == "read", Person: w[0] == "person"})
 		case "outcome":
 			parts := append(strings.Split(w[3], "/"), "0", "")
 			status, _ := strconv.Atoi(parts[1])
@@ -244,6 +245,15 @@ func TestMatching(t *testing.T) {
 			event e1 11 reset user=jo
 			settle 0 16
 			settle 0 17`, "bypass e1"},
+		{"a person's, in the agent's session", `
+			person a1 10 reset user=jo
+			outcome a1 12 done/303
+			event e1 11 reset user=jo
+			settle 100 head`, "e1=a1"},
+		{"a person's, by their own name", `
+			person a1 10 reset user=jo
+			outcome a1 12 done/303
+			settle 100 head`, ""},
 		{"an outcome twice, or of nothing", `
 			effect a1 10 reset user=jo
 			outcome a1 12 done/303

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
@@ -108,8 +109,12 @@ type auditedBody struct {
 	Why       string           `json:"why,omitempty"`  // of audit.unread
 }
 
-// auditing is what this process knows of the readings of one log.
+// auditing is what this process knows of the readings of one log. Readings do not wait
+// for each other: an application that answers slowly holds up its own alone.
 type auditing struct {
+	reading sync.Mutex // held while the log is read
+
+	// Of tenant.auditMu.
 	read  time.Time // last to the end
 	due   time.Time
 	since time.Time // since when it fails
@@ -121,37 +126,44 @@ func (t *tenant) runAudits(ctx context.Context) {
 	every(ctx, auditTick, func() {
 		w := t.current()
 		for _, name := range w.connectors.Names() {
-			if err := t.auditDue(ctx, w, name); err != nil && ctx.Err() == nil {
-				t.srv.log.Warn("the audit log of an application could not be read", "tenant", t.name, "connector", name, "err", err)
+			x := t.auditOf(name)
+			if w.connectors.Spec(name).Audit == nil || time.Now().Before(t.auditNow(x).Due) || !x.reading.TryLock() {
+				continue
 			}
+			t.srv.background(func(ctx context.Context) {
+				defer x.reading.Unlock()
+				if err := t.audit(ctx, w, name, x); err != nil && ctx.Err() == nil {
+					t.srv.log.Warn("the audit log of an application could not be read", "tenant", t.name, "connector", name, "err", connector.Quoted(err.Error()))
+				}
+			})
 		}
 	})
 }
 
-func (t *tenant) auditDue(ctx context.Context, w *world, name string) error {
-	a := w.connectors.Spec(name).Audit
-	if a == nil {
-		return nil
-	}
+func (t *tenant) auditOf(name string) *auditing {
 	t.auditMu.Lock()
 	defer t.auditMu.Unlock()
-	if time.Now().Before(t.auditOf(name).due) {
-		return nil
-	}
-	return t.audit(ctx, w, name)
-}
-
-// auditOf is called with auditMu held.
-func (t *tenant) auditOf(name string) *auditing {
 	if t.audits[name] == nil {
 		t.audits[name] = &auditing{}
 	}
 	return t.audits[name]
 }
 
-// audit reads one log now. It is called with auditMu held.
-func (t *tenant) audit(ctx context.Context, w *world, name string) error {
-	x, a := t.auditOf(name), w.connectors.Spec(name).Audit
+// auditStanding is how the readings of a log stand.
+type auditStanding struct {
+	Read, Due, Since time.Time
+	Why              string
+}
+
+func (t *tenant) auditNow(x *auditing) auditStanding {
+	t.auditMu.Lock()
+	defer t.auditMu.Unlock()
+	return auditStanding{x.read, x.due, x.since, x.why}
+}
+
+// audit reads one log now. It is called with x.reading held.
+func (t *tenant) audit(ctx context.Context, w *world, name string, x *auditing) error {
+	a := w.connectors.Spec(name).Audit
 	ctx, cancel := context.WithTimeout(ctx, auditLimit)
 	defer cancel()
 	began := time.Now()
@@ -159,26 +171,28 @@ func (t *tenant) audit(ctx context.Context, w *world, name string) error {
 	if err == nil {
 		err = r.read(ctx)
 	}
+	if err != nil && errors.Is(context.Cause(ctx), context.Canceled) {
+		return err // the server stops, or who asked for it went away
+	}
+	t.auditMu.Lock()
+	x.due = time.Now().Add(a.Every())
 	if err == nil {
 		x.read, x.since, x.why = began, time.Time{}, ""
-		x.due = time.Now().Add(a.Every())
+		t.auditMu.Unlock()
 		return nil
 	}
-	if ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled) {
-		return err // the server stops
-	}
-	// Sooner, and not at once: it may be a secret that nobody has stored yet.
-	x.due = time.Now().Add(min(a.Every(), auditRetry))
-	if errors.As(err, new(reconcile.Rewritten)) { // on record; it may be so each time
-		x.due = time.Now().Add(a.Every())
+	if !errors.As(err, new(reconcile.Rewritten)) { // which may be so each time, and is on record
+		// Sooner, and not at once: it may be a secret that nobody has stored yet.
+		x.due = time.Now().Add(min(a.Every(), auditRetry))
 	}
 	if x.why = connector.Quoted(err.Error()); x.since.IsZero() {
 		x.since = began
 	}
+	t.auditMu.Unlock()
 	if r == nil {
 		return err
 	}
-	return errors.Join(err, r.unread(context.WithoutCancel(ctx), x))
+	return errors.Join(err, r.unread(context.WithoutCancel(ctx), t.auditNow(x)))
 }
 
 // auditOwed does the lapses that a crash left undone.

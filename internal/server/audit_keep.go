@@ -60,10 +60,10 @@ func (r *auditReading) rewritten(ctx context.Context, why reconcile.Rewritten) e
 }
 
 // unread puts on record, once, that a log could not be read for too long.
-func (r *auditReading) unread(ctx context.Context, x *auditing) error {
-	last := x.since
-	if x.read.After(time.Time{}) {
-		last = x.read
+func (r *auditReading) unread(ctx context.Context, x auditStanding) error {
+	last := x.Read
+	if last.IsZero() {
+		last = x.Since
 	}
 	if !r.state.Unread.IsZero() || time.Since(last) < r.spec.Audit.Stale() {
 		return nil
@@ -74,7 +74,7 @@ func (r *auditReading) unread(ctx context.Context, x *auditing) error {
 		return err
 	}
 	again.state.Unread = last.UTC()
-	return again.append(ctx, "audit.unread", auditedBody{Since: last.UTC(), Why: x.why})
+	return again.append(ctx, "audit.unread", auditedBody{Since: last.UTC(), Why: x.Why})
 }
 
 func (r *auditReading) append(ctx context.Context, typ string, b auditedBody) error {

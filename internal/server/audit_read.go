@@ -14,6 +14,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/connector"
+	"github.com/sallyport-dev/sallyport/internal/lease"
 	"github.com/sallyport-dev/sallyport/internal/reconcile"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/task"
@@ -214,6 +215,10 @@ func (r *auditReading) take(ctx context.Context, e connector.AuditEvent) error {
 	}
 	ev := reconcile.Event{ID: e.ID, Time: e.Time, Actor: connector.Quoted(e.Actor), Agents: agents, Name: m.Event, Operation: m.Operation, Params: m.Params}
 	switch {
+	case m.SignIn:
+		if ev.Why, err = r.signedIn(ctx, m.UserAgent, e.Time); err != nil || ev.Why == "" {
+			return err
+		}
 	case m.Operation == "":
 		ev.Why = "the connector does not say what such an event is"
 	case m.Why != "":
@@ -244,6 +249,27 @@ func (r *auditReading) whose(ctx context.Context, actor string) (agents []string
 		return nil, true, err
 	}
 	return []string{l.Agent}, true, nil
+}
+
+// signedIn says why a sign-in was none of the boundary's. Each of those is under the
+// label of a lease, which is on record before it and until after it; that a thief of the
+// label signs in under it while the lease is open is not seen.
+func (r *auditReading) signedIn(ctx context.Context, agent string, when time.Time) (why string, err error) {
+	label := strings.TrimSuffix(agent, lease.SweepSuffix)
+	if !labelForm.MatchString(label) {
+		return "no lease signed in so", nil
+	}
+	l, err := r.t.leases.Labelled(ctx, label)
+	skew := r.spec.Audit.Skew()
+	switch src := r.w.sources[l.Source]; {
+	case errors.Is(err, record.ErrNotFound), src != nil && src.Connector != r.name:
+		return "no lease signed in so", nil
+	case err != nil:
+		return "", err
+	case when.Before(l.Asked.Add(-skew)), l.State == lease.Revoked && when.After(l.Since.Add(skew)):
+		return "the lease that it names was not open then", nil
+	}
+	return "", nil
 }
 
 // settle reads the records to the newest one, and judges. until is up to when all
@@ -307,7 +333,7 @@ func (r *auditReading) record(ctx context.Context, e record.Entry) error {
 			params[p] = a.Params[p]
 		}
 		r.state.Pending.Decided(reconcile.Effect{Action: a.ID, Record: e.Seq, Agent: a.Agent, Task: a.Task, Operation: a.Operation,
-			Params: params, Decided: e.Time, Read: !a.Effect.Changes()})
+			Params: params, Decided: e.Time, Read: !a.Effect.Changes(), Person: a.Actor != ""})
 	case "action.outcome":
 		var o struct {
 			Action  string         `json:"action"`

@@ -292,6 +292,81 @@ func TestAroundTheDoors(t *testing.T) {
 	w.ended()
 }
 
+// TestStolenPassword: somebody signs in to the application by the agent's account, and
+// does nothing yet that is on its log. It is no sign-in of a lease, also if it is made to
+// look like one that is over.
+//
+// Threats: W11 (watch)
+func TestStolenPassword(t *testing.T) {
+	r := newReconciled(t, nil)
+	w := r.start()
+	label, err := r.Server.LeaseLabel(t.Context(), w.id, "tickets-helpdesk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	others, err := r.Server.LeaseLabel(t.Context(), w.id, "iam-helpdesk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Server.EndTask(t.Context(), w.id, task.Closed, "done"); err != nil {
+		t.Fatal(err)
+	}
+	if x := r.read("tickets"); !x.Good() || r.lapse() != nil {
+		t.Fatalf("sign-ins of the boundary: %+v", x)
+	}
+	// Behind the lease's end by more than clocks may differ.
+	if err := r.Server.LeaseRevokedBefore(t.Context(), label, 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []struct{ agent, why string }{
+		{"Mozilla/5.0", "no lease signed in so"},
+		{label + "x", "no lease signed in so"},
+		{others, "no lease signed in so"},
+		{label, "was not open then"},
+		{label + "/sweep", "was not open then"},
+	} {
+		r.signIn(o.agent)
+		x := r.read("tickets")
+		if l := r.lapse(); l == nil || l.Code != "bypass" || !strings.Contains(l.Why, "session.sign-in by svc-helpdesk") || !strings.Contains(l.Why, o.why) {
+			t.Errorf("%s: got %+v, want %q; %+v", o.agent, l, o.why, x)
+		}
+		r.certify()
+	}
+}
+
+// signIn signs in to the ticket queue with the password of the agent's account.
+func (r *reconciled) signIn(agent string) {
+	r.Helper()
+	c, at := r.Estate.HTTPClient(), r.Estate.URL(estate.Production, estate.Tickets)+"/login"
+	who := r.Estate.Credentials(estate.Production, estate.Tickets)
+	do := func(method string, form url.Values) (int, string) {
+		q, err := http.NewRequestWithContext(r.Context(), method, at, strings.NewReader(form.Encode()))
+		if err != nil {
+			r.Fatal(err)
+		}
+		q.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		q.Header.Set("User-Agent", agent)
+		resp, err := c.Do(q)
+		if err != nil {
+			r.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			r.Fatal(err)
+		}
+		return resp.StatusCode, string(b)
+	}
+	_, page := do("GET", nil)
+	m := regexp.MustCompile(`name="_csrf" value="([^"]+)"`).FindStringSubmatch(page)
+	if m == nil {
+		r.Fatalf("no form: %.300s", page)
+	}
+	if status, body := do("POST", url.Values{"_csrf": {m[1]}, "username": {who.Username}, "password": {who.Password.Reveal()}}); status != http.StatusSeeOther {
+		r.Fatalf("got %d: %.300s", status, body)
+	}
+}
+
 // TestAuditAfterACrash: a crash between the record of a finding and its lapse is made
 // good before anything is served.
 //
@@ -573,7 +648,7 @@ func TestRewrittenAuditLog(t *testing.T) {
 func TestAgentsAccounts(t *testing.T) {
 	c := newCRM(t)
 	w := c.start()
-	label, err := c.Server.LeaseLabel(t.Context(), w.id)
+	label, err := c.Server.LeaseLabel(t.Context(), w.id, "tickets-helpdesk")
 	if err != nil || label == "" {
 		t.Fatal(label, err)
 	}

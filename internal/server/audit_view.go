@@ -62,9 +62,10 @@ func (s *Server) Reconcile(ctx context.Context, tenantName string, c Caller, nam
 		if w.connectors.Spec(n).Audit == nil || name != "" && n != name {
 			continue
 		}
-		t.auditMu.Lock()
-		err := t.audit(ctx, w, n)
-		t.auditMu.Unlock()
+		x := t.auditOf(n)
+		x.reading.Lock()
+		err := t.audit(ctx, w, n, x)
+		x.reading.Unlock()
 		if ctx.Err() != nil {
 			return nil, err
 		}
@@ -73,12 +74,10 @@ func (s *Server) Reconcile(ctx context.Context, tenantName string, c Caller, nam
 }
 
 // auditsNow is what this process knows, by connector.
-func (t *tenant) auditsNow() map[string]auditing {
-	t.auditMu.Lock()
-	defer t.auditMu.Unlock()
-	out := map[string]auditing{}
-	for name, x := range t.audits {
-		out[name] = *x
+func (t *tenant) auditsNow() map[string]auditStanding {
+	out := map[string]auditStanding{}
+	for _, name := range t.current().connectors.Names() {
+		out[name] = t.auditNow(t.auditOf(name))
 	}
 	return out
 }
@@ -105,10 +104,10 @@ func (v view) reconciliations(ctx context.Context) (out []Reconciliation, err er
 					r.Log = spec.Audit.Path
 				}
 				r.Began, r.Read, r.Last, r.Matched, r.Bypass, r.Missing = s.Began, s.Read, s.Cursor.Last, s.Matched, s.Bypass, s.Missing
-				if x := now[name]; !x.read.IsZero() {
-					r.Read = x.read.UTC()
+				if x := now[name]; !x.Read.IsZero() {
+					r.Read = x.Read.UTC()
 				}
-				r.Failing = now[name].why
+				r.Failing = now[name].Why
 				// Since when it is known to go unread.
 				r.Stale = !s.Unread.IsZero() && !r.Read.After(s.Unread) || !r.Read.IsZero() && time.Since(r.Read) > spec.Audit.Stale()
 				for _, f := range s.Findings {

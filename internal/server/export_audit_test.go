@@ -51,8 +51,9 @@ func (s *Server) ReadAuditUnkept(ctx context.Context, connector string) (bypass 
 	if err != nil {
 		return 0, err
 	}
-	t.auditMu.Lock()
-	defer t.auditMu.Unlock()
+	x := t.auditOf(connector)
+	x.reading.Lock()
+	defer x.reading.Unlock()
 	r, err := t.newAuditReading(ctx, t.current(), connector)
 	if err != nil {
 		return 0, err
@@ -97,22 +98,37 @@ func (s *Server) AuditUnreadSince(connector string, when time.Time) error {
 	if err != nil {
 		return err
 	}
+	x := t.auditOf(connector)
 	t.auditMu.Lock()
 	defer t.auditMu.Unlock()
-	x := t.auditOf(connector)
 	x.read, x.since = when, when
 	return nil
 }
 
+// LeaseRevokedBefore sets back when a lease was revoked.
+func (s *Server) LeaseRevokedBefore(ctx context.Context, label string, d time.Duration) error {
+	t, err := s.tenant("")
+	if err != nil {
+		return err
+	}
+	l, err := t.leases.Labelled(ctx, label)
+	if err != nil {
+		return err
+	}
+	l.Since = l.Since.Add(-d)
+	_, err = t.log.Append(ctx, record.Draft{Type: "lease.revoked", Task: l.Task, Agent: l.Agent, Body: l, Change: func(tx record.Tx) error { return tx.Put("lease.over", l.ID, l) }})
+	return err
+}
+
 // LeaseLabel is how the credential of a task's lease is marked at its application.
-func (s *Server) LeaseLabel(ctx context.Context, task string) (string, error) {
+func (s *Server) LeaseLabel(ctx context.Context, task, source string) (string, error) {
 	t, err := s.tenant("")
 	if err != nil {
 		return "", err
 	}
 	all, err := t.leases.All(ctx)
 	for _, l := range all {
-		if l.Task == task {
+		if l.Task == task && l.Source == source {
 			return l.Label, err
 		}
 	}

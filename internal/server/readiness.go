@@ -57,7 +57,7 @@ func StoppedReadiness(ctx context.Context, log *ledger.Log, root *seal.Root, age
 		return nil, err
 	}
 	v := view{tenant: log.Tenant(), log: log, world: w, certs: certs, leases: lease.New(lease.Config{Log: log, Seal: sealer}),
-		grade: string(contain.Doctor(ctx).Grade), checkpoint: log.Checkpoint, audits: func() map[string]auditing { return nil }}
+		grade: string(contain.Doctor(ctx).Grade), checkpoint: log.Checkpoint, audits: func() map[string]auditStanding { return nil }}
 	return readiness.Evaluate(ctx, v, agentName, readiness.Options{})
 }
 
@@ -70,7 +70,7 @@ type view struct {
 	leases     *lease.Keeper
 	grade      string
 	checkpoint func(context.Context) ([]byte, error)
-	audits     func() map[string]auditing
+	audits     func() map[string]auditStanding
 }
 
 // source is the view of a running tenant, which can be probed.

@@ -56,8 +56,8 @@ type tenant struct {
 
 	behaving sync.Mutex // orders the changes of what is known of behaviour
 
-	auditMu sync.Mutex // held while an application's audit log is read
-	audits  map[string]*auditing
+	auditMu sync.Mutex           // guards audits, and what is known of each
+	audits  map[string]*auditing // by connector
 
 	swept time.Time // when expirePayloads last looked; used by expire only
 
