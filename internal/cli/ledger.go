@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -209,8 +210,11 @@ func (x entry) summary() string {
 	if st := part[operated](x, "statement"); st.Kind != "" {
 		add(st.String())
 	}
-	for _, name := range []string{"name", "scenario", "scope", "capability", "source", "audience"} {
+	for _, name := range []string{"name", "scenario", "scope", "capability", "connector", "source", "audience"} {
 		add(part[string](x, name))
+	}
+	for _, f := range part[[]server.AuditFinding](x, "findings") {
+		add(f.Kind, f.Event, cmp.Or(f.Operation, f.Name), paramsOf(f.Params), f.Why)
 	}
 	for _, r := range part[[]struct{ Kind, Name string }](x, "resources") {
 		add(r.Kind + "/" + r.Name)

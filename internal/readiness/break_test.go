@@ -505,7 +505,7 @@ func TestNoBrokenBoundaryIsReady(t *testing.T) {
 			}
 		})
 	}
-	for _, list := range [][]one{declaredBreaks, logBreaks, recordBreaks, watchBreaks, weaker()} {
+	for _, list := range [][]one{declaredBreaks, logBreaks, recordBreaks, watchBreaks, auditBreaks, weaker()} {
 		for _, o := range list {
 			try(o, false)
 		}

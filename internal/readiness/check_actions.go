@@ -63,11 +63,10 @@ func checkDecisions(k *check) {
 			k.fail(next, x.refs, "%s %s", count(len(x.refs), "action"), x.what)
 		}
 	}
-	k.reconciled()
-	e.decisionsByPolicy(k, allowed, changed, denied)
+	e.decisionsByPolicy(k, allowed, changed, denied, k.reconciled())
 }
 
-func (e *evaluation) decisionsByPolicy(k *check, allowed, changed, denied []ref) {
+func (e *evaluation) decisionsByPolicy(k *check, allowed, changed, denied []ref, reconciled string) {
 	if len(allowed) == 0 {
 		k.unknown("run the agent once: sallyport certify "+e.w.Agent, nil, "no action was let through yet")
 		return
@@ -81,7 +80,7 @@ func (e *evaluation) decisionsByPolicy(k *check, allowed, changed, denied []ref)
 		return
 	}
 	k.ok(denied, "%s refused by policy", count(len(denied), "action"))
-	k.pass("%s decided by policy before they took effect, %s refused; no effect without a decision, no unexplained change", count(len(allowed), "action"), count(len(denied), "attempt"))
+	k.pass("%s decided by policy before they took effect, %s refused; no effect without a decision, no unexplained change%s", count(len(allowed), "action"), count(len(denied), "attempt"), reconciled)
 }
 
 func checkPrivileged(k *check) {

@@ -2,6 +2,7 @@ package readiness
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"time"
 
@@ -43,25 +44,37 @@ func (h *history) takeAudit(e record.Entry) error {
 }
 
 // reconciled: each effect that the applications themselves have seen of the agent has a
-// record of its own.
-func (k *check) reconciled() {
+// record of its own. It returns what a pass says of it.
+func (k *check) reconciled() (says string) {
+	events := 0
+	var read, without []string
 	for _, a := range k.e.w.Audits {
-		if a.Declared {
-			k.audit(a)
+		if !a.Declared {
+			without = append(without, a.Connector)
+			k.ok(nil, "%s shows no audit log of its own, so that its effects all have records is known from this side alone", a.Connector)
 			continue
 		}
-		k.ok(nil, "%s shows no audit log of its own, so that its effects all have records is known from this side alone", a.Connector)
+		read = append(read, a.Connector)
+		events += k.audit(a)
 	}
+	if len(read) > 0 {
+		says = fmt.Sprintf("; %s in the audit logs of %s, each with its record", count(events, "effect"), list(read, "and"))
+	}
+	if len(without) > 0 {
+		says += "; no audit log is read of " + list(without, "and")
+	}
+	return says
 }
 
-func (k *check) audit(a Audit) {
+// audit holds one log against the records, and says how many effects it shows.
+func (k *check) audit(a Audit) (events int) {
 	e := k.e
 	look := "see: sallyport get reconciliation"
 	var since time.Time // findings before it were answered by a certification
 	if e.w.Live != nil {
 		since = e.w.Live.Issued
 	}
-	events, missing := 0, 0
+	missing := 0
 	var matched, gone []ref
 	for _, x := range e.h.audits {
 		if x.Connector != a.Connector {
@@ -89,16 +102,17 @@ func (k *check) audit(a Audit) {
 	switch {
 	case a.Read.IsZero():
 		k.unknown(look, nil, "the audit log of %s was not read yet%s", a.Connector, because(a.Failing))
-		return
+		return events
 	case a.Stale:
 		k.fail(look, nil, "the audit log of %s was not read for %s%s", a.Connector, age(e.now.Sub(a.Read)), because(a.Failing))
-		return
+		return events
 	}
 	k.ok(matched, "%s of the agent in the audit log of %s, read %s ago, each with a record of its own", count(events, "effect"), a.Connector, age(e.now.Sub(a.Read)))
 	if missing > 0 {
 		// Its account may be another one than is declared; then nothing would show.
 		k.unknown(look, gone, "%s on record as done that the audit log of %s does not show, so it does not show everything", count(missing, "effect"), a.Connector)
 	}
+	return events
 }
 
 func because(why string) string {
