@@ -109,6 +109,26 @@ func (a *Audit) event(raw any) (AuditEvent, error) {
 	return e, nil
 }
 
+// Repeats says that the event has a text in it, wherever: in what is shown of it, the
+// credential of who asked would be.
+func (e AuditEvent) Repeats(text string) bool { return repeats(e.raw, text) }
+
+func repeats(v any, text string) bool {
+	switch v := v.(type) {
+	case string:
+		return strings.Contains(v, text)
+	case []any:
+		return slices.ContainsFunc(v, func(x any) bool { return repeats(x, text) })
+	case map[string]any:
+		for k, x := range v {
+			if strings.Contains(k, text) || repeats(x, text) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Means says what an event of an agent's account is.
 func (s *Spec) Means(e AuditEvent) AuditMeaning {
 	a := s.Audit

@@ -3,8 +3,8 @@
 // that something went around the doors.
 //
 // Invariants:
-//   - One event is matched with one effect, and one effect with one event: of the same
-//     operation, with the same values of all parameters that the event says, dispatched
+//   - One event is matched with one effect, and one effect with one event: of an agent
+//     that has the event's account, of the same operation, with the same values of all parameters that the event says, dispatched
 //     at such a time that it can be the event's cause.
 //   - An event for which there is no such effect is a finding, always. It is one as soon
 //     as every record is read that could explain it.
@@ -15,7 +15,8 @@
 //
 // All events of one operation say the same parameters (package connector sees to that),
 // so effects that one event could have are interchangeable, and taking the one whose
-// time is over first leaves no event unmatched that another choice would match.
+// time is over first leaves no event unmatched that another choice would match. Where
+// agents share an account and have others beside it, another choice might.
 //
 // Not trusted: the application's texts. Its clock and its word that an event happened
 // are taken; a hostile application can end its agents' certifications, and it can be
@@ -162,7 +163,7 @@ func (s *State) Settle(skew time.Duration, p Progress) (r Result) {
 func (s *State) cause(ev Event, skew time.Duration) (best int, flying bool) {
 	best = -1
 	for i, e := range s.Effects {
-		if ev.Why != "" || e.Operation != ev.Operation || !maps.Equal(e.Params, ev.Params) || ev.Time.Before(e.Decided.Add(-skew)) {
+		if ev.Why != "" || !slices.Contains(ev.Agents, e.Agent) || e.Operation != ev.Operation || !maps.Equal(e.Params, ev.Params) || ev.Time.Before(e.Decided.Add(-skew)) {
 			continue
 		}
 		switch {

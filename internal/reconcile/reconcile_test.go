@@ -31,6 +31,8 @@ func second(text string) time.Time {
 //	event ID AT OPERATION k=v...           by an agent's account; ? is an unknown name
 //	settle LOG RECORDS|head                how far both are read
 //
+// The agent is a, unless by=NAME says otherwise.
+//
 // It returns what the steps found: "e1=a1", "bypass e2", "missing a3".
 func play(t *testing.T, script string) string {
 	t.Helper()
@@ -41,21 +43,25 @@ func play(t *testing.T, script string) string {
 		if len(w) == 0 {
 			continue
 		}
-		params := map[string]string{}
+		params, by := map[string]string{}, "a"
 		for _, f := range w {
 			if k, v, ok := strings.Cut(f, "="); ok {
 				params[k] = v
 			}
 		}
+		if params["by"] != "" {
+			by = params["by"]
+			delete(params, "by")
+		}
 		switch w[0] {
 		case "effect", "read", "person":
-			s.Decided(reconcile.Effect{Action: w[1], Decided: second(w[2]), Operation: w[3], Params: params, Read: w[0] == "read", Person: w[0] == "person"})
+			s.Decided(reconcile.Effect{Action: w[1], Agent: by, Decided: second(w[2]), Operation: w[3], Params: params, Read: w[0] == "read", Person: w[0] == "person"})
 		case "outcome":
 			parts := append(strings.Split(w[3], "/"), "0", "")
 			status, _ := strconv.Atoi(parts[1])
 			s.Outcome(w[1], second(w[2]), action.Outcome{State: parts[0], Status: status, ReadBack: strings.TrimSuffix(parts[2], "0")})
 		case "event":
-			e := reconcile.Event{ID: w[1], Time: second(w[2]), Operation: w[3], Params: params}
+			e := reconcile.Event{ID: w[1], Agents: strings.Split(by, "+"), Time: second(w[2]), Operation: w[3], Params: params}
 			if w[3] == "?" {
 				e.Operation, e.Why = "", "unknown"
 			}
@@ -141,6 +147,21 @@ func TestMatching(t *testing.T) {
 			effect a1 10 reset user=jo
 			outcome a1 12 done/303
 			event e1 11 disable user=jo
+			settle 0 head`, "bypass e1, 1 effects and 0 events wait"},
+		{"another agent, with another account", `
+			effect a1 10 reset user=jo by=b
+			outcome a1 12 done/303
+			event e1 11 reset user=jo
+			settle 0 head`, "bypass e1, 1 effects and 0 events wait"},
+		{"an account that agents share", `
+			effect a1 10 reset user=jo by=b
+			outcome a1 12 done/303
+			event e1 11 reset user=jo by=a+b
+			settle 100 head`, "e1=a1"},
+		{"an account that no agent has", `
+			effect a1 10 reset user=jo
+			outcome a1 12 done/303
+			event e1 11 reset user=jo by=+
 			settle 0 head`, "bypass e1, 1 effects and 0 events wait"},
 		{"an unknown event", `
 			event e1 11 ? user=jo

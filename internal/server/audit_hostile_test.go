@@ -160,6 +160,8 @@ func TestUnreadableAuditLog(t *testing.T) {
 			}
 			z.Close()
 		}, "limit"},
+		{"the credential", text("[" + one + "," + event(2, `"what":"\u0063rm-auditors-token"`) + "]"), "repeats the credential"},
+		{"the credential as a member", text("[" + one + "," + event(2, `"what":"note","note":{"a":[{"`+crmToken+`":1}]}`) + "]"), "repeats the credential"},
 		{"one without a time", text("[" + one + `,{"id":2,"who":"svc-crm","what":"note"}]`), "no time"},
 		{"the future", text(strings.Replace("["+one+","+event(2, `"what":"sign-in"`)+"]", `{"id":2,"time":"20`, `{"id":2,"time":"21`, 1)), "clock is wrong"},
 		{"another clock", func(w http.ResponseWriter, _ *http.Request) {

@@ -15,7 +15,7 @@ import (
 // same when the log is read again, something was found, or many records were read.
 func (r *auditReading) worth() bool {
 	found := len(r.found.Matched) + len(r.found.Bypass) + len(r.found.Missing)
-	return r.fresh || r.events+found > 0 || !r.state.Unread.IsZero() && r.end || r.state.Records-r.start >= 5000
+	return r.events+found > 0 || !r.state.Unread.IsZero() && r.end || r.state.Records-r.start >= 5000
 }
 
 // keep writes what was found with the state, in one transaction, and lapses what the
@@ -39,8 +39,6 @@ func (r *auditReading) keep(ctx context.Context, asked time.Time) error {
 	}
 	typ := "audit.matched"
 	switch {
-	case r.fresh:
-		typ = "audit.began"
 	case len(r.found.Bypass) > 0:
 		typ = "audit.bypass"
 	case len(r.found.Missing) > 0:
@@ -98,7 +96,7 @@ func (r *auditReading) append(ctx context.Context, typ string, b auditedBody) er
 		r.t.srv.log.Warn("an application's audit log and the records do not agree", "tenant", r.t.name, "connector", r.name, "kind", f.Kind, "event", f.Event, "operation", f.Operation, "why", f.Why)
 	}
 	r.t.auditLapses(ctx, s.Lapses)
-	r.found, r.findings, r.fresh, r.events, r.start = reconcile.Result{}, nil, false, 0, s.Records
+	r.found, r.findings, r.events, r.start = reconcile.Result{}, nil, 0, s.Records
 	return nil
 }
 

@@ -37,7 +37,6 @@ type auditReading struct {
 
 	found    reconcile.Result // not on record yet
 	findings []AuditFinding
-	fresh    bool // the state is of a log that was not read before
 	events   int  // read since the state on record
 	start    int64
 	end      bool // of the log
@@ -70,7 +69,10 @@ func (t *tenant) newAuditReading(ctx context.Context, w *world, name string) (*a
 		if err != nil {
 			return nil, err
 		}
-		r.state, r.fresh = auditState{V: 1, Log: log, Began: time.Now().UTC(), Records: head.Size}, true
+		r.state = auditState{V: 1, Log: log, Began: time.Now().UTC(), Records: head.Size}
+		if err := r.append(ctx, "audit.began", auditedBody{}); err != nil {
+			return nil, err
+		}
 	}
 	r.start = r.state.Records
 	return r, nil
@@ -178,7 +180,12 @@ func (r *auditReading) page(ctx context.Context, after string) ([]connector.Audi
 		return nil, err
 	}
 	page, err := a.ReadAudit(b)
+	sent := q.Header.Get(a.Credential.Take().Fields()[0])
+	sent = sent[strings.IndexByte(sent, ' ')+1:] // without its scheme
 	for _, e := range page {
+		if e.Repeats(string(secret)) || e.Repeats(sent) { // it would be on record
+			return nil, errors.New("an event repeats the credential that the log is read with")
+		}
 		if e.Time.After(time.Now().Add(a.Skew() + time.Second)) {
 			return nil, fmt.Errorf("event %s is of %s, which is not yet: the application's clock is wrong, or ours", e.ID, e.Time.Format(time.RFC3339))
 		}

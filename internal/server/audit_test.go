@@ -55,6 +55,16 @@ func (r *reconciled) certify() {
 	})
 }
 
+// signedOver is what the approvers of the certification were told of the one before.
+func (r *reconciled) signedOver() string {
+	r.Helper()
+	a, err := r.Server.Approval(r.Context(), "", r.cert.Approval)
+	if err != nil {
+		r.Fatal(err)
+	}
+	return a.Statement.Details["before"]
+}
+
 // worker is a task in production, signed in to the ticket queue by its lease.
 type worker struct {
 	*reconciled
@@ -267,6 +277,9 @@ func TestAroundTheDoors(t *testing.T) {
 		t.Errorf("read again: %+v", x)
 	}
 	r.certify()
+	if why := r.signedOver(); !strings.Contains(why, "event "+f.Event) {
+		t.Errorf("the approvers of the next one signed over %q", why)
+	}
 	if x := r.read("tickets"); !x.Good() || x.Bypass != 1 {
 		t.Errorf("after a certification: %+v", x)
 	}

@@ -164,7 +164,7 @@ func noVersion(err error, kind, name string, n int) error {
 func (w *world) authors(a *agent) []string {
 	out := []string{a.owner, a.deputy, w.resources[resource.KindAgent+"/"+a.name].Author}
 	for kind, names := range map[string][]string{resource.KindConnector: a.spec.Connectors, resource.KindPolicySet: a.spec.PolicySets, resource.KindCapability: a.spec.Capabilities,
-		resource.KindSuite: a.spec.Suites, resource.KindCredentialSource: w.credentialsOf(a)} {
+		resource.KindSuite: a.spec.Suites, resource.KindCredentialSource: append(w.credentialsOf(a), w.auditorsOf(a)...)} {
 		for _, n := range names {
 			out = append(out, w.resources[kind+"/"+n].Author)
 		}

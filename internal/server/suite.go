@@ -132,12 +132,19 @@ func (t *tenant) askCertification(ctx context.Context, a *agent, c certify.Certi
 	for _, f := range c.Manifest.Facts {
 		d["fact."+f.Name] = f.Value + " (" + string(f.Grade) + ")"
 	}
+	before, err := t.certs.Latest(ctx, c.Agent, c.Stage)
+	if err != nil {
+		return err
+	}
+	if before != nil && before.Lapse != nil && (before.Lapse.Code == lapseBypass || before.Lapse.Code == lapseRewritten) {
+		d["before"] = fmt.Sprintf("certification %s ended: %s", before.ID, before.Lapse.Why) // who signs has read it
+	}
 	if c.Scripted {
 		d["model-kind"] = "scripted: this certification says nothing about a real model"
 	}
 	ex := append(t.current().authors(a), c.Author)
 	slices.Sort(ex)
-	_, err := t.approvals.Request(ctx, approval.Draft{Valid: approvalValid, Requester: c.Author, Statement: approval.Statement{
+	_, err = t.approvals.Request(ctx, approval.Draft{Valid: approvalValid, Requester: c.Author, Statement: approval.Statement{
 		Kind: approval.Certification, Subject: c.ID, Digest: c.Statement(), Agent: c.Agent, BoundaryDigest: c.Boundary,
 		Role: string(resource.RoleApprover), Excluded: slices.Compact(ex), Details: d}})
 	if err != nil {
