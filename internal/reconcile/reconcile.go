@@ -37,6 +37,10 @@ import (
 // nothing says what became of it.
 const MaxFlight = 10 * time.Minute
 
+// Kept is how long after it should have shown an effect still explains an event: a log
+// that is later than it is declared to be is no bypass.
+const Kept = time.Hour
+
 // MaxPending bounds how many effects, and how many events, are kept unmatched.
 const MaxPending = 2000
 
@@ -56,6 +60,8 @@ type Effect struct {
 	// Person did it, who had taken the session over and may be signed in by their own
 	// name: then it is not by an agent's account.
 	Person bool `json:"person,omitempty"`
+	// Judged says that it should have shown by now.
+	Judged bool `json:"judged,omitempty"`
 }
 
 // Event is one of the application's log, by an agent's account.
@@ -148,13 +154,15 @@ func (s *State) Settle(skew time.Duration, p Progress) (r Result) {
 		}
 	}
 	s.Events = waiting
-	s.Effects = slices.DeleteFunc(s.Effects, func(e Effect) bool {
-		over := !e.Settled.IsZero() && !e.Settled.Add(skew).After(p.Log)
-		if over && e.Done {
-			r.Missing = append(r.Missing, e)
+	for i := range s.Effects {
+		if e := &s.Effects[i]; !e.Judged && !e.Settled.IsZero() && !e.Settled.Add(skew).After(p.Log) {
+			if e.Judged = true; e.Done {
+				r.Missing = append(r.Missing, *e)
+			}
 		}
-		return over
-	})
+	}
+	crowded := len(s.Effects) > MaxPending/2
+	s.Effects = slices.DeleteFunc(s.Effects, func(e Effect) bool { return e.Judged && (crowded || !e.Settled.Add(skew+Kept).After(p.Log)) })
 	return r
 }
 

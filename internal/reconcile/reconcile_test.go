@@ -85,6 +85,7 @@ func play(t *testing.T, script string) string {
 			t.Fatalf("no such line: %s", line)
 		}
 	}
+	s.Effects = slices.DeleteFunc(s.Effects, func(e reconcile.Effect) bool { return e.Judged })
 	if n := len(s.Effects) + len(s.Events); n > 0 {
 		out = append(out, fmt.Sprintf("%d effects and %d events wait", len(s.Effects), len(s.Events)))
 	}
@@ -247,8 +248,22 @@ func TestMatching(t *testing.T) {
 			effect a1 10 reset user=jo
 			outcome a1 12 done/303
 			settle 17 head
+			settle 3616 head
 			event e1 11 reset user=jo
-			settle 17 head`, "missing a1, bypass e1"},
+			settle 3616 head`, "missing a1, e1=a1"},
+		{"missing, and then it shows too late", `
+			effect a1 10 reset user=jo
+			outcome a1 12 done/303
+			settle 17 head
+			settle 3617 head
+			event e1 11 reset user=jo
+			settle 3617 head`, "missing a1, bypass e1"},
+		{"unknown, and it shows late", `
+			effect a1 10 reset user=jo
+			outcome a1 12 unknown
+			settle 17 head
+			event e1 11 reset user=jo
+			settle 17 head`, "e1=a1"},
 		{"without an outcome for ten minutes", `
 			effect a1 10 reset user=jo
 			event e1 500 reset user=jo
@@ -329,6 +344,19 @@ func TestNoBetterMatching(t *testing.T) {
 		if want := best(effects, events); got != want {
 			t.Fatalf("%d are matched, and %d can be:\n%s", got, want, script.String())
 		}
+	}
+}
+
+// TestCrowded: what was judged makes room for what was not.
+func TestCrowded(t *testing.T) {
+	var s reconcile.State
+	for i := 0; !s.Full(); i++ {
+		s.Decided(reconcile.Effect{Action: strconv.Itoa(i), Decided: second("0")})
+		s.Outcome(strconv.Itoa(i), second(strconv.Itoa(i%2*100)), action.Outcome{State: action.Unknown})
+	}
+	s.Settle(skew, reconcile.Progress{Log: second("50"), Head: true})
+	if s.Full() || len(s.Effects) != reconcile.MaxPending/2 || s.Effects[0].Settled != second("100") {
+		t.Errorf("%d are left, %+v", len(s.Effects), s.Effects[0])
 	}
 }
 

@@ -37,7 +37,7 @@ type auditReading struct {
 
 	found    reconcile.Result // not on record yet
 	findings []AuditFinding
-	events   int  // read since the state on record
+	events   int // read since the state on record
 	start    int64
 	end      bool // of the log
 }

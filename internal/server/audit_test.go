@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"bytes"
 	"io"
 	"net/http"
 	"net/url"
@@ -371,6 +372,35 @@ func (r *reconciled) signIn(agent string) {
 	}
 	if status, body := do("POST", url.Values{"_csrf": {m[1]}, "username": {who.Username}, "password": {who.Password.Reveal()}}); status != http.StatusSeeOther {
 		r.Fatalf("got %d: %.300s", status, body)
+	}
+}
+
+// TestMissingFromTheLog: what is on record as done, and the application does not show, is
+// said and ends nothing; that its log shows everything is not claimed any more.
+//
+// Threats: W12 (watch)
+func TestMissingFromTheLog(t *testing.T) {
+	r := newReconciled(t, func(files map[string][]byte) {
+		files["connectors.yaml"] = bytes.ReplaceAll(files["connectors.yaml"], []byte("    after: after\n"), []byte("    after: after\n    lateSeconds: 1\n    skewSeconds: 1\n"))
+	})
+	r.read("tickets")
+	w := r.start()
+	got, err := w.a.Do(t.Context(), action.Request{Method: "POST", Origin: r.Estate.URL(estate.Production, estate.Tickets), Path: comments}, "_csrf=a&body=lost", func() action.Outcome {
+		return action.Outcome{State: action.Done, Status: http.StatusSeeOther}
+	})
+	if err != nil || got.Decision.Verdict != action.Allow {
+		t.Fatal(got.Decision, err)
+	}
+	var x server.Reconciliation
+	rig.Await(t, "the time in which it may show", func() bool { x = r.read("tickets"); return x.Missing > 0 })
+	if x.Missing != 1 || x.Bypass != 0 || x.Good() || len(x.Findings) != 1 || x.Findings[0].Action != got.Action.ID || r.lapse() != nil {
+		t.Errorf("got %+v, %+v", x, r.lapse())
+	}
+	if c := r.condition(); c.State == readiness.Pass || !saw(c, readiness.Unknown, "1 effect on record as done that the audit log of tickets does not show") {
+		t.Errorf("%+v", c.Findings)
+	}
+	if x := r.read("tickets"); x.Missing != 1 || len(r.audits("audit.missing")) != 1 {
+		t.Errorf("read again: %+v", x)
 	}
 }
 
