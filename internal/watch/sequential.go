@@ -7,43 +7,50 @@ import (
 )
 
 // The test is sequential: it is asked after every task, for as long as there are
-// tasks. Each signal has a few detectors, one for each size of a change that it
-// looks for. After each task a detector bets against "nothing changed", with an
-// e-value: a number that is 1 on average while nothing changed, whatever came
-// before. The Shiryaev-Roberts statistic M' = (1+M)·e adds up the bets that were
-// begun at each task, so M - n is a martingale, and so is the mean of all
-// detectors. It reaches Threshold after Threshold tasks on average or later: that
-// is the average run length to a false alarm, by optional stopping, however the
-// numbers are distributed and however signals depend on each other.
+// tasks. Each signal has a few detectors, one for each tail that it looks at and each
+// size of a change. After each task a detector bets against "nothing changed", with an
+// e-value: a number that is 1 on average while nothing changed, whatever the bets of
+// the signal before came to. The Shiryaev-Roberts statistic M' = (1+M)·e adds up the
+// bets that were begun at each task, so M - n is a martingale, and so is the mean M of
+// a signal's detectors. By optional stopping it reaches Threshold times the number of
+// signals within n tasks with probability n/Threshold by signals at most; so one of
+// them does with probability n/Threshold at most, however the numbers are distributed
+// and however signals depend on each other.
 //
 // The e-values come from conformal p-values. While nothing changed, the rank of a
 // task among all before it is uniform, ties broken by chance, and independent of
-// the earlier ranks. No distribution is assumed, and no rate is estimated and then
-// taken for true: of few trials little follows. The chance is the hash of the
-// task's id, which has 72 random bits and which neither agent nor requester
-// chooses, so that everybody computes the same.
+// the signal's earlier ranks. No distribution is assumed, and no rate is estimated and
+// then taken for true: of few trials little follows. So what is bet on is fixed: a tail
+// that followed from the values before would be a bet on more than ranks, of which
+// nothing is known. The chance is the hash of the task's id, which has 72 random bits
+// and which neither agent nor requester chooses, so that everybody computes the same.
+// What is novel is no more so the more is known, which makes its ranks greater, and
+// alarms rarer.
 //
 //   - Shin, Ramdas, Rinaldo: E-detectors: a nonparametric framework for sequential
 //     change detection (2023), definition 2.2 and theorem 2.4.
 //   - Vovk, Petej, Nouretdinov, Ahlberg, Carlsson, Gammerman: Retrain or not
 //     retrain: conformal test martingales for change-point detection (2021).
+//   - Ramdas, Ruf, Larsson, Koolen: Testing exchangeability: fork-convexity,
+//     supermartingales and e-processes (2022), for why only ranks can be bet on.
 //   - Pollak: Optimal detection of a change in distribution (1985), for the
 //     Shiryaev-Roberts statistic.
 
 const (
-	// Threshold is the mean statistic that is a change.
+	// Threshold: in n tasks in which nothing changes there is an alarm with probability
+	// n/Threshold at most.
 	Threshold = 5000
 	// learning is how many production tasks are only looked at where there is nothing
 	// else to hold one against.
 	learning = 20
-	// A bet is on having any of it, if no more than rare of all before have, and else
-	// on the tail of the ranks.
-	rare = 0.9
-	tail = 0.1
+	// maxLog bounds ln(1+M): far above what is a change, and far below what a float or a
+	// canonical document holds.
+	maxLog = 100
 )
 
-// sizes of the changes that are looked for: how much of what was no event becomes one.
-var sizes = []float64{0.2, 0.6}
+// bets are what detectors bet on: that a rank is in a tail, and how much of what was
+// none of it becomes so.
+var bets = []struct{ tail, size float64 }{{0.03, 0.2}, {0.03, 0.6}, {0.1, 0.2}, {0.1, 0.6}, {0.3, 0.2}, {0.3, 0.6}}
 
 // nano is the scale of the logarithms that are kept: a canonical document has no
 // fractions.
@@ -63,11 +70,11 @@ type Detector struct {
 // bet adds one e-value. with says that the task had more than none.
 func (d *Detector) bet(task string, e float64, event, with bool) {
 	log := math.Log(e)
-	d.Sum = int64(nano * math.Log1p(math.Exp(float64(d.Sum)/nano+log)))
+	d.Sum = int64(nano * min(maxLog, math.Log1p(math.Exp(float64(d.Sum)/nano+log))))
 	if d.Cusum <= 0 {
 		d.Cusum, d.Since, d.Tasks, d.Beyond, d.With = 0, task, 0, 0, 0
 	}
-	d.Cusum += int64(nano * log)
+	d.Cusum = min(d.Cusum+int64(nano*log), maxLog*nano)
 	d.Tasks++
 	if event {
 		d.Beyond++
@@ -89,16 +96,13 @@ func bernoulli(event bool, p, size float64) float64 {
 	return 1 - size
 }
 
-// rank is the conformal p-value of a value among those of histograms: small for a
-// great value. with of the n others are more than none.
-func rank(among []map[int]int, value int, chance float64) (p float64, with, n int) {
+// rank is the conformal p-value of a value among those of histograms, n in all: small
+// for a great value.
+func rank(among []map[int]int, value int, chance float64) (p float64, n int) {
 	greater, equal := 0, 1
 	for _, values := range among {
 		for v, times := range values {
 			n += times
-			if v > 0 {
-				with += times
-			}
 			switch {
 			case v > value:
 				greater += times
@@ -107,7 +111,7 @@ func rank(among []map[int]int, value int, chance float64) (p float64, with, n in
 			}
 		}
 	}
-	return (float64(greater) + chance*float64(equal)) / float64(n+1), with, n
+	return (float64(greater) + chance*float64(equal)) / float64(n+1), n
 }
 
 // chance of a task, in (0, 1).

@@ -23,7 +23,7 @@ type State struct {
 type Series struct {
 	Trials map[int]int `json:"trials,omitempty"`
 	Tasks  map[int]int `json:"tasks,omitempty"`
-	// Detectors are one for each size of a change; and once more, for less.
+	// Detectors are one for each of bets; and once more, for less.
 	Detectors []Detector `json:"detectors"`
 }
 
@@ -33,14 +33,15 @@ type Change struct {
 	Less   bool   `json:"less,omitempty"` // there is less of it than before
 	Before Seen   `json:"before"`
 	// Since is the task with which it most likely began. Of the Tasks from there on
-	// so many had more than none, and so many are beyond nine tenths of those before,
+	// so many had more than none, and so many are beyond all but Tail of those before,
 	// ties broken by chance.
 	Since     string `json:"since"`
 	Tasks     int    `json:"tasks"`
 	With      int    `json:"with"`
 	Beyond    int    `json:"beyond"`
+	Tail      string `json:"tail"`
 	At        string `json:"at"`        // the task that showed it
-	Statistic string `json:"statistic"` // the mean of all detectors
+	Statistic string `json:"statistic"` // see State.Statistic
 	Threshold int    `json:"threshold"`
 }
 
@@ -65,9 +66,9 @@ func New(agent, capability, certification string, trials []Numbers) *State {
 	s.Kinds = slices.Sorted(maps.Keys(all))
 	s.Kinds = s.Kinds[:min(len(s.Kinds), maxKinds)]
 	for _, sig := range signals {
-		x := Series{Trials: map[int]int{}, Tasks: map[int]int{}, Detectors: make([]Detector, len(sizes))}
+		x := Series{Trials: map[int]int{}, Tasks: map[int]int{}, Detectors: make([]Detector, len(bets))}
 		if sig.both {
-			x.Detectors = make([]Detector, 2*len(sizes))
+			x.Detectors = make([]Detector, 2*len(bets))
 		}
 		for _, t := range trials {
 			t.Novel = nil
@@ -125,21 +126,15 @@ func (x *Series) add(sig signal, task string, value int) {
 	if sig.certified {
 		among = append(among, x.Trials)
 	}
-	p, with, n := rank(among, value, chance(task, sig.name))
+	p, n := rank(among, value, chance(task, sig.name))
 	if sig.certified || n >= learning {
-		// Whoever has some of it ranks before all that have none: that is what is bet
-		// on, unless nearly all have some; then it is who has more than most.
-		at := float64(with+1) / float64(n+1)
-		if at > rare {
-			at = tail
-		}
 		for i := range x.Detectors {
-			event := p <= at
-			if i >= len(sizes) {
-				at = tail
-				event = p > 1-tail
+			b := bets[i%len(bets)]
+			event := p <= b.tail
+			if i >= len(bets) {
+				event = p > 1-b.tail
 			}
-			x.Detectors[i].bet(task, bernoulli(event, at, sizes[i%len(sizes)]), event, value > 0)
+			x.Detectors[i].bet(task, bernoulli(event, b.tail, b.size), event, value > 0)
 		}
 	}
 	if x.Tasks == nil {
@@ -148,30 +143,45 @@ func (x *Series) add(sig signal, task string, value int) {
 	x.Tasks[value]++
 }
 
-// Statistic is the mean of all detectors.
-func (s *State) Statistic() float64 {
-	total, n := 0.0, 0
-	for _, x := range s.Series {
-		for _, d := range x.Detectors {
-			total, n = total+d.statistic(), n+1
-		}
+// statistic is the mean of a signal's detectors, as a part of what is a change of one
+// of all signals.
+func (x Series) statistic() float64 {
+	total := 0.0
+	for _, d := range x.Detectors {
+		total += d.statistic()
 	}
-	return total / float64(n)
+	return total / float64(len(x.Detectors)*len(signals))
 }
 
-// change names the signal whose evidence is the strongest.
+// Statistic is that of the signal with the strongest evidence.
+func (s *State) Statistic() float64 {
+	out := 0.0
+	for _, x := range s.Series {
+		out = max(out, x.statistic())
+	}
+	return out
+}
+
+// change names the signal whose evidence is the strongest, and what the strongest of
+// its detectors says.
 func (s *State) change(task string) *Change {
 	c := &Change{At: task, Statistic: fmt.Sprintf("%.0f", s.Statistic()), Threshold: Threshold}
-	best := -1.0
+	most := -1.0
 	for _, sig := range signals {
 		x := s.Series[sig.name]
+		if x.statistic() <= most {
+			continue
+		}
+		most = x.statistic()
+		best := -1.0
 		for i, d := range x.Detectors {
 			if v := d.statistic(); v > best {
 				best = v
-				c.Signal, c.Less, c.Since, c.Tasks, c.With, c.Beyond = sig.name, i >= len(sizes), d.Since, d.Tasks, d.With, d.Beyond
-				c.Before = x.reference(sig)
+				c.Signal, c.Less, c.Since, c.Tasks, c.With, c.Beyond = sig.name, i >= len(bets), d.Since, d.Tasks, d.With, d.Beyond
+				c.Tail = fmt.Sprintf("%.0f %%", 100*bets[i%len(bets)].tail)
 			}
 		}
+		c.Before = x.reference(sig)
 	}
 	return c
 }
@@ -219,25 +229,17 @@ type Rate struct {
 	Scaled bool   `json:"scaled,omitempty"` // the medians count; else how many had any
 	Trials Seen   `json:"trials"`
 	Tasks  Seen   `json:"tasks"`
-	// Weight is how much of Threshold its detectors make, in percent.
+	// Weight is how much of a change its detectors make, in percent.
 	Weight int `json:"weight"`
 }
 
 // Rates are all signals, as they are now.
 func (s *State) Rates() []Rate {
-	detectors := 0
-	for _, x := range s.Series {
-		detectors += len(x.Detectors)
-	}
 	var out []Rate
 	for _, sig := range signals {
 		x := s.Series[sig.name]
-		total := 0.0
-		for _, d := range x.Detectors {
-			total += d.statistic()
-		}
 		out = append(out, Rate{Signal: sig.name, What: sig.what, Scaled: sig.scaled, Trials: sum(sig, x.Trials), Tasks: sum(sig, x.Tasks),
-			Weight: int(min(100, 100*total/float64(detectors)/Threshold))})
+			Weight: int(min(100, 100*x.statistic()/Threshold))})
 	}
 	return out
 }
@@ -251,7 +253,7 @@ func (c Change) Text() string {
 		if c.Less {
 			than = "less"
 		}
-		said = fmt.Sprintf("%d of %s with %s %s than nine tenths of those before", c.Beyond, count(c.Tasks), than, sig.unit)
+		said = fmt.Sprintf("%d of %s with %s %s than all but %s of those before", c.Beyond, count(c.Tasks), than, sig.unit, c.Tail)
 	}
 	return fmt.Sprintf("since task %s: %s (statistic %s of %d)", c.Since, said, c.Statistic, c.Threshold)
 }

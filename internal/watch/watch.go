@@ -55,6 +55,7 @@ const (
 	maxKinds = 300
 	maxKind  = 160 // bytes of one; of a longer one the beginning
 	maxNovel = 20
+	maxCount = 100 // what is more of anything is as much
 )
 
 // decided is action.decided, and outcome is action.outcome (package gate).
@@ -75,13 +76,16 @@ func Collect(each func(func(record.Entry) error) error) (Numbers, error) {
 	kinds := map[string]bool{}
 	var began time.Time
 	var waited time.Duration
-	asked := map[string]time.Time{}
+	asked, since := map[string]bool{}, time.Time{} // questions that are open, and since when any is
 	err := each(func(e record.Entry) error {
 		switch {
 		case e.Type == "task.active":
 			began = e.Time
 		case (e.Type == "task.closing" || strings.HasPrefix(e.Type, "task.") && n.Millis == 0) && !began.IsZero():
-			n.Millis = max(1, (e.Time.Sub(began) - waited).Milliseconds())
+			if n.Millis = (e.Time.Sub(began) - waited).Milliseconds(); len(asked) > 0 {
+				n.Millis -= e.Time.Sub(since).Milliseconds()
+			}
+			n.Millis = max(1, n.Millis)
 		case strings.HasPrefix(e.Type, "hold."):
 			var h struct {
 				ID       string `json:"id"`
@@ -90,13 +94,16 @@ func Collect(each func(func(record.Entry) error) error) (Numbers, error) {
 			if err := json.Unmarshal(e.Body, &h); err != nil {
 				return err
 			}
-			since, open := asked[h.ID]
 			switch {
 			case e.Type == "hold.opened":
-				asked[h.ID] = e.Time
-			case open && (h.Complete || e.Type != "hold.approved"):
-				waited += e.Time.Sub(since)
-				delete(asked, h.ID)
+				if len(asked) == 0 {
+					since = e.Time
+				}
+				asked[h.ID] = true
+			case asked[h.ID] && (h.Complete || e.Type != "hold.approved"):
+				if delete(asked, h.ID); len(asked) == 0 {
+					waited += e.Time.Sub(since)
+				}
 			}
 		case e.Type == "action.decided":
 			var d decided
@@ -145,7 +152,13 @@ func kindOf(a action.Action) string {
 		where = a.Element.FrameOrigin
 	}
 	k := a.Operation + "{" + strings.Join(slices.Sorted(maps.Keys(a.Params)), ",") + "}" + where
-	return strings.ToValidUTF8(k[:min(len(k), maxKind)], "")
+	k = strings.ToValidUTF8(k[:min(len(k), maxKind)], "")
+	return strings.Map(func(r rune) rune { // what is written as it is
+		if r < ' ' || r == '"' || r == '\\' {
+			return '?'
+		}
+		return r
+	}, k)
 }
 
 // signal is one number that is watched.
@@ -185,7 +198,7 @@ func (s signal) step(v int64) int {
 	case s.scaled:
 		return 1 + int(8*math.Log2(float64(v)))
 	}
-	return int(min(v, 1000))
+	return int(min(v, maxCount))
 }
 
 func (s signal) middle(step int) int64 {
