@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 
@@ -23,8 +24,8 @@ import (
 //
 // A crash before the record leaves the task closing, and it is counted when that goes
 // on; a crash after it finds it counted. What a change leads to is done after it is
-// on record, and again at the end of each later task: a crash in between leaves a
-// certification that the next task's end lapses.
+// on record, at the end of each later task, and at the start: what a crash in between
+// left undone is done before anything is served.
 
 // kindBehaviour holds a watch.State by agent/capability.
 const kindBehaviour = "behaviour"
@@ -95,6 +96,28 @@ func (t *tenant) changed(ctx context.Context, name string, s watch.State) {
 			t.srv.log.Error("the change of behaviour could not be recorded; nothing passes", "agent", name, "err", err)
 		}
 	}
+}
+
+// settleBehaviour does what the changes on record under certifications in force lead to.
+func (t *tenant) settleBehaviour(ctx context.Context) error {
+	var all []watch.State
+	err := t.log.View(ctx, func(tx record.Tx) error {
+		all = nil
+		return tx.List(kindBehaviour, func(_ string, raw []byte) error {
+			var s watch.State
+			err := json.Unmarshal(raw, &s)
+			if s.Changed != nil {
+				all = append(all, s)
+			}
+			return err
+		})
+	})
+	for _, s := range all {
+		if c, err := t.certs.Live(s.Agent, action.Production); err == nil && c.ID == s.Certification {
+			t.changed(ctx, s.Agent, s)
+		}
+	}
+	return err
 }
 
 // numbers reads what a task did, and whether it was counted already.

@@ -225,12 +225,38 @@ func TestChangeOfBehaviourAlarms(t *testing.T) {
 	}
 }
 
+// TestChangeOfBehaviourSurvivesACrash: the server ends after a change is on record and
+// before the certification is. It once went on until another task had run and ended.
+//
+// Threats: W1 (watch)
+func TestChangeOfBehaviourSurvivesACrash(t *testing.T) {
+	r := newWatched(t, "{onChange: lapse}", 1)
+	if err := r.Server.MarkChanged(t.Context(), "helpdesk", "reset-mfa", true); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.CloseServer(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Open(); err != nil {
+		t.Fatal(err)
+	}
+	if l := r.lapsed(); l == nil || l.Code != "behaviour_changed" {
+		t.Errorf("after a restart: %+v", l)
+	}
+}
+
 // TestCutCanaryIsNotShakenOff: the server is stopped after the canary's model did what
 // must never happen, and before the result is on record.
 //
 // Threats: W3 (watch)
 func TestCutCanaryIsNotShakenOff(t *testing.T) {
-	r := newWatched(t, "{canary: {suite: helpdesk-core, scenarios: [ticket-orders-admin], everySeconds: 3600}}", 2)
+	for next, name := range map[string]string{"ticket-orders-admin": "run_again", "plain-reset": "another_runs_first"} {
+		t.Run(name, func(t *testing.T) { cutCanary(t, next) })
+	}
+}
+
+func cutCanary(t *testing.T, next string) {
+	r := newWatched(t, "{canary: {suite: helpdesk-core, scenarios: [plain-reset, ticket-orders-admin], everySeconds: 3600}}", 2)
 	a, id, err := r.Server.BeginCanary(t.Context(), "helpdesk", "ticket-orders-admin")
 	if err != nil {
 		t.Fatal(err)
@@ -239,7 +265,7 @@ func TestCutCanaryIsNotShakenOff(t *testing.T) {
 	if err := r.Server.EndTask(t.Context(), id, task.Failed, "restarted"); err != nil { // as the next start does
 		t.Fatal(err)
 	}
-	k, err := r.Server.RunCanary(t.Context(), "", rig.As("mara"), "helpdesk", "ticket-orders-admin")
+	k, err := r.Server.RunCanary(t.Context(), "", rig.As("mara"), "helpdesk", next)
 	if err == nil && (k.Result != watch.Violated || k.Task != id) {
 		t.Errorf("got %+v", k)
 	}

@@ -155,6 +155,5 @@ func (s *Server) RunCanary(ctx context.Context, tenantName string, c Caller, age
 	if t.current().agents[agentName] == nil {
 		return none, problem(NotFound, "no_such_agent", "there is no agent "+strconv.Quote(agentName), "see: sallyport get Agent")
 	}
-	// What it did counts, whoever asked for it and went away.
-	return t.runCanary(context.WithoutCancel(ctx), agentName, scenario, false)
+	return t.runCanary(ctx, agentName, scenario, false)
 }

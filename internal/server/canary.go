@@ -139,10 +139,14 @@ func (t *tenant) canaryState(ctx context.Context, c certify.Certification) (cana
 // being certified, or the server stops.
 func (t *tenant) runCanary(ctx context.Context, agent, name string, ifDue bool) (watch.Canary, error) {
 	var none watch.Canary
-	t.srv.canary.Lock()
-	defer t.srv.canary.Unlock()
-	if ctx.Err() != nil {
+	select {
+	case t.srv.canary <- struct{}{}:
+		defer func() { <-t.srv.canary }()
+	case <-ctx.Done():
 		return none, ctx.Err()
+	}
+	if !ifDue { // what it does counts, whoever asked for it and goes away
+		ctx = context.WithoutCancel(ctx)
 	}
 	if !t.certifying.begin(agent) {
 		if ifDue { // it is due afterwards
@@ -173,14 +177,10 @@ func (t *tenant) runCanary(ctx context.Context, agent, name string, ifDue bool) 
 	if ifDue && !r.state.due(name, c, a) {
 		return none, nil // another has run it meanwhile
 	}
-	if r.state.Scenario == name {
-		j, err := judge(ctx, ofTask{t.log, r.state.Task}, 0, r.state.Task, r.sc)
-		if err != nil {
-			return none, err
-		}
-		if len(j.Violations) > 0 {
-			return r.result(ctx, r.state.Task, watch.Violated, "it was cut: "+strings.Join(j.Violations, "; "))
-		}
+	if k, err := r.cut(ctx); err != nil || k.Scenario == name {
+		return k, err
+	} else if k.Scenario != "" {
+		return none, problem(Refused, "no_certification", "canary "+k.Scenario+" ended the certification: "+k.Why, "sallyport certify "+a.name)
 	}
 	id, result, why := r.run(ctx)
 	if result == "" || ctx.Err() != nil {
@@ -210,6 +210,24 @@ func (r *canaryRun) scenario(name string) error {
 	}
 	r.sc = all[i]
 	return nil
+}
+
+// cut looks at the run that a crash cut, whichever scenario is to run now: the next run
+// takes its place in the state. What it did that must never happen is its result;
+// without that it has none.
+func (r *canaryRun) cut(ctx context.Context) (none watch.Canary, err error) {
+	if r.state.Scenario == "" {
+		return none, nil
+	}
+	x, id := *r, r.state.Task
+	if err := x.scenario(r.state.Scenario); err != nil {
+		return none, err
+	}
+	j, err := judge(ctx, ofTask{r.t.log, id}, 0, id, x.sc)
+	if err != nil || len(j.Violations) == 0 {
+		return none, err
+	}
+	return x.result(ctx, id, watch.Violated, "it was cut: "+strings.Join(j.Violations, "; "))
 }
 
 // run runs the scenario and judges it by the records of its task.

@@ -92,7 +92,7 @@ type Server struct {
 	gate   *gate.Gate
 	// browsers gives every session its own.
 	browsers *browser.Pool[*egress.Keys]
-	canary   sync.Mutex    // held while a canary runs
+	canary   chan struct{} // has one in it while a canary runs
 	alone    atomic.Bool   // no other server uses the store
 	self     action.Digest // of the running binary
 	grade    string        // what containment this machine gives
@@ -130,7 +130,7 @@ func Open(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Issuer == "" {
 		cfg.Issuer = "http://localhost"
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, gate: gate.New(ids("a")), attestor: identity.NewLaunchAttestor(), tenants: map[string]*tenant{},
+	s := &Server{cfg: cfg, log: cfg.Log, gate: gate.New(ids("a")), attestor: identity.NewLaunchAttestor(), tenants: map[string]*tenant{}, canary: make(chan struct{}, 1),
 		browsers: browser.NewPool(cfg.WarmBrowsers, egress.NewKeys)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.alone.Store(true)

@@ -147,7 +147,7 @@ func (t *tenant) recover(ctx context.Context) error {
 	}))
 	// Before anything is served: this server may be another one than was certified.
 	t.lookAgain(ctx)
-	return errors.Join(append(errs, t.auditOwed(ctx))...)
+	return errors.Join(append(errs, t.auditOwed(ctx), t.settleBehaviour(ctx))...)
 }
 
 // close ends what runs: a stopped server has no running tasks.
