@@ -229,6 +229,13 @@ func (t *tenant) declare(ctx context.Context, author string, all []resource.Reso
 	defer t.mu.Unlock()
 	before := t.world
 	next, done := merge(before.resources, all, author, from)
+	// Again, now that nothing changes meanwhile: what was no change when the caller's
+	// roles were looked at takes back what another has applied since.
+	for _, d := range done {
+		if d.Change != "unchanged" && !before.mayApply(author, d.Kind) {
+			return nil, problem(Refused, "role_missing", fmt.Sprintf("%s may not apply a %s, and %s was changed meanwhile", author, d.Kind, d.Name), "apply what is yours, or ask somebody who has the role: sallyport get Person")
+		}
+	}
 	w, err := buildWorld(next)
 	if err != nil {
 		return nil, problem(Invalid, "invalid_resources", err.Error(), "correct the files and apply again; nothing was applied")

@@ -52,6 +52,7 @@ func TestChanges(t *testing.T) {
 	}})
 	t.Run("rollback_brings_nothing_back", func(t *testing.T) { rollbackBringsNothingBack(t, r) })
 	t.Run("suite_author_does_not_approve", func(t *testing.T) { suiteAuthorDoesNotApprove(t, r) })
+	t.Run("nobody_takes_back_what_is_not_theirs", func(t *testing.T) { takesNothingBack(t, r) })
 	t.Run("claims_are_bounded", func(t *testing.T) { claimsAreBounded(t, r) })
 }
 
@@ -173,6 +174,32 @@ func suiteAuthorDoesNotApprove(t *testing.T, r *rig.Rig) {
 		if err := r.Sign(t.Context(), a, "felix"); err != nil {
 			t.Errorf("felix: %v", err)
 		}
+	}
+}
+
+// A secrets administrator applies a source of their own together with a policy set that
+// is no change, and their authorization server answers slowly; a policy author tightens
+// the set meanwhile. It once came back as it was, with the administrator as its author.
+func takesNothingBack(t *testing.T, r *rig.Rig) {
+	before, err := r.Resources(func(files map[string][]byte) {
+		delete(files, "people.yaml")
+		rig.Replace("policyset.yaml", "What no task", "What not a task")(files)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Server.Apply(t.Context(), rig.As("noor"), before); err != nil {
+		t.Fatal(err)
+	}
+	applyAs(t, r, "noor", func(files map[string][]byte) {
+		delete(files, "people.yaml")
+		rig.Replace("policyset.yaml", "What no task", "What really no task")(files)
+	})
+	_, err = r.Server.Declare(t.Context(), "sven", before)
+	refusedAs(t, "sven's apply of what was no change", err, "role_missing")
+	all, err := r.Server.Changes(t.Context(), "", resource.KindPolicySet, "company")
+	if err != nil || all[len(all)-1].Author != "noor" {
+		t.Errorf("the last version: %+v %v", all[len(all)-1], err)
 	}
 }
 
