@@ -127,7 +127,7 @@ func (s *Server) bootstrap(ctx context.Context, c Caller, name string, all []res
 		return nil, err
 	}
 	s.tenants[name] = t
-	return t.withPending(ctx, done)
+	return t.withPending(ctx, c.Person, done)
 }
 
 // line is one applied resource in a record.
@@ -178,9 +178,14 @@ func putAll(tx record.Tx, next map[string]stored, changed []line) error {
 	return nil
 }
 
-// withPending adds the approvals that the resources wait for.
-func (t *tenant) withPending(ctx context.Context, done []Applied) ([]Applied, error) {
-	pending, err := t.askApprovals(ctx, t.world)
+// withPending adds the approvals that the resources wait for. What the author may apply
+// and has named is asked about again after a no.
+func (t *tenant) withPending(ctx context.Context, author string, done []Applied) ([]Applied, error) {
+	again := map[string]bool{}
+	for _, d := range done {
+		again[d.Kind+"/"+d.Name] = t.world.mayApply(author, d.Kind)
+	}
+	pending, err := t.askApprovals(ctx, t.world, again)
 	for i, d := range done {
 		done[i].Pending = pending[d.Kind+"/"+d.Name]
 	}
@@ -263,7 +268,7 @@ func (t *tenant) declare(ctx context.Context, author string, all []resource.Reso
 			return nil, err
 		}
 	}
-	return t.withPending(ctx, done)
+	return t.withPending(ctx, author, done)
 }
 
 // lapseChanged ends the certifications of boundaries that an apply has changed, and
@@ -301,12 +306,27 @@ type approved struct {
 
 const kindApproved = "approved"
 
+// kindRejected holds the digest to which people said no last: object kind "rejected", id
+// kind/name. It is not asked about again until somebody who may applies it again.
+const kindRejected = "rejected"
+
+// rejected reports whether people said no to exactly this digest of a thing.
+func (t *tenant) rejected(ctx context.Context, id string, d action.Digest) (bool, error) {
+	var no action.Digest
+	err := t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindRejected, id, &no) })
+	if errors.Is(err, record.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && no == d, err
+}
+
 // approvalValid is how long a declared thing may wait for its approval.
 const approvalValid = 7 * 24 * time.Hour
 
 // askApprovals makes the requests that are missing: one for each capability and
-// each agent's boundary whose digest is not the approved one.
-func (t *tenant) askApprovals(ctx context.Context, w *world) (map[string]string, error) {
+// each agent's boundary whose digest is not the approved one. again are the resources of
+// which a no is no answer any more.
+func (t *tenant) askApprovals(ctx context.Context, w *world, again map[string]bool) (map[string]string, error) {
 	if err := t.withdrawSuperseded(ctx, w); err != nil {
 		return nil, err
 	}
@@ -328,6 +348,9 @@ func (t *tenant) askApprovals(ctx context.Context, w *world) (map[string]string,
 		if have := asked[key+"/"+string(st.Digest)]; have != "" {
 			pending[id] = have
 			return nil
+		}
+		if no, err := t.rejected(ctx, key, st.Digest); err != nil || no && !again[id] {
+			return err
 		}
 		slices.Sort(authors)
 		st.Kind, st.Role, st.Excluded = kind, string(resource.RoleApprover), slices.Compact(authors)
@@ -363,17 +386,22 @@ func (t *tenant) askApprovals(ctx context.Context, w *world) (map[string]string,
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.agents)) {
-		a, r := w.agents[name], w.resources[resource.KindAgent+"/"+name]
-		st := approval.Statement{Subject: name, Agent: name, Digest: a.declared.Digest(), BoundaryDigest: a.declared.Digest(), Details: map[string]string{
-			"tier": a.tier, "why-tier": a.tierWhy, "owner": a.owner, "deputy": a.deputy, "purpose": a.spec.Purpose}}
-		for _, f := range a.declared.Facts {
-			st.Details["fact."+f.Name] = f.Value + " (" + string(f.Grade) + ")"
-		}
-		if err := ask(approval.Boundary, r.id(), st, w.authors(a)); err != nil {
+		a := w.agents[name]
+		if err := ask(approval.Boundary, resource.KindAgent+"/"+name, a.askFor(), w.authors(a)); err != nil {
 			return nil, err
 		}
 	}
 	return pending, nil
+}
+
+// askFor is the question whether the agent's boundary is approved.
+func (a *agent) askFor() approval.Statement {
+	st := approval.Statement{Subject: a.name, Agent: a.name, Digest: a.declared.Digest(), BoundaryDigest: a.declared.Digest(), Details: map[string]string{
+		"tier": a.tier, "why-tier": a.tierWhy, "owner": a.owner, "deputy": a.deputy, "purpose": a.spec.Purpose}}
+	for _, f := range a.declared.Facts {
+		st.Details["fact."+f.Name] = f.Value + " (" + string(f.Grade) + ")"
+	}
+	return st
 }
 
 // withdrawSuperseded closes the questions that nobody can answer to any effect: of
@@ -401,7 +429,7 @@ func (t *tenant) withdrawSuperseded(ctx context.Context, w *world) error {
 			return !ok || r.Digest != s.Digest
 		case approval.Boundary:
 			x := w.agents[s.Subject]
-			return x == nil || x.declared.Digest() != s.Digest
+			return x == nil || x.declared.Digest() != s.Digest || a.State == approval.Pending && !maps.Equal(x.askFor().Details, s.Details)
 		case approval.Certification:
 			return a.State == approval.Pending && changed[s.Subject]
 		case approval.Resource:

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/approval"
@@ -68,7 +69,7 @@ func (s *Server) Approve(ctx context.Context, tenantName, id, person string, sig
 				approved{Digest: st.Digest, Approval: st.Nonce, At: time.Now().UTC()})
 		}
 	}
-	out, err := t.grant(ctx, id, person, signature, release)
+	out, err := t.grantNow(ctx, a.Statement, person, signature, release)
 	if err != nil {
 		return out, err
 	}
@@ -76,6 +77,22 @@ func (s *Server) Approve(ctx context.Context, tenantName, id, person string, sig
 		err = t.issue(ctx, out.Statement)
 	}
 	return out, err
+}
+
+// grantNow takes a signature for what is declared: nothing of that changes meanwhile. Who
+// answers for an agent, or wrote what its boundary is made of, may be another than when
+// the question was asked, and does not answer it.
+func (t *tenant) grantNow(ctx context.Context, st approval.Statement, person string, signature []byte, release func(record.Tx, approval.Statement) error) (out approval.Approval, err error) {
+	if st.Kind != approval.Action {
+		t.mu.RLock()
+		defer t.mu.RUnlock()
+	}
+	if st.Kind == approval.Boundary || st.Kind == approval.Certification {
+		if a := t.world.agents[st.Agent]; a != nil && slices.Contains(t.world.authors(a), person) {
+			return out, problem(Refused, "excluded", person+" answers for agent "+a.name+", or wrote a part of its boundary", "have somebody approve who does not")
+		}
+	}
+	return t.grant(ctx, st.Nonce, person, signature, release)
 }
 
 func (t *tenant) grant(ctx context.Context, id, person string, signature []byte, release func(record.Tx, approval.Statement) error) (approval.Approval, error) {
@@ -184,10 +201,13 @@ func (s *Server) Reject(ctx context.Context, tenantName string, c Caller, id, re
 		return approval.Approval{}, err
 	}
 	a, err := t.approvals.Reject(ctx, id, person, reason, func(tx record.Tx, st approval.Statement) error {
-		if st.Kind != approval.Resource {
-			return nil
+		switch st.Kind {
+		case approval.Resource:
+			return endProposal(tx, st)
+		case approval.Capability, approval.Boundary:
+			return tx.Put(kindRejected, string(st.Kind)+"/"+st.Subject, st.Digest)
 		}
-		return endProposal(tx, st)
+		return nil
 	})
 	var r *approval.Refusal
 	if errors.As(err, &r) {

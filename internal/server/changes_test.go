@@ -49,17 +49,21 @@ func backTo(t *testing.T, r *rig.Rig, person, kind, name string, n int) error {
 func TestChanges(t *testing.T) {
 	r := rig.New(t, rig.Options{Edit: func(files map[string][]byte) {
 		rig.Replace("people.yaml", "ines@brightwell.example\n  roles: [approver]", "ines@brightwell.example\n  roles: [approver, policy-author]")(files)
+		rig.Replace("people.yaml", "felix@brightwell.example\n  roles: [approver]", "felix@brightwell.example\n  roles: [approver, owner]")(files)
 	}})
-	t.Run("rollback_brings_nothing_back", func(t *testing.T) { rollbackBringsNothingBack(t, r) })
+	var cert certify.Certification
+	t.Run("rollback_brings_nothing_back", func(t *testing.T) { cert = rollbackBringsNothingBack(t, r) })
 	t.Run("suite_author_does_not_approve", func(t *testing.T) { suiteAuthorDoesNotApprove(t, r) })
 	t.Run("nobody_takes_back_what_is_not_theirs", func(t *testing.T) { takesNothingBack(t, r) })
 	t.Run("claims_are_bounded", func(t *testing.T) { claimsAreBounded(t, r) })
+	t.Run("new_deputy_does_not_approve", func(t *testing.T) { newDeputyDoesNotApprove(t, r, cert) })
+	t.Run("a_no_is_an_answer", func(t *testing.T) { aNoIsAnAnswer(t, r) })
 }
 
 // A change lapses the certification, and what was
 // declared before, applied again, is a change by whoever does it: nothing that was
 // certified or approved before comes back, and who made it does not approve it.
-func rollbackBringsNothingBack(t *testing.T, r *rig.Rig) {
+func rollbackBringsNothingBack(t *testing.T, r *rig.Rig) certify.Certification {
 	r.Ready(t)
 	b, err := r.Server.Boundary(t.Context(), "", "helpdesk", "")
 	if err != nil {
@@ -152,6 +156,7 @@ func rollbackBringsNothingBack(t *testing.T, r *rig.Rig) {
 	if !slices.Equal(got, []string{"noor", "ines", "ines", "noor", "ines"}) || all[2].SameAs != 1 || all[4].SameAs != 3 || all[3].SameAs != 0 || all[1].Digest == all[3].Digest {
 		t.Errorf("changes: %+v", all)
 	}
+	return cert
 }
 
 // Who wrote any part of a boundary does not approve it.
@@ -174,6 +179,81 @@ func suiteAuthorDoesNotApprove(t *testing.T, r *rig.Rig) {
 		if err := r.Sign(t.Context(), a, "felix"); err != nil {
 			t.Errorf("felix: %v", err)
 		}
+	}
+}
+
+// asks is the open question of a kind.
+func asks(t *testing.T, r *rig.Rig, kind approval.Kind) (approval.Approval, bool) {
+	t.Helper()
+	all := r.Pending(t)
+	i := slices.IndexFunc(all, func(a approval.Approval) bool { return a.Statement.Kind == kind })
+	if i < 0 {
+		return approval.Approval{}, false
+	}
+	return all[i], true
+}
+
+// Who becomes the deputy of an agent while its boundary and its certification wait, which
+// changes neither, approves none of them.
+func newDeputyDoesNotApprove(t *testing.T, r *rig.Rig, cert certify.Certification) {
+	applyAs(t, r, "noor", func(files map[string][]byte) { delete(files, "people.yaml") }) // as it was certified
+	if err := r.Server.AskCertification(t.Context(), cert); err != nil {
+		t.Fatal(err)
+	}
+	applyAs(t, r, "mara", func(files map[string][]byte) {
+		delete(files, "people.yaml")
+		rig.Replace("agent.yaml", "deputy: tom", "deputy: felix")(files)
+	})
+	a, ok := asks(t, r, approval.Certification)
+	if !ok {
+		t.Fatal("nobody is asked for the certification")
+	}
+	refusedAs(t, "felix approves the certification of what he answers for", r.Sign(t.Context(), a, "felix"), "excluded")
+	a, ok = asks(t, r, approval.Boundary)
+	if !ok || a.Statement.Details["deputy"] != "felix" {
+		t.Fatalf("people are asked %q", a.Statement.Details)
+	}
+	refusedAs(t, "felix approves what he answers for", r.Sign(t.Context(), a, "felix"), "excluded")
+}
+
+// What people have said no to is not asked again when something else is applied, nor at a
+// start; it is when somebody who may applies it again.
+func aNoIsAnAnswer(t *testing.T, r *rig.Rig) {
+	a, ok := asks(t, r, approval.Boundary)
+	if !ok {
+		t.Fatal("nobody is asked")
+	}
+	if _, err := r.Server.Reject(t.Context(), "", rig.As("ines"), a.ID(), "no"); err != nil {
+		t.Fatal(err)
+	}
+	apply := func(person string, edit func(map[string][]byte)) {
+		t.Helper()
+		applyAs(t, r, person, func(files map[string][]byte) {
+			delete(files, "people.yaml")
+			delete(files, "policyset.yaml")
+			rig.Replace("agent.yaml", "deputy: tom", "deputy: felix")(files)
+			edit(files)
+		})
+		if _, ok = asks(t, r, approval.Boundary); ok && person != "mara" {
+			t.Errorf("people are asked again after an apply of %s", person)
+		}
+	}
+	apply("noor", func(files map[string][]byte) {
+		delete(files, "agent.yaml")
+		files["spare.yaml"] = []byte("apiVersion: sallyport/v1\nkind: PolicySet\nmetadata: {name: spare, tenant: brightwell}\nspec:\n  policies: [{name: spare.cedar, file: policies/company.cedar}]\n")
+	})
+	apply("dana", func(map[string][]byte) {}) // nothing changes, so anybody may
+	if err := r.CloseServer(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Open(); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok = asks(t, r, approval.Boundary); ok {
+		t.Error("people are asked again after a restart")
+	}
+	if apply("mara", func(map[string][]byte) {}); !ok {
+		t.Error("nobody is asked again after the owner has applied the agent again")
 	}
 }
 

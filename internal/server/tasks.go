@@ -149,7 +149,7 @@ func (t *tenant) mayOpen(ctx context.Context, w *world, a *agent, o Intent) erro
 			return err
 		}
 		if !ok {
-			return problem(Refused, "not_approved", fmt.Sprintf("the %s %s is not approved as it is now", n.kind, n.name), "approve it: sallyport approvals")
+			return problem(Refused, "not_approved", fmt.Sprintf("the %s %s is not approved as it is now", n.kind, n.name), "approve it: sallyport approvals; after a no, apply it again")
 		}
 	}
 	if t.srv.grade == string(contain.None) || a.tier == "privileged" && t.srv.grade != string(contain.Contained) {

@@ -137,7 +137,7 @@ func (t *tenant) recover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	errs := []error{t.tasks.Recover(ctx), t.leases.Recover(ctx)}
-	_, err := t.askApprovals(ctx, t.current())
+	_, err := t.askApprovals(ctx, t.current(), nil)
 	errs = append(errs, err)
 	errs = append(errs, t.approvals.List(ctx, approval.Granted, func(a approval.Approval) error {
 		if a.Statement.Kind == approval.Certification {
