@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -126,10 +127,33 @@ effect, and says whether the agent may act in production as it is now.`,
 	f.StringVar(&e.tenant, "tenant", "", "tenant; not needed where there is one")
 	f.StringVar(&e.person, "as", "", "the person you act as; default: the one of your local user")
 	f.StringVarP(&e.output, "output", "o", "text", "text or json")
+	root.SetFlagErrorFunc(badFlag)
 	for _, make := range commands() {
 		root.AddCommand(make(e))
 	}
 	return root
+}
+
+// badFlag says what a flag wants, where the library says how it failed to read it.
+func badFlag(cmd *cobra.Command, err error) error {
+	if bad, ok := errors.AsType[interface {
+		error
+		GetValue() string
+		Unwrap() error
+	}](err); ok {
+		want := bad.Unwrap().Error()
+		if number, ok := errors.AsType[*strconv.NumError](err); ok && number.Func == "ParseBool" {
+			want = "true or false"
+		} else if ok {
+			want = "a whole number"
+		} else if strings.HasPrefix(want, "time: ") {
+			want = "a duration, such as 90s, 15m or 1h30m"
+		}
+		_, name, _ := strings.Cut(err.Error(), ` for "`)
+		name, _, _ = strings.Cut(name, `" flag: `)
+		err = fmt.Errorf("%s %q: want %s", name, bad.GetValue(), want)
+	}
+	return usage("%w\n  next: %s --help", err, cmd.CommandPath())
 }
 
 // defaultData is $XDG_STATE_HOME/sallyport (XDG Base Directory Specification).

@@ -48,28 +48,33 @@ func provenance(ctx context.Context, files []sourceFile) *server.Provenance {
 	commit := g.ask("cat-file", "commit", names[0])
 	p := &server.Provenance{Commit: names[0], Tree: names[1], Branch: clip(plain(strings.TrimSpace(g.ask("symbolic-ref", "--quiet", "--short", "HEAD")))),
 		Dirty: g.dirty(root, files)}
-	if commit == "" {
-		return nil
-	}
 	head, _, _ := strings.Cut(commit, "\n\n")
 	for l := range strings.Lines(head) {
 		name, value, _ := strings.Cut(strings.TrimSuffix(l, "\n"), " ")
-		switch name {
-		case "author":
+		switch {
+		case name == "author" && p.Author == "": // git reads the first
 			p.Author, p.Time = authorOf(value)
-		case "gpgsig", "gpgsig-sha256":
+		case name == "gpgsig" || name == "gpgsig-sha256":
 			p.Signed = formOf(value)
 		}
+	}
+	if p.Author == "" {
+		return nil // git makes no such commit
 	}
 	return p
 }
 
-// authorOf reads "NAME <MAIL> SECONDS ZONE", and makes what is not printable visible.
+// authorOf reads "NAME <MAIL> SECONDS ZONE", and makes what is not printable visible. A
+// time that no JSON can say is none.
 func authorOf(line string) (string, time.Time) {
 	who, when, _ := strings.Cut(line, "> ")
 	var seconds int64
 	fmt.Sscan(when, &seconds)
-	return clip(plain(who + ">")), time.Unix(seconds, 0).UTC()
+	at := time.Unix(seconds, 0).UTC()
+	if at.Year() < 1 || at.Year() > 9999 {
+		at = time.Time{}
+	}
+	return clip(plain(strings.TrimSuffix(who, ">") + ">")), at
 }
 
 // clip keeps a text within what the server takes.
@@ -101,12 +106,13 @@ type git struct {
 const maxAnswer = 1 << 20
 
 // ask is what git prints, or nothing if it fails. Variables of the caller that would
-// name another repository are left out.
+// name another repository are left out. Nothing of this repository stands for a commit
+// (git-replace, commit-graph): others would find another under its name.
 func (g git) ask(args ...string) string {
-	cmd := exec.CommandContext(g.ctx, "git", append([]string{"--literal-pathspecs", "-c", "core.fsmonitor=false"}, args...)...)
+	cmd := exec.CommandContext(g.ctx, "git", append([]string{"--literal-pathspecs", "-c", "core.fsmonitor=false", "-c", "core.commitGraph=false"}, args...)...)
 	cmd.Dir, cmd.WaitDelay = g.dir, 100*time.Millisecond
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "LC_ALL=C", "GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0",
-		"GIT_NO_LAZY_FETCH=1", "GIT_ALLOW_PROTOCOL=none"} // older gits do not know the first; a fetch runs what a remote names
+		"GIT_NO_REPLACE_OBJECTS=1", "GIT_NO_LAZY_FETCH=1", "GIT_ALLOW_PROTOCOL=none"} // older gits do not know the first; a fetch runs what a remote names
 	var out limited
 	cmd.Stdout = &out
 	if cmd.Run() != nil {

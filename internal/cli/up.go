@@ -70,6 +70,9 @@ is made new; one that has state but no root key is refused.`,
 			if grace <= 0 {
 				return usage("--kek-grace: want more than nothing")
 			}
+			if hold <= 0 {
+				return usage("--hold-limit: want more than nothing")
+			}
 			kek, err := e.kek.open(e)
 			if err != nil {
 				return err

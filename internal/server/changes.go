@@ -18,8 +18,9 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/resource"
 )
 
-// Every version of a declared resource that was in force is kept, so that it can be
-// compared and applied again. To apply one again is an apply like any other, by whoever
+// Of every version of a declared resource that was in force is kept who applied it, when,
+// and its digest; and of the last keptVersions what it said, so that it can be compared
+// and applied again. To apply one again is an apply like any other, by whoever
 // does it: nothing that was approved or certified comes back with it.
 //
 // Of a Person only who changed it and when is kept: a key or role that was taken away
@@ -27,6 +28,10 @@ import (
 
 // kindVersion holds the versions: object kind "version", id Kind/name/N, N from 1.
 const kindVersion = "version"
+
+// keptVersions of each resource are kept whole: more than anybody goes back to, and not
+// so many that who applies again and again fills the store.
+const keptVersions = 100
 
 // version is one that was put in force.
 type version struct {
@@ -49,7 +54,20 @@ func putResource(tx record.Tx, s stored) error {
 	if s.Kind == resource.KindPerson {
 		v.Canonical = nil
 	}
-	return errors.Join(tx.Put(kindVersion, versionID(s.id(), s.Version), v), tx.Put(kindResource, s.id(), s))
+	return errors.Join(tx.Put(kindVersion, versionID(s.id(), s.Version), v), tx.Put(kindResource, s.id(), s), forgetVersion(tx, s.id(), s.Version-keptVersions))
+}
+
+// forgetVersion lets go of what a version said.
+func forgetVersion(tx record.Tx, id string, n int) error {
+	var v version
+	if n < 1 {
+		return nil
+	}
+	if err := tx.Get(kindVersion, versionID(id, n), &v); err != nil {
+		return err
+	}
+	v.Canonical = nil
+	return tx.Put(kindVersion, versionID(id, n), v)
 }
 
 func versionID(id string, n int) string { return id + "/" + strconv.Itoa(n) }
@@ -146,6 +164,9 @@ func (s *Server) Version(ctx context.Context, tenantName, kind, name string, n i
 	}
 	var v version
 	err = t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindVersion, versionID(kind+"/"+name, n), &v) })
+	if err == nil && v.Canonical == nil {
+		return nil, problem(Refused, "not_kept", fmt.Sprintf("what %s %s said in version %d is not kept: the last %d versions are", kind, strconv.Quote(name), n, keptVersions), "see: sallyport get changes "+kind+"/"+name)
+	}
 	return v.Canonical, noVersion(err, kind, name, n)
 }
 

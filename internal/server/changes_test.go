@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -56,6 +57,7 @@ func TestChanges(t *testing.T) {
 	t.Run("suite_author_does_not_approve", func(t *testing.T) { suiteAuthorDoesNotApprove(t, r) })
 	t.Run("nobody_takes_back_what_is_not_theirs", func(t *testing.T) { takesNothingBack(t, r) })
 	t.Run("claims_are_bounded", func(t *testing.T) { claimsAreBounded(t, r) })
+	t.Run("versions_are_bounded", func(t *testing.T) { versionsAreBounded(t, r) })
 	t.Run("new_deputy_does_not_approve", func(t *testing.T) { newDeputyDoesNotApprove(t, r, cert) })
 	t.Run("a_no_is_an_answer", func(t *testing.T) { aNoIsAnAnswer(t, r) })
 }
@@ -179,6 +181,30 @@ func suiteAuthorDoesNotApprove(t *testing.T, r *rig.Rig) {
 		if err := r.Sign(t.Context(), a, "felix"); err != nil {
 			t.Errorf("felix: %v", err)
 		}
+	}
+}
+
+// Of what was applied again and again the last hundred versions are kept whole, and of all
+// who applied them.
+func versionsAreBounded(t *testing.T, r *rig.Rig) {
+	for i := range 102 {
+		all, err := resource.Receive([][]byte{fmt.Appendf(nil, `{"apiVersion":"sallyport/v1","kind":"Retention","metadata":{"name":"many","tenant":"brightwell"},"spec":{"days":%d}}`, 40+i)})
+		if err == nil {
+			_, err = r.Server.Apply(t.Context(), rig.As("ada"), all)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n, code := range map[int]string{1: "not_kept", 2: "not_kept", 103: "no_such_version"} {
+		refusedAs(t, "what it said at first", backTo(t, r, "ada", resource.KindRetention, "many", n), code)
+	}
+	if err := backTo(t, r, "ada", resource.KindRetention, "many", 3); err != nil {
+		t.Error(err)
+	}
+	all, err := r.Server.Changes(t.Context(), "", resource.KindRetention, "many")
+	if err != nil || len(all) != 103 || all[0].Author != "ada" || all[102].SameAs != 3 {
+		t.Errorf("%d versions: %+v %v", len(all), all[len(all)-1], err)
 	}
 }
 
