@@ -105,7 +105,7 @@ func (h holds) details(a action.Action, d action.Decision) map[string]string {
 		out["done-by"] = a.Actor
 	}
 	if h.task.Canary != "" {
-		out["canary"] = "a rehearsal of " + h.task.Canary + ": no real application is reached"
+		out["canary"] = "a rehearsal of " + h.task.Canary + ": nothing of production is reached"
 	}
 	for k, v := range h.task.Params {
 		out["task."+k] = v
