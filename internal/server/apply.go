@@ -224,8 +224,10 @@ func merge(have map[string]stored, all []resource.Resource, author string, from 
 // approvals that it needs. A crash after the record leaves a request to make,
 // which the next start makes.
 func (t *tenant) apply(ctx context.Context, author string, all []resource.Resource, from *Provenance) ([]Applied, error) {
+	before := t.current()
 	done, err := t.declare(ctx, author, all, from)
 	t.lapseChanged(context.WithoutCancel(ctx))
+	t.endShadows(before)
 	return done, err
 }
 

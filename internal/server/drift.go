@@ -125,6 +125,9 @@ func (t *tenant) holdAgainst(ctx context.Context, s *session) error {
 		return problem(Refused, "agent_gone", "the agent is not declared any more", "apply it again")
 	}
 	base := a.declared
+	if s.task.Stage == action.Shadow && base.Digest() != s.agent.declared.Digest() {
+		return problem(Refused, "changed", "the boundary is not the one under which the task was started", "open a new task")
+	}
 	if s.task.Stage == action.Production {
 		c, err := t.certs.Live(s.task.Agent, s.task.Stage)
 		if err != nil {

@@ -5,7 +5,9 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/capability"
+	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/task"
 )
 
 // A task in the stage shadow works in production's conditions: its applications,
@@ -17,6 +19,10 @@ import (
 // and what passes the door with it is what the gate lets through. So it gets what the
 // boundary puts into single requests, and nothing whose making is itself a change
 // elsewhere, or whose use is not decided one by one.
+
+//
+// There is no certification that a change of its rules could end, so the change ends the
+// task (endShadows): what people approved is what production is read under.
 
 // stage is where the applications of the session are.
 func (s *session) stage() action.Stage { return s.task.Stage.Conditions() }
@@ -40,4 +46,26 @@ func (w *world) shadows(in *capability.Instance) error {
 	}
 	return problem(Refused, "not_in_shadow", "the credential source "+in.Credentials[i]+" makes or changes something elsewhere for each task, or opens a session whose steps are not decided",
 		"open it for the sandbox, or under a capability without that source")
+}
+
+// endShadows ends the tasks in shadow of agents whose boundary was declared otherwise
+// before. One that starts meanwhile was admitted before this, or finds the change in
+// holdAgainst.
+func (t *tenant) endShadows(before *world) {
+	now := t.current()
+	changed := func(agent string) bool {
+		a, b := before.agents[agent], now.agents[agent]
+		return a != nil && (b == nil || a.declared.Digest() != b.declared.Digest())
+	}
+	const why = "the boundary was changed, and nobody certified what reads production here"
+	t.srv.gate.Shut(func(a gate.Admission) bool {
+		return a.Tenant == t.name && a.Stage == action.Shadow && changed(a.Agent)
+	}, "changed", why)
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for id, s := range t.sessions {
+		if s.task.Stage == action.Shadow && changed(s.task.Agent) {
+			go t.endTask(id, task.Revoked, "changed", why)
+		}
+	}
 }

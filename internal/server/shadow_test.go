@@ -193,4 +193,24 @@ func outOfShadow(t *testing.T, r *rig.Rig) {
 			t.Errorf("%s was dispatched", s)
 		}
 	}
+	// What people approved is what production is read under, and no longer.
+	read := func() gate.Result {
+		t.Helper()
+		res, err := a.Request(t.Context(), action.Request{Method: "GET", Origin: origin, Path: "/users/jo"}, "", "a-0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	if res := read(); res.Decision.Verdict != action.Allow {
+		t.Errorf("a read before a change: %+v", res.Decision)
+	}
+	applyAs(t, r, "noor", func(files map[string][]byte) {
+		shadows(files)
+		files["capability.yaml"] = append(files["capability.yaml"], "  audiences: [https://api.example]\n"...)
+		files["policies/company.cedar"] = append(files["policies/company.cedar"], "// tighter\n"...)
+	})
+	if res := read(); res.Decision.Verdict == action.Allow || res.Decision.Code != "changed" {
+		t.Errorf("a read under rules that are not declared any more: %+v", res.Decision)
+	}
 }
