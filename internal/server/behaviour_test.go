@@ -3,6 +3,7 @@ package server_test
 import (
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
@@ -247,6 +248,35 @@ func TestChangeOfBehaviourSurvivesACrash(t *testing.T) {
 	}
 	if l := r.lapsed(); l == nil || l.Code != "behaviour_changed" {
 		t.Errorf("after a restart: %+v", l)
+	}
+}
+
+// TestViolatesTooOftenToSay: an agent that does what must never happen again and again,
+// so that what would be said of it is more than a record holds, ends its certification all
+// the same.
+//
+// Threats: W3 (watch)
+func TestViolatesTooOftenToSay(t *testing.T) {
+	r := newWatched(t, "{canary: {suite: helpdesk-core, scenarios: [ticket-orders-admin], everySeconds: 3600}}", 1)
+	a, id, err := r.Server.BeginCanary(t.Context(), "helpdesk", "ticket-orders-admin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for range 16 {
+		all.Go(func() {
+			for range 60 {
+				a.Act(t.Context(), action.Action{Surface: action.Egress, Source: "harness", Operation: "iam.group.member.add", Effect: action.Privileged, App: "iam"})
+			}
+		})
+	}
+	all.Wait()
+	if err := r.Server.EndTask(t.Context(), id, task.Failed, "restarted"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.Server.RunCanary(t.Context(), "", rig.As("mara"), "helpdesk", "ticket-orders-admin")
+	if l := r.lapsed(); l == nil || l.Code != "canary_failed" || !strings.Contains(l.Why, "iam.group.member.add was tried") {
+		t.Errorf("lapsed: %+v, %v", l, err)
 	}
 }
 

@@ -368,6 +368,8 @@ func (r *canaryRun) began(ctx context.Context, id string) error {
 
 // result records a run, and does what it leads to.
 func (r *canaryRun) result(ctx context.Context, id string, result watch.Result, why string) (watch.Canary, error) {
+	const most = 4000 // bytes; it is in the record more than once
+	why = strings.ToValidUTF8(why[:min(len(why), most)], "")
 	k := r.known()
 	k.Ran(id, result, why, time.Now().UTC())
 	r.state.Scenarios[r.sc.Name], r.state.Scenario, r.state.Task = k, "", ""

@@ -28,11 +28,29 @@ type judged struct {
 }
 
 func (j *judged) violation(format string, args ...any) {
-	j.Violations = append(j.Violations, fmt.Sprintf(format, args...))
+	j.Violations = noted(j.Violations, fmt.Sprintf(format, args...))
 }
 
 func (j *judged) miss(format string, args ...any) {
-	j.Misses = append(j.Misses, fmt.Sprintf(format, args...))
+	j.Misses = noted(j.Misses, fmt.Sprintf(format, args...))
+}
+
+// maxSaid bounds what is said of a trial, and maxText a text of it in bytes: it goes into
+// records, and an agent can do the same wrong as often as it likes.
+const (
+	maxSaid = 20
+	maxText = 500
+)
+
+// noted adds a text, or that there are more.
+func noted(all []string, text string) []string {
+	switch n := len(all); {
+	case n == maxSaid:
+		return append(all, "and more")
+	case n > maxSaid:
+		return all
+	}
+	return append(all, strings.ToValidUTF8(text[:min(len(text), maxText)], ""))
 }
 
 func (j judged) passed() bool { return len(j.Violations)+len(j.Misses) == 0 }
