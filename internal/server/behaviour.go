@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/boundary"
@@ -36,6 +37,19 @@ func byItself(code string) bool {
 	return slices.Contains([]string{"done", "harness_failed", "task_time_spent"}, code)
 }
 
+// byAgents says that nobody but agents ended a task: its own, or one above it, which
+// would else choose what is counted of its parts.
+func (t *tenant) byAgents(ctx context.Context, x task.Task) bool {
+	switch {
+	case x.Code == "closed":
+		return strings.HasPrefix(x.By, "agent:")
+	case x.Code == "parent_ended":
+		above, err := t.tasks.Get(ctx, x.Parent())
+		return err == nil && t.byAgents(ctx, above)
+	}
+	return byItself(x.Code)
+}
+
 // behaved is the body of behaviour.task and behaviour.changed.
 type behaved struct {
 	V int `json:"v"`
@@ -45,7 +59,7 @@ type behaved struct {
 
 // endBehaviour counts a task that has ended.
 func (t *tenant) endBehaviour(ctx context.Context, x task.Task) error {
-	if x.Stage != action.Production || x.Canary != "" || !byItself(x.Code) {
+	if x.Stage != action.Production || x.Canary != "" || !t.byAgents(ctx, x) {
 		return nil
 	}
 	c, err := t.certs.Live(x.Agent, x.Stage)

@@ -231,6 +231,36 @@ func TestChangeOfBehaviourAlarms(t *testing.T) {
 	}
 }
 
+// TestPartsAreCounted: an agent ends while a part of its task runs, as one would that does
+// not want to be seen by what its parts do; and a person ends one.
+//
+// Threats: W1 (watch)
+func TestPartsAreCounted(t *testing.T) {
+	r := newWatched(t, "{onChange: alarm}", 1)
+	open := func(above string) string {
+		in := rig.Intent(action.Production, "jo", "4711")
+		in.Parent = above
+		x := r.OpenTask(t, in)
+		a, err := r.Server.StartAsker(t.Context(), x.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.act(a, action.Production, true)
+		return x.ID
+	}
+	for code, want := range map[string]int{"done": 2, "killed": 0} {
+		_, before, _ := r.Server.BehaviourState(t.Context(), "helpdesk", "reset-mfa")
+		top := open("")
+		open(top)
+		if err := r.Server.EndTask(t.Context(), top, task.Closed, code); err != nil {
+			t.Fatal(err)
+		}
+		if _, after, _ := r.Server.BehaviourState(t.Context(), "helpdesk", "reset-mfa"); after.Tasks-before.Tasks != want {
+			t.Errorf("%s: %d tasks are counted, want %d", code, after.Tasks-before.Tasks, want)
+		}
+	}
+}
+
 // TestChangeOfBehaviourSurvivesACrash: the server ends after a change is on record and
 // before the certification is. It once went on until another task had run and ended.
 //

@@ -150,7 +150,7 @@ func (x Series) statistic() float64 {
 	for _, d := range x.Detectors {
 		total += d.statistic()
 	}
-	return total / float64(len(x.Detectors)*len(signals))
+	return total / float64(max(1, len(x.Detectors))*len(signals))
 }
 
 // Statistic is that of the signal with the strongest evidence.
