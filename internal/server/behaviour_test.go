@@ -1,6 +1,8 @@
 package server_test
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -398,6 +400,14 @@ func cutCanary(t *testing.T, next string) {
 	if err := r.Server.EndTask(t.Context(), id, task.Failed, "restarted"); err != nil { // as the next start does
 		t.Fatal(err)
 	}
+	// Who waits for another to end, and goes away, leaves no run behind.
+	release := r.Server.HoldCanaries()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := r.Server.RunCanary(ctx, "", rig.As("mara"), "helpdesk", next); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	release()
 	k, err := r.Server.RunCanary(t.Context(), "", rig.As("mara"), "helpdesk", next)
 	if err == nil && (k.Result != watch.Violated || k.Task != id) {
 		t.Errorf("got %+v", k)

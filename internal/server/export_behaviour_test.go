@@ -103,3 +103,9 @@ func (s *Server) MarkChanged(ctx context.Context, agent, capability string, yes 
 	_, err = t.log.Append(ctx, record.Draft{Type: "behaviour.task", Agent: agent, Change: func(tx record.Tx) error { return tx.Put(kindBehaviour, agent+"/"+capability, x) }})
 	return err
 }
+
+// HoldCanaries keeps every canary waiting until release.
+func (s *Server) HoldCanaries() (release func()) {
+	s.canary <- struct{}{}
+	return func() { <-s.canary }
+}
