@@ -55,6 +55,7 @@ const (
 	maxKinds = 300
 	maxKind  = 160 // bytes of one; of a longer one the beginning
 	maxNovel = 20
+	maxTried = 2 * (maxKinds + maxNovel) // that are looked at of one task: more than enough to say that some are novel
 	maxCount = 100 // what is more of anything is as much
 )
 
@@ -129,7 +130,9 @@ func (n *Numbers) decided(d decided, kinds map[string]bool) {
 	if a.Actor != "" || a.Source == "boundary" {
 		return // of who has taken the session over, or of ours
 	}
-	kinds[kindOf(a)] = true
+	if len(kinds) < maxTried {
+		kinds[kindOf(a)] = true
+	}
 	if a.Surface == action.Egress && a.Source == "browser" && a.Effect.Changes() && a.Explained == "" {
 		n.Unexplained++
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/watch"
@@ -167,6 +168,30 @@ func TestWaitingIsNoWork(t *testing.T) {
 	})
 	if err != nil || n.Millis != 30_000 {
 		t.Errorf("it took %d ms, want 30000: %v", n.Millis, err)
+	}
+}
+
+// TestTriesEverything: what is kept in memory of a task has a bound, however many origins an
+// agent names, and what is beyond changes nothing of what is said.
+func TestTriesEverything(t *testing.T) {
+	n, err := watch.Collect(func(f func(record.Entry) error) error {
+		for i := range 5000 {
+			body, err := json.Marshal(map[string]any{"action": action.Action{Surface: action.Egress, Source: "harness", Operation: "egress.unmatched", Effect: action.Read,
+				Request: &action.Request{Origin: fmt.Sprintf("https://x%d.example", i)}}, "decision": action.Decision{Verdict: action.Deny}})
+			if err == nil {
+				err = f(record.Entry{Type: "action.decided", Body: body})
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil || n.Denied != 5000 || len(n.Kinds) > 1000 {
+		t.Errorf("%d denied, %d kinds: %v", n.Denied, len(n.Kinds), err)
+	}
+	if s := watch.New("helpdesk", "reset-mfa", "c-1", nil); len(s.Novel(n.Kinds)) != 20 {
+		t.Errorf("%d are novel", len(s.Novel(n.Kinds)))
 	}
 }
 
