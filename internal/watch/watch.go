@@ -56,7 +56,7 @@ const (
 	maxKind  = 160 // bytes of one; of a longer one the beginning
 	maxNovel = 20
 	maxTried = 2 * (maxKinds + maxNovel) // that are looked at of one task: more than enough to say that some are novel
-	maxCount = 100 // what is more of anything is as much
+	maxCount = 100                       // what is more of anything is as much
 )
 
 // decided is action.decided, and outcome is action.outcome (package gate).
