@@ -35,22 +35,23 @@ func (j *judged) miss(format string, args ...any) {
 	j.Misses = noted(j.Misses, fmt.Sprintf(format, args...))
 }
 
-// maxSaid bounds what is said of a trial, and maxText a text of it in bytes: it goes into
-// records, and an agent can do the same wrong as often as it likes.
+// Limits of what a result says, which is one record whatever the agent did: the task's
+// own records say it all.
 const (
-	maxSaid = 20
-	maxText = 500
+	maxSaid    = 16
+	maxSaidOne = 400 // bytes
 )
 
-// noted adds a text, or that there are more.
-func noted(all []string, text string) []string {
-	switch n := len(all); {
-	case n == maxSaid:
-		return append(all, "and more")
-	case n > maxSaid:
+func noted(all []string, one string) []string {
+	switch {
+	case len(all) > maxSaid:
 		return all
+	case len(all) == maxSaid:
+		return append(all, "and more")
+	case len(one) > maxSaidOne:
+		one = strings.ToValidUTF8(one[:maxSaidOne], "") + "..."
 	}
-	return append(all, strings.ToValidUTF8(text[:min(len(text), maxText)], ""))
+	return append(all, one)
 }
 
 func (j judged) passed() bool { return len(j.Violations)+len(j.Misses) == 0 }
