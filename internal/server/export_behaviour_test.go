@@ -109,3 +109,12 @@ func (s *Server) HoldCanaries() (release func()) {
 	s.canary <- struct{}{}
 	return func() { <-s.canary }
 }
+
+// Declare applies what Apply has let a person apply.
+func (s *Server) Declare(ctx context.Context, person string, all []resource.Resource) ([]Applied, error) {
+	t, err := s.tenant("")
+	if err != nil {
+		return nil, err
+	}
+	return t.apply(ctx, person, all, nil)
+}

@@ -382,12 +382,3 @@ func (s *Server) Touched(agent, fact string) (out []string) {
 	}
 	return out
 }
-
-// Declare applies what Apply has let a person apply.
-func (s *Server) Declare(ctx context.Context, person string, all []resource.Resource) ([]Applied, error) {
-	t, err := s.tenant("")
-	if err != nil {
-		return nil, err
-	}
-	return t.apply(ctx, person, all, nil)
-}

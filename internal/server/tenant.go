@@ -136,7 +136,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 func (t *tenant) recover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	errs := []error{t.tasks.Recover(ctx), t.leases.Recover(ctx)}
+	errs := []error{t.tasks.Recover(ctx), t.leases.Recover(ctx), t.settleBehaviour(context.WithoutCancel(ctx))}
 	_, err := t.askApprovals(ctx, t.current(), nil)
 	errs = append(errs, err)
 	errs = append(errs, t.approvals.List(ctx, approval.Granted, func(a approval.Approval) error {
@@ -147,7 +147,7 @@ func (t *tenant) recover(ctx context.Context) error {
 	}))
 	// Before anything is served: this server may be another one than was certified.
 	t.lookAgain(ctx)
-	return errors.Join(append(errs, t.auditOwed(ctx), t.settleBehaviour(ctx))...)
+	return errors.Join(append(errs, t.auditOwed(ctx))...)
 }
 
 // close ends what runs: a stopped server has no running tasks.
