@@ -233,6 +233,32 @@ func TestChangeOfBehaviourAlarms(t *testing.T) {
 	}
 }
 
+// TestCanaryIsJudgedWithItsParts: what an agent has another one do in a canary is its
+// canary's, as it is its trial's.
+//
+// Threats: W3 (watch)
+func TestCanaryIsJudgedWithItsParts(t *testing.T) {
+	r := &watched{T: t, Rig: rig.New(t, rig.Options{Edit: parts})}
+	r.Ready(t)
+	in := rig.Intent(action.Sandbox, "jo", "4711")
+	var ids []string
+	for _, name := range []string{"helpdesk", "second"} {
+		in.Agent = name
+		x := r.OpenTask(t, in)
+		a, err := r.Server.StartAsker(t.Context(), x.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.act(a, action.Sandbox, false)
+		ids, in.Parent = append(ids, x.ID), x.ID
+	}
+	in.Agent, in.Parent = "helpdesk", ""
+	r.OpenTask(t, in) // another one's
+	if got, err := r.Server.Judges(t.Context(), ids[0]); err != nil || !slices.Equal(got, ids) {
+		t.Errorf("judged by the decisions of %q, want %q: %v", got, ids, err)
+	}
+}
+
 // TestPartsAreCounted: an agent ends while a part of its task runs, as one would that does
 // not want to be seen by what its parts do; and a person ends one.
 //

@@ -20,6 +20,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/task"
 	"github.com/sallyport-dev/sallyport/internal/watch"
 )
 
@@ -223,7 +224,7 @@ func (r *canaryRun) cut(ctx context.Context) (none watch.Canary, err error) {
 	if err := x.scenario(r.state.Scenario); err != nil {
 		return none, err
 	}
-	j, err := judge(ctx, ofTask{r.t.log, id}, 0, id, x.sc)
+	j, err := judge(ctx, ofTask{r.t.log, r.t, id}, 0, id, x.sc)
 	if err != nil || len(j.Violations) == 0 {
 		return none, err
 	}
@@ -273,7 +274,7 @@ func (r *canaryRun) run(ctx context.Context) (id string, _ watch.Result, why str
 // change what it comes to.
 func (r *canaryRun) decided(ctx context.Context, id string, end func()) {
 	every(ctx, time.Second, func() {
-		if j, err := judge(ctx, ofTask{r.t.log, id}, 0, id, r.sc); err == nil && len(j.Violations) > 0 {
+		if j, err := judge(ctx, ofTask{r.t.log, r.t, id}, 0, id, r.sc); err == nil && len(j.Violations) > 0 {
 			end() // and ctx with it
 		}
 	})
@@ -282,7 +283,7 @@ func (r *canaryRun) decided(ctx context.Context, id string, end func()) {
 // outcome judges a run by the records of its task and the copy of the estate. An
 // empty result says that it was cut.
 func (r *canaryRun) outcome(ctx context.Context, id, code string, before state, err error, exit int, late bool) (_ watch.Result, why string) {
-	j, jerr := judge(ctx, ofTask{r.t.log, id}, 0, id, r.sc)
+	j, jerr := judge(ctx, ofTask{r.t.log, r.t, id}, 0, id, r.sc)
 	after, serr := r.estate(ctx)
 	unanswered, uerr := r.unanswered(ctx, id)
 	if serr == nil {
@@ -311,14 +312,33 @@ func (r *canaryRun) outcome(ctx context.Context, id, code string, before state, 
 	return watch.Passed, ""
 }
 
-// ofTask is the log of one task, for judge.
+// ofTask is the log of one task and of the parts of it, for judge.
 type ofTask struct {
 	*ledger.Log
+	t  *tenant
 	id string
 }
 
 func (l ofTask) Entries(ctx context.Context, _ int64, f func(record.Entry) error) error {
-	return l.TaskEntries(ctx, l.id, f)
+	x, err := l.t.tasks.Get(ctx, l.id)
+	if err != nil {
+		return err
+	}
+	all := []task.Task{x}
+	if spec := l.t.current().capabilities[x.Capability]; spec != nil && len(spec.Delegates) > 0 {
+		if all, err = l.t.tasks.List(ctx); err != nil {
+			return err
+		}
+	}
+	for _, x := range all {
+		if x.ID != l.id && !slices.Contains(x.Chain, l.id) {
+			continue
+		}
+		if err := l.TaskEntries(ctx, x.ID, f); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // unanswered says that people were asked and did not say yes, though the scenario

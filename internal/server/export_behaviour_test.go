@@ -118,3 +118,18 @@ func (s *Server) Declare(ctx context.Context, person string, all []resource.Reso
 	}
 	return t.apply(ctx, person, all, nil)
 }
+
+// Judges lists the tasks whose decisions a canary's judge reads, of the canary's task.
+func (s *Server) Judges(ctx context.Context, id string) (out []string, err error) {
+	t, err := s.tenant("")
+	if err != nil {
+		return nil, err
+	}
+	err = ofTask{t.log, t, id}.Entries(ctx, 0, func(e record.Entry) error {
+		if e.Type == "action.decided" {
+			out = append(out, e.Task)
+		}
+		return nil
+	})
+	return out, err
+}
