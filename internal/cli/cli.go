@@ -211,7 +211,7 @@ func (e *env) report(err error) int {
 	switch {
 	case errors.As(err, &x):
 		if x.err != nil {
-			fmt.Fprintln(e.err, "sallyport:", x.err)
+			e.say("sallyport: %s", x.err)
 		}
 		return x.code
 	case errors.As(err, &gone):
@@ -224,25 +224,32 @@ func (e *env) report(err error) int {
 	case errors.As(err, &no):
 		return e.refusal(no)
 	case errors.As(err, &bad):
-		fmt.Fprintln(e.err, bad)
+		e.say("%s", bad)
 		return exitUsage
 	case !e.began:
-		fmt.Fprintf(e.err, "sallyport: %s\n  next: sallyport --help\n", err)
+		e.say("sallyport: %s\n  next: sallyport --help", err)
 		return exitUsage
 	}
-	fmt.Fprintln(e.err, "sallyport:", err)
+	e.say("sallyport: %s", err)
 	return exitRefused
+}
+
+// say writes lines of an error, in which a file of somebody else may be named.
+func (e *env) say(format string, args ...any) {
+	for l := range strings.SplitSeq(fmt.Sprintf(format, args...), "\n") {
+		fmt.Fprintln(e.err, plain(l))
+	}
 }
 
 func (e *env) refusal(no *client.Refusal) int {
 	if e.output == "json" {
 		json.NewEncoder(e.err).Encode(no.Problem)
 	} else if no.Code == "invalid_resources" {
-		fmt.Fprintf(e.err, "%s\n  next: %s\n", no.Reason, no.Next)
+		e.say("%s\n  next: %s", no.Reason, no.Next)
 	} else {
-		fmt.Fprintf(e.err, "sallyport: %s (%s)\n", no.Reason, no.Code)
+		e.say("sallyport: %s (%s)", no.Reason, no.Code)
 		if no.Next != "" {
-			fmt.Fprintf(e.err, "  next: %s\n", no.Next)
+			e.say("  next: %s", no.Next)
 		}
 	}
 	if no.Invalid() {

@@ -113,6 +113,23 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+// TestNameOfAFileMovesNothing: a checkout of somebody else has a file whose name would
+// write on the terminal of who applies it.
+func TestNameOfAFileMovesNothing(t *testing.T) {
+	t.Setenv("SALLYPORT_SERVER", "")
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a\x1b[2J\u202eb.yaml"), []byte("kind: Agent\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"apply", "-f", dir}, {"apply", "-f", filepath.Join(dir, "\x1b[2J")}} {
+		r := run(t, "", append(args, "--data", dir)...)
+		r.want(t, 2, `\u{001b}[2J`)
+		if strings.Contains(r.err, "\x1b") {
+			t.Errorf("%q", r.err)
+		}
+	}
+}
+
 func TestNoServer(t *testing.T) {
 	t.Setenv("SALLYPORT_SERVER", "")
 	dir := t.TempDir()
