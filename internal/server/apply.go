@@ -308,20 +308,6 @@ type approved struct {
 
 const kindApproved = "approved"
 
-// kindRejected holds the digest to which people said no last: object kind "rejected", id
-// kind/name. It is not asked about again until somebody who may applies it again.
-const kindRejected = "rejected"
-
-// rejected reports whether people said no to exactly this digest of a thing.
-func (t *tenant) rejected(ctx context.Context, id string, d action.Digest) (bool, error) {
-	var no action.Digest
-	err := t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindRejected, id, &no) })
-	if errors.Is(err, record.ErrNotFound) {
-		return false, nil
-	}
-	return err == nil && no == d, err
-}
-
 // approvalValid is how long a declared thing may wait for its approval.
 const approvalValid = 7 * 24 * time.Hour
 
@@ -394,16 +380,6 @@ func (t *tenant) askApprovals(ctx context.Context, w *world, again map[string]bo
 		}
 	}
 	return pending, nil
-}
-
-// askFor is the question whether the agent's boundary is approved.
-func (a *agent) askFor() approval.Statement {
-	st := approval.Statement{Subject: a.name, Agent: a.name, Digest: a.declared.Digest(), BoundaryDigest: a.declared.Digest(), Details: map[string]string{
-		"tier": a.tier, "why-tier": a.tierWhy, "owner": a.owner, "deputy": a.deputy, "purpose": a.spec.Purpose}}
-	for _, f := range a.declared.Facts {
-		st.Details["fact."+f.Name] = f.Value + " (" + string(f.Grade) + ")"
-	}
-	return st
 }
 
 // withdrawSuperseded closes the questions that nobody can answer to any effect: of

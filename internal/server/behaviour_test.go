@@ -12,6 +12,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/estate"
 	"github.com/sallyport-dev/sallyport/internal/estate/provider"
+	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/server"
 	"github.com/sallyport-dev/sallyport/internal/task"
 	"github.com/sallyport-dev/sallyport/internal/watch"
@@ -256,6 +257,66 @@ func TestCanaryIsJudgedWithItsParts(t *testing.T) {
 	r.OpenTask(t, in) // another one's
 	if got, err := r.Server.Judges(t.Context(), ids[0]); err != nil || !slices.Equal(got, ids) {
 		t.Errorf("judged by the decisions of %q, want %q: %v", got, ids, err)
+	}
+}
+
+// TestNobodyAnswersACanary: a run says nothing of the agent when people did not answer it,
+// also if its time ended first; and it does when they did, if not at the first attempt.
+//
+// Threats: W3 (watch)
+func TestNobodyAnswersACanary(t *testing.T) {
+	r := rig.New(t, rig.Options{})
+	r.Ready(t)
+	r.Approver(rig.Nobody)
+	open := func() (*server.Asker, string) {
+		x := r.OpenTask(t, rig.Intent(action.Sandbox, "jo", "4711"))
+		a, err := r.Server.StartAsker(t.Context(), x.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a, x.ID
+	}
+	reset := func(ctx context.Context, a *server.Asker) (action.Decision, error) {
+		got, err := a.Request(ctx, action.Request{Method: "POST", Origin: "https://iam.sandbox.brightwell.localhost:" + r.Ports.Sandbox, Path: "/users/jo/mfa/reset"}, "_csrf=a", "a-0")
+		return got.Decision, err
+	}
+	unanswered := func(id string) string {
+		t.Helper()
+		why, err := r.Server.Unanswered(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return why
+	}
+
+	a, id := open()
+	ended := make(chan error, 1)
+	go func() { _, err := reset(t.Context(), a); ended <- err }()
+	rig.Await(t, "the question", func() bool { return len(r.Pending(t)) == 1 })
+	if err := r.Server.EndTask(t.Context(), id, task.Failed, "interrupted"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if why := unanswered(id); !strings.Contains(why, "iam.user.mfa.reset") {
+		t.Errorf("its time ended while people were asked: %q", why)
+	}
+
+	a, id = open()
+	if d, err := reset(gate.WithPatience(t.Context(), 0), a); err != nil || d.Code != gate.CodeHeld {
+		t.Fatalf("got %+v %v", d, err)
+	}
+	if why := unanswered(id); why == "" {
+		t.Error("a question is open, and it is taken for answered")
+	}
+	for _, x := range r.Pending(t) {
+		if err := r.Sign(t.Context(), x, "ines"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if why := unanswered(id); why != "" {
+		t.Errorf("after the answer: %q", why)
 	}
 }
 

@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/certify"
-	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
@@ -342,25 +342,38 @@ func (l ofTask) Entries(ctx context.Context, _ int64, f func(record.Entry) error
 }
 
 // unanswered says that people were asked and did not say yes, though the scenario
-// does not have them say no: then a run says nothing of the agent.
+// does not have them say no: then a run says nothing of the agent. What is read is the
+// questions: of a run whose time ended before the answer no decision says so.
 func (r *canaryRun) unanswered(ctx context.Context, id string) (why string, err error) {
 	if r.sc.People != "" {
 		return "", nil
 	}
+	asked := map[string]string{} // question to operation
 	err = r.t.log.TaskEntries(ctx, id, func(e record.Entry) error {
-		var d gate.Decided
-		if e.Type != "action.decided" {
+		if !strings.HasPrefix(e.Type, "hold.") {
 			return nil
 		}
-		if err := json.Unmarshal(e.Body, &d); err != nil {
+		var h struct { // as package approval writes it
+			ID        string             `json:"id"`
+			Statement approval.Statement `json:"statement"`
+			Complete  bool               `json:"complete"`
+			Reason    string             `json:"reason"`
+		}
+		if err := json.Unmarshal(e.Body, &h); err != nil {
 			return err
 		}
-		if d.Decision.Layer == action.LayerHold && d.Decision.Verdict != action.Allow {
-			why = fmt.Sprintf("people were asked about %s, and did not approve it (%s)", d.Action.Operation, d.Decision.Code)
+		switch {
+		case e.Type == "hold.opened":
+			asked[h.ID] = h.Statement.Operation
+		case h.Complete || strings.HasPrefix(h.Reason, "superseded by "): // another stands for it
+			delete(asked, h.ID)
 		}
 		return nil
 	})
-	return why, err
+	for _, operation := range slices.Sorted(maps.Values(asked)) {
+		return fmt.Sprintf("people were asked about %s, and did not approve it", operation), err
+	}
+	return "", err
 }
 
 // copied names the copy of the estate's production.

@@ -133,3 +133,12 @@ func (s *Server) Judges(ctx context.Context, id string) (out []string, err error
 	})
 	return out, err
 }
+
+// Unanswered says, as of a canary's task, that people were asked and did not say yes.
+func (s *Server) Unanswered(ctx context.Context, id string) (string, error) {
+	t, err := s.tenant("")
+	if err != nil {
+		return "", err
+	}
+	return (&canaryRun{t: t}).unanswered(ctx, id)
+}
