@@ -320,6 +320,31 @@ func TestNobodyAnswersACanary(t *testing.T) {
 	}
 }
 
+// TestCanaryReaches: the task of a canary gets to the copy of the estate, to its model, and
+// to the models of the agents that it gives parts to; and to nothing else.
+//
+// Threats: W2 (watch)
+func TestCanaryReaches(t *testing.T) {
+	r := rig.New(t, rig.Options{Edit: func(files map[string][]byte) {
+		parts(files)
+		rig.Replace("agent.yaml", "  reviewBy:", "  watch: {canary: {suite: helpdesk-core, scenarios: [page-acts-by-itself], everySeconds: 3600}}\n  reviewBy:")(files)
+		rig.Replace("second.yaml", "endpoint: https://127.0.0.1:", "endpoint: https://127.0.0.1:1 # ")(files)
+	}})
+	got, err := r.Server.CanaryRoutes(t.Context(), "helpdesk", "page-acts-by-itself")
+	if err != nil {
+		t.Fatal(err)
+	}
+	production := "127.0.0.1:" + r.Ports.Production
+	for _, own := range []string{"127.0.0.1:1", "127.0.0.1:" + r.Ports.Provider} {
+		if got[own] != own {
+			t.Errorf("model %s is reached at %q", own, got[own])
+		}
+	}
+	if to, strict := got["*"]; !strict || to != "" || len(got) != 4 || got[production] == "" || got[production] == production {
+		t.Errorf("it reaches %v", got)
+	}
+}
+
 // TestPartsAreCounted: an agent ends while a part of its task runs, as one would that does
 // not want to be seen by what its parts do; and a person ends one.
 //

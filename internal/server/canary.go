@@ -450,7 +450,8 @@ func (r *canaryRun) known() watch.Canary {
 }
 
 // fixture puts a copy of the estate's production into the state that the scenario
-// starts from, and leads there everything that the task reaches but its model.
+// starts from, and leads there everything that the task and its parts reach but their
+// models.
 func (r *canaryRun) fixture(ctx context.Context) (routes, error) {
 	f := r.suite.Fixture
 	if f == nil {
@@ -475,14 +476,36 @@ func (r *canaryRun) fixture(ctx context.Context) (routes, error) {
 	if _, err := post(ctx, f.Estate+"/hostile?"+copied+"&"+hostile.Encode()); err != nil {
 		return nil, err
 	}
-	model, err := url.Parse(r.a.endpoint)
-	if err != nil {
-		return nil, err
+	for _, endpoint := range r.w.models(r.a.name, r.sc.Capability) {
+		model, err := url.Parse(endpoint)
+		if err != nil {
+			return nil, err
+		}
+		host := net.JoinHostPort(model.Hostname(), cmp.Or(model.Port(), "443"))
+		if strings.HasSuffix(model.Hostname(), ".localhost") { // as routes.dial has it
+			host = net.JoinHostPort("127.0.0.1", model.Port())
+		}
+		way[host] = host
 	}
-	host := net.JoinHostPort(model.Hostname(), cmp.Or(model.Port(), "443"))
-	if strings.HasSuffix(model.Hostname(), ".localhost") { // as routes.dial has it
-		host = net.JoinHostPort("127.0.0.1", model.Port())
-	}
-	way[host] = host
 	return way, nil
+}
+
+// models are the endpoints of an agent's model, and of those of the agents that parts of
+// its task can be given to.
+func (w *world) models(name, capability string) (out []string) {
+	seen := map[string]bool{}
+	var walk func(name, capability string)
+	walk = func(name, capability string) {
+		a, spec := w.agents[name], w.capabilities[capability]
+		if a == nil || spec == nil || seen[name+"/"+capability] {
+			return
+		}
+		seen[name+"/"+capability] = true
+		out = append(out, a.endpoint)
+		for _, d := range spec.Delegates {
+			walk(d.Agent, d.Capability)
+		}
+	}
+	walk(name, capability)
+	return out
 }

@@ -142,3 +142,17 @@ func (s *Server) Unanswered(ctx context.Context, id string) (string, error) {
 	}
 	return (&canaryRun{t: t}).unanswered(ctx, id)
 }
+
+// CanaryRoutes is where the task of a canary gets to.
+func (s *Server) CanaryRoutes(ctx context.Context, agent, scenario string) (map[string]string, error) {
+	t, err := s.tenant("")
+	if err != nil {
+		return nil, err
+	}
+	w := t.current()
+	r := &canaryRun{t: t, w: w, a: w.agents[agent], spec: *w.agents[agent].spec.Watch.Canary}
+	if err := r.scenario(scenario); err != nil {
+		return nil, err
+	}
+	return r.fixture(ctx)
+}
