@@ -465,16 +465,6 @@ func operationsOf(spec *capability.Spec) map[string]string {
 	return out
 }
 
-// isApproved reports whether people approved exactly this digest of a thing.
-func (t *tenant) isApproved(ctx context.Context, id string, d action.Digest) (bool, error) {
-	var a approved
-	err := t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindApproved, id, &a) })
-	if errors.Is(err, record.ErrNotFound) {
-		return false, nil
-	}
-	return err == nil && a.Digest == d, err
-}
-
 // Resources lists declared resources, of one kind or of all, as canonical JSON.
 func (s *Server) Resources(tenantName, kind, name string) ([]json.RawMessage, error) {
 	var out []json.RawMessage

@@ -133,6 +133,16 @@ func (a *agent) askFor() approval.Statement {
 	return st
 }
 
+// isApproved reports whether people approved exactly this digest of a thing.
+func (t *tenant) isApproved(ctx context.Context, id string, d action.Digest) (bool, error) {
+	var a approved
+	err := t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindApproved, id, &a) })
+	if errors.Is(err, record.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && a.Digest == d, err
+}
+
 // kindRejected holds the digest to which people said no last: object kind "rejected", id
 // kind/name. It is not asked about again until somebody who may applies it again.
 const kindRejected = "rejected"
