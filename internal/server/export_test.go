@@ -50,7 +50,7 @@ func (s *Server) RunScreenless(ctx context.Context, id string, h Harness) (*Runn
 	}
 	var bin, files action.Digest
 	if bin, err = r.takeProgram(h); err == nil {
-		files, err = treeDigest(h.Bind)
+		files, err = r.takeFiles(h)
 	}
 	if err != nil {
 		return nil, err
@@ -382,3 +382,18 @@ func (s *Server) Touched(agent, fact string) (out []string) {
 	}
 	return out
 }
+
+// Disk is what a process knows of files, by a clock of its own.
+type Disk struct{ f *files }
+
+// NewDisk knows nothing yet.
+func NewDisk() Disk { return Disk{&files{known: map[string]sight{}, now: time.Now}} }
+
+// Pass lets time pass.
+func (d Disk) Pass(by time.Duration) {
+	now := d.f.now
+	d.f.now = func() time.Time { return now().Add(by) }
+}
+
+// File is the digest of a program.
+func (d Disk) File(path string) (action.Digest, error) { return d.f.file(path) }

@@ -360,7 +360,7 @@ func TestEveryFactLapses(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		run  func(*testing.T)
-	}{{"nameless_answer", k.nameless}, {"graded", k.graded}, {"approver_gone", k.approverGone}, {"behaviour", k.behaviour}, {"owner_gone", k.ownerGone}} {
+	}{{"nameless_answer", k.nameless}, {"bound_by_a_link", k.boundByLink}, {"graded", k.graded}, {"approver_gone", k.approverGone}, {"behaviour", k.behaviour}, {"owner_gone", k.ownerGone}} {
 		t.Run(c.name, func(t *testing.T) {
 			k.t = t
 			k.reset()
@@ -495,6 +495,16 @@ func (k *facts) anotherServer(t *testing.T, c change) certify.Certification {
 func (k *facts) nameless(t *testing.T) {
 	c := change{"model.id", "", atCall, func(k *facts) { k.model.garbage = "<html>" }}
 	k.lapses(t, c, map[string]time.Duration{})
+}
+
+// boundByLink: what a harness sees is what the link leads to, and so is what is measured.
+func (k *facts) boundByLink(t *testing.T) {
+	link := filepath.Join(k.dir, "linked")
+	if err := os.Symlink(filepath.Join(k.dir, "bound"), link); err != nil {
+		t.Fatal(err)
+	}
+	k.harness.Bind = []string{link}
+	k.lapses(t, change{"harness.files", "", inWatch, func(k *facts) { k.touch("bound/tool") }}, map[string]time.Duration{})
 }
 
 // graded: a rule grades one fact. Its change is on record, the task goes on, what is

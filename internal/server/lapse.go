@@ -200,11 +200,13 @@ func (t *tenant) unsupported(ctx context.Context, w *world, a *agent, c certify.
 // onMachine is what this machine would launch the agent with now, as far as it was
 // certified.
 func (t *tenant) onMachine(a *agent, certified boundary.Manifest) boundary.Measure {
-	now := boundary.Measure{"sallyport.binary": string(t.srv.self), "containment": t.srv.containment(),
-		"browser.binary": said(onDisk.browser(a.browserKind))}
-	if h, err := a.harness(); err == nil {
-		now["harness.binary"] = said(onDisk.file(h.Path))
+	h, err := a.harness()
+	var harness action.Digest
+	if err == nil {
+		harness, err = onDisk.file(h.Path)
 	}
+	now := boundary.Measure{"sallyport.binary": string(t.srv.self), "containment": t.srv.containment(),
+		"browser.binary": said(onDisk.browser(a.browserKind)), "harness.binary": said(harness, err)}
 	maps.DeleteFunc(now, func(name, _ string) bool { _, ok := certified.Get(name); return !ok })
 	return now
 }

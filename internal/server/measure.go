@@ -1,11 +1,8 @@
 package server
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,8 +50,7 @@ func (s *session) measureHarness(h Harness) error {
 	if err != nil {
 		return err
 	}
-	s.path, s.bound = h.Path, h.Bind
-	bound, err := onDisk.tree(h.Bind)
+	bound, err := s.takeFiles(h)
 	if err != nil {
 		return fmt.Errorf("harness: %w", err)
 	}
@@ -88,7 +84,7 @@ func (s *session) takeProgram(h Harness) (action.Digest, error) {
 			return fileDigest(h.Path)
 		}
 	}
-	in, err := os.Open(h.Path)
+	in, err := openFile(h.Path)
 	if err != nil {
 		return "", err
 	}
@@ -99,14 +95,27 @@ func (s *session) takeProgram(h Harness) (action.Digest, error) {
 		return "", err
 	}
 	s.onStop(func() { os.Remove(name) })
-	sum := sha256.New()
-	_, err = io.Copy(out, io.TeeReader(in, sum))
+	sum, err := copyDigest(out, in)
 	// Closed before it is started: a file that is open for writing cannot be.
 	if err := errors.Join(err, out.Chmod(0o555), out.Close()); err != nil {
 		return "", err
 	}
 	s.program = contain.Mount{Source: name, Target: h.Path}
-	return action.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil))), nil
+	return sum, nil
+}
+
+// takeFiles gives the digest of the further paths that the harness sees. A mount of a
+// link is of what it leads to, and so is the digest.
+func (s *session) takeFiles(h Harness) (action.Digest, error) {
+	s.path = h.Path
+	for _, b := range h.Bind {
+		real, err := filepath.EvalSymlinks(b)
+		if err != nil {
+			return "", err
+		}
+		s.bound = append(s.bound, real)
+	}
+	return onDisk.tree(s.bound)
 }
 
 // unexchanged measures again what runs from its own place. Exchanged and put
@@ -121,7 +130,7 @@ func (s *session) unexchanged(h Harness) error {
 		}
 		bin = string(again)
 	}
-	files, err := treeDigest(h.Bind)
+	files, err := treeDigest(s.bound)
 	if err != nil {
 		return err
 	}

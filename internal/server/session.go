@@ -78,7 +78,7 @@ type session struct {
 	dir      string        // sockets; gone with the session
 	program  contain.Mount // the copy that runs; empty if it runs from its own place
 	path     string        // of the harness's program
-	bound    []string      // further paths that the harness sees
+	bound    []string      // further paths that the harness sees, without links; as Harness.Bind
 	admitted atomic.Bool   // to the gate
 
 	databases []*roleLease
@@ -438,8 +438,8 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	}
 	mounts := append(contain.SystemMounts(), hostMounts...)
 	mounts = append(mounts, contain.Mount{Source: sock, Target: insideSocket}, contain.Mount{Source: ca, Target: insideCA})
-	for _, b := range h.Bind {
-		mounts = append(mounts, contain.Mount{Source: b, Target: b})
+	for i, b := range h.Bind {
+		mounts = append(mounts, contain.Mount{Source: s.bound[i], Target: b})
 	}
 	if s.program.Source != "" {
 		mounts = append(mounts, s.program)
