@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
@@ -134,6 +136,31 @@ func (c Change) String() string {
 		return s
 	}
 	return fmt.Sprintf("%s: %s → %s", c.Name, show(c.Old), show(c.New))
+}
+
+// Limits of what is said of changes: a record has 64 KiB.
+const (
+	maxChanges = 50
+	maxValue   = 200 // bytes
+)
+
+// Brief is changes as they go on record: no more than that has room for. A value that
+// is long, or not plain, is told by its digest: a harness or a provider may have
+// written it.
+func Brief(changes []Change) []Change {
+	out := slices.Clone(changes[:min(len(changes), maxChanges)])
+	for i := range out {
+		out[i].Old, out[i].New = Plain(out[i].Old), Plain(out[i].New)
+	}
+	return out
+}
+
+// Plain is a value, or its digest where it is long or cannot be printed.
+func Plain(v string) string {
+	if len(v) > maxValue || !utf8.ValidString(v) || strings.ContainsFunc(v, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return string(canon.Digest([]byte(v)))
+	}
+	return v
 }
 
 // Diff lists what differs, by name.

@@ -1,6 +1,8 @@
 package boundary_test
 
 import (
+	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,6 +64,24 @@ func TestDriftAndDiff(t *testing.T) {
 	now := manifest(t, fact("model.id", "m-1", boundary.Observed))
 	if d := boundary.Diff(m, now); len(d) != 1 || d[0] != (boundary.Change{Name: "tools", Old: "d"}) {
 		t.Errorf("got %v", d)
+	}
+}
+
+// What a harness or provider wrote has room in a record, whatever it is and however much.
+func TestBriefChanges(t *testing.T) {
+	if got := boundary.Brief([]boundary.Change{{Name: "model.location", Old: "Genève", New: "\u202eevil"}}); got[0].Old != "Genève" || !strings.HasPrefix(got[0].New, "sha256:") {
+		t.Errorf("got %v", got)
+	}
+	many := make([]boundary.Change, 1000)
+	for i := range many {
+		many[i] = boundary.Change{Name: "connector." + strings.Repeat("n", 63), Old: strings.Repeat(`"`, 200), New: strings.Repeat("x", 1<<20)}
+	}
+	b, err := json.Marshal(boundary.Brief(many))
+	if err != nil || len(b) > 1<<15 {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	if len(many[0].New) != 1<<20 {
+		t.Error("the changes themselves were cut")
 	}
 }
 

@@ -186,12 +186,17 @@ func undeclared(certified, declared boundary.Manifest) []boundary.Change {
 	return out
 }
 
+// describe is changes in at most some 4 KiB.
 func describe(changes []boundary.Change) string {
 	var out []string
-	for _, c := range changes {
+	for _, c := range boundary.Brief(changes) {
 		out = append(out, c.String())
 	}
-	return strings.Join(out, "; ")
+	text := strings.Join(out, "; ")
+	if len(text) > 4<<10 {
+		text = text[:4<<10] + " ..."
+	}
+	return strings.ToValidUTF8(text, "")
 }
 
 // observer holds every inference call against the boundary.

@@ -360,7 +360,7 @@ func TestEveryFactLapses(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		run  func(*testing.T)
-	}{{"nameless_answer", k.nameless}, {"bound_by_a_link", k.boundByLink}, {"graded", k.graded}, {"approver_gone", k.approverGone}, {"behaviour", k.behaviour}, {"owner_gone", k.ownerGone}} {
+	}{{"nameless_answer", k.nameless}, {"bound_by_a_link", k.boundByLink}, {"long_names", k.longNames}, {"graded", k.graded}, {"approver_gone", k.approverGone}, {"behaviour", k.behaviour}, {"owner_gone", k.ownerGone}} {
 		t.Run(c.name, func(t *testing.T) {
 			k.t = t
 			k.reset()
@@ -505,6 +505,20 @@ func (k *facts) boundByLink(t *testing.T) {
 	}
 	k.harness.Bind = []string{link}
 	k.lapses(t, change{"harness.files", "", inWatch, func(k *facts) { k.touch("bound/tool") }}, map[string]time.Duration{})
+}
+
+// longNames: what the harness or the provider says is longer than a record may be. It
+// lapses, and is on record, as anything else.
+func (k *facts) longNames(t *testing.T) {
+	long := strings.Repeat("\u001b[2J m\n", 20<<10)
+	for _, c := range []change{
+		{"model.requested", "", atCall, body("model", long)},
+		{"sampling.temperature", "", atCall, body("temperature", long)},
+		{"model.id", "", atCall, func(k *facts) { k.model.answer.Model = long }},
+	} {
+		k.reset()
+		k.lapses(t, c, map[string]time.Duration{})
+	}
 }
 
 // graded: a rule grades one fact. Its change is on record, the task goes on, what is

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -36,8 +37,12 @@ const (
 // The caller holds no lock of the tenant.
 func (t *tenant) lapse(ctx context.Context, agent string, l certify.Lapse) {
 	text := l.Why
-	if len(l.Changes) > 0 {
+	if all := len(l.Changes); all > 0 {
+		l.Changes = boundary.Brief(l.Changes)
 		text = describe(l.Changes)
+		if all > len(l.Changes) {
+			text = fmt.Sprintf("%d changes, with %s", all, text)
+		}
 		l.Why = text
 	}
 	var ending []string
@@ -82,7 +87,7 @@ func (t *tenant) underCertification(agent string) (out []string) {
 
 func (t *tenant) recordDrift(ctx context.Context, agent, task string, changes []boundary.Change) {
 	if _, err := t.log.Append(ctx, record.Draft{Type: "boundary.drift", Task: task, Agent: agent, Actor: "sallyport",
-		Body: map[string]any{"agent": agent, "changes": changes}}); err != nil {
+		Body: map[string]any{"agent": agent, "changes": boundary.Brief(changes)}}); err != nil {
 		t.srv.log.Error("the drift could not be recorded; nothing passes", "agent", agent, "err", err)
 	}
 }
@@ -111,7 +116,7 @@ func (t *tenant) drift(ctx context.Context, a *agent, certified boundary.Manifes
 		return material
 	}
 	if len(graded) > 0 {
-		fresh, err := t.certs.Grade(ctx, a.name, action.Production, graded)
+		fresh, err := t.certs.Grade(ctx, a.name, action.Production, boundary.Brief(graded))
 		if err != nil {
 			t.srv.log.Error("the drift could not be recorded; nothing passes", "agent", a.name, "err", err)
 		}

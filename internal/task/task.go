@@ -254,7 +254,7 @@ func (e *Engine) Close(ctx context.Context, id string, end State, code, why, by 
 		if t.State.Over() || t.State == Closing {
 			return errNothing
 		}
-		t.State, t.End, t.Code, t.Why, t.By = Closing, end, code, why, by
+		t.State, t.End, t.Code, t.Why, t.By = Closing, end, code, clipped(why), by
 		return nil
 	})
 	if err != nil && !errors.Is(err, errNothing) {
@@ -271,6 +271,15 @@ func (e *Engine) Close(ctx context.Context, id string, end State, code, why, by 
 		e.nudge()
 	}
 	return t, err
+}
+
+// clipped is a reason that has room in a record, whoever wrote it.
+func clipped(why string) string {
+	const most = 8 << 10
+	if len(why) > most {
+		why = strings.ToValidUTF8(why[:most], "") + " ..."
+	}
+	return why
 }
 
 var errNothing = errors.New("nothing to do")

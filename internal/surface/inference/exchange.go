@@ -157,7 +157,7 @@ func (x *exchange) headers(resp *http.Response) {
 
 func (x *exchange) observe(ctx context.Context, p Phase, model, stop string, said Said) error {
 	m := x.m.Measurement
-	m.Phase, m.Model, m.StopReason, m.Said = p, model, stop, said
+	m.Phase, m.Model, m.StopReason, m.Said = p, plain(model), stop, said
 	if err := x.s.c.Observer.Observe(ctx, m); err != nil {
 		return errDrift
 	}
@@ -175,16 +175,25 @@ func (x *exchange) nameless(ctx context.Context, resp *http.Response, detail str
 
 // said is what an answer says of itself.
 func (x *exchange) said(resp *http.Response, geo string) Said {
-	plain := func(s string) string {
+	of := func(s string) string {
 		switch {
 		case s == "":
 			return Unsaid
-		case len(s) > 100 || x.holdsKey([]byte(s)) || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }):
+		case x.holdsKey([]byte(s)):
 			return string(canon.Digest([]byte(s)))
 		}
-		return s
+		return plain(s)
 	}
-	return Said{Account: plain(resp.Header.Get("Anthropic-Organization-Id")), Geo: plain(geo)}
+	return Said{Account: of(resp.Header.Get("Anthropic-Organization-Id")), Geo: of(geo)}
+}
+
+// plain is a name that the other side made up, or its digest where it is not short and
+// plain: it goes into records, and people read it.
+func plain(s string) string {
+	if len(s) > 200 || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return string(canon.Digest([]byte(s)))
+	}
+	return s
 }
 
 // whole answers a call that is not streamed.

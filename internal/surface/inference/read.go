@@ -68,7 +68,7 @@ func readMessage(body []byte, limit int) (measured, *refusal) {
 		return measured{}, bad("missing_member", "model, messages and max_tokens are needed")
 	}
 	out := measured{stream: m.Stream, maxTokens: m.MaxTokens}
-	out.Phase, out.Model, out.RequestedModel = AtRequest, m.Model, m.Model
+	out.Phase, out.Model, out.RequestedModel = AtRequest, plain(m.Model), plain(m.Model)
 	var why *refusal
 	if out.SystemDigest, why = systemDigest(m.System); why != nil {
 		return measured{}, why
