@@ -7,9 +7,9 @@
 //   - A certification is of one boundary digest. It becomes live only in the
 //     transaction of its record, after its approval.
 //   - Lapse works in memory first, so that no decision after the drift was seen
-//     finds a live certification; the record follows. A crash in between leaves
-//     a certification that is live again on restart, with nothing running; the
-//     next measurement finds the same drift.
+//     finds a live certification; the record follows, and is tried again until it is
+//     there (Settle). A crash in between leaves a certification that is live again on
+//     restart, with nothing running; the next measurement finds the same drift.
 //   - Nothing un-lapses. Another certification may become live.
 //
 // Not trusted: what an agent says of its own run. Results come from the caller,
@@ -23,6 +23,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -271,16 +272,21 @@ type Engine struct {
 	ids func() string
 	key ed25519.PrivateKey
 
+	// issuing is held for the whole of Issue and Settle, and taken before mu.
+	issuing sync.Mutex
+
 	// mu orders lapse against Live: after a lapse took it, no Live returns the
-	// lapsed certification.
+	// lapsed certification. It is never held during I/O.
 	mu   sync.RWMutex
 	live map[string]Certification // by agent + "/" + stage
+	// unsaved are lapses that could not be recorded yet, by certification.
+	unsaved map[string]Certification
 }
 
 // Open loads the tenant's certifications and its statement key, which it makes
 // at the first use.
 func Open(ctx context.Context, log record.Log, seal record.Sealer, ids func() string) (*Engine, error) {
-	e := &Engine{log: log, ids: ids, live: map[string]Certification{}}
+	e := &Engine{log: log, ids: ids, live: map[string]Certification{}, unsaved: map[string]Certification{}}
 	var sealed struct {
 		Sealed []byte `json:"sealed"`
 		Public []byte `json:"public"`
@@ -408,8 +414,8 @@ func (e *Engine) Latest(ctx context.Context, agent string, stage action.Stage) (
 // Issue makes an approved certification live and retires the one before it. use
 // spends the approval in the same transaction.
 func (e *Engine) Issue(ctx context.Context, id, approval string, by Verifier, use func(record.Tx) error) (Certification, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.issuing.Lock()
+	defer e.issuing.Unlock()
 	c, err := e.Get(ctx, id)
 	if err != nil {
 		return c, fmt.Errorf("certification %s: %w", id, err)
@@ -417,12 +423,18 @@ func (e *Engine) Issue(ctx context.Context, id, approval string, by Verifier, us
 	if c.State != Proposed {
 		return c, fmt.Errorf("certification %s is %s; only a proposed one can be issued", id, c.State)
 	}
+	// What ended before is on record before what comes after it.
+	if err := e.settle(ctx); err != nil {
+		return c, err
+	}
 	c.State, c.Issued, c.Approval = Live, time.Now().UTC(), approval
 	if c.Summary, err = e.summarize(c, by); err != nil {
 		return c, err
 	}
 	slot := c.Agent + "/" + string(c.Stage)
+	e.mu.RLock()
 	before, had := e.live[slot]
+	e.mu.RUnlock()
 	_, err = e.log.Append(ctx, record.Draft{Type: "certification.issued", Agent: c.Agent, Actor: "sallyport", Body: c.brief(),
 		Change: func(tx record.Tx) error {
 			if use != nil {
@@ -431,10 +443,8 @@ func (e *Engine) Issue(ctx context.Context, id, approval string, by Verifier, us
 				}
 			}
 			if had {
-				old := before
-				old.State = Lapsed
-				old.Lapse = &Lapse{Code: "replaced", Why: "replaced by " + c.ID, At: c.Issued}
-				if err := tx.Put(kind, old.ID, old); err != nil {
+				err := end(tx, before.ID, Lapse{Code: "replaced", Why: "replaced by " + c.ID, At: c.Issued})
+				if err != nil && !errors.Is(err, errOver) { // it may have lapsed meanwhile
 					return err
 				}
 			}
@@ -443,8 +453,23 @@ func (e *Engine) Issue(ctx context.Context, id, approval string, by Verifier, us
 	if err != nil {
 		return c, err
 	}
+	e.mu.Lock()
 	e.live[slot] = c
+	e.mu.Unlock()
 	return c, nil
+}
+
+// end keeps that a certification ended. One that did already stays as it is: errOver.
+func end(tx record.Tx, id string, l Lapse) error {
+	var c Certification
+	if err := tx.Get(kind, id, &c); err != nil {
+		return err
+	}
+	if c.State != Live {
+		return errOver
+	}
+	c.State, c.Lapse = Lapsed, &l
+	return tx.Put(kind, id, c)
 }
 
 // Live returns the certification that is in force for agent and stage, or why
@@ -479,8 +504,46 @@ func (e *Engine) Lapse(ctx context.Context, agent string, stage action.Stage, l 
 	}
 	l.At = time.Now().UTC()
 	c.State, c.Lapse = Lapsed, &l
-	_, err := e.log.Append(ctx, record.Draft{Type: "certification.lapsed", Agent: agent, Actor: "sallyport",
-		Body:   map[string]any{"id": c.ID, "stage": c.Stage, "boundary": c.Boundary, "lapse": l},
-		Change: func(tx record.Tx) error { return tx.Put(kind, c.ID, c) }})
+	err := e.save(ctx, c)
+	if err != nil {
+		e.mu.Lock()
+		e.unsaved[c.ID] = c
+		e.mu.Unlock()
+	}
 	return err
+}
+
+// save records a lapse, unless the certification's end is on record.
+func (e *Engine) save(ctx context.Context, c Certification) error {
+	_, err := e.log.Append(ctx, record.Draft{Type: "certification.lapsed", Agent: c.Agent, Actor: "sallyport",
+		Body:   map[string]any{"id": c.ID, "stage": c.Stage, "boundary": c.Boundary, "lapse": *c.Lapse},
+		Change: func(tx record.Tx) error { return end(tx, c.ID, *c.Lapse) }})
+	if errors.Is(err, errOver) {
+		return nil
+	}
+	return err
+}
+
+// Settle records the lapses that could not be recorded when they happened.
+func (e *Engine) Settle(ctx context.Context) error {
+	e.issuing.Lock()
+	defer e.issuing.Unlock()
+	return e.settle(ctx)
+}
+
+func (e *Engine) settle(ctx context.Context) error {
+	e.mu.RLock()
+	left := slices.Collect(maps.Values(e.unsaved))
+	e.mu.RUnlock()
+	var errs []error
+	for _, c := range left {
+		if err := e.save(ctx, c); err != nil {
+			errs = append(errs, fmt.Errorf("lapse of certification %s: %w", c.ID, err))
+			continue
+		}
+		e.mu.Lock()
+		delete(e.unsaved, c.ID)
+		e.mu.Unlock()
+	}
+	return errors.Join(errs...)
 }

@@ -243,6 +243,69 @@ func TestLapseIsInMemoryFirst(t *testing.T) {
 	b.live(b.open(), "")
 }
 
+// A lapse that could not be recorded is recorded as soon as that goes, and before
+// another certification is issued: a restart brings neither back.
+func TestLapseIsRecordedLater(t *testing.T) {
+	b := newBench(t)
+	for _, later := range []func(e *certify.Engine, next string) error{
+		func(e *certify.Engine, _ string) error { return e.Settle(t.Context()) },
+		func(e *certify.Engine, next string) error {
+			_, err := e.Issue(t.Context(), next, "a", certify.Verifier{}, nil)
+			return errors.Join(err, e.Lapse(t.Context(), "helpdesk", action.Production, certify.Lapse{Code: "drift"}, nil))
+		},
+	} {
+		e := b.open()
+		c, next := b.issue(e, b.record(e, b.passed("m1")).ID), b.record(e, b.passed("m2"))
+		b.log.Fail = func(record.Draft) error { return errors.New("the database is away") }
+		if err := e.Lapse(t.Context(), "helpdesk", action.Production, certify.Lapse{Code: "drift", Why: "model"}, nil); err == nil {
+			t.Fatal("recorded without a record")
+		}
+		if err := later(e, next.ID); err == nil {
+			t.Error("settled without a record")
+		}
+		b.log.Fail = nil
+		if err := later(e, next.ID); err != nil {
+			t.Fatal(err)
+		}
+		records := len(b.log.All())
+		if err := e.Settle(t.Context()); err != nil || len(b.log.All()) != records {
+			t.Errorf("settled again: %v", err)
+		}
+		b.live(b.open(), "")
+		if got, err := e.Get(t.Context(), c.ID); err != nil || got.Lapse == nil || got.Lapse.Code != "drift" {
+			t.Errorf("it is %s: %+v, %v", got.State, got.Lapse, err)
+		}
+	}
+}
+
+// Who asks for what is live, as the gate does with a task's lock held, does not wait
+// for a record: else a kill would.
+func TestLiveDoesNotWaitForIssue(t *testing.T) {
+	b := newBench(t)
+	e := b.open()
+	first, second := b.issue(e, b.record(e, b.passed("m1")).ID), b.record(e, b.passed("m2"))
+	inside, release := make(chan struct{}), make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		_, err := e.Issue(t.Context(), second.ID, "a", certify.Verifier{}, func(record.Tx) error { close(inside); <-release; return nil })
+		done <- err
+	}()
+	<-inside
+	answered := make(chan struct{})
+	go func() { b.live(e, first.ID); close(answered) }()
+	select {
+	case <-answered:
+	case <-time.After(5 * time.Second):
+		t.Error("it waits for the record")
+	}
+	close(release)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	<-answered
+	b.live(e, second.ID)
+}
+
 // Nothing un-lapses: not a second lapse, not a restart, not the same run again.
 func TestNothingUnlapses(t *testing.T) {
 	b := newBench(t)

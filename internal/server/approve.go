@@ -116,10 +116,14 @@ func (t *tenant) issue(ctx context.Context, st approval.Statement) error {
 	if a := t.current().agents[st.Agent]; a != nil {
 		by.Tier = a.tier
 	}
-	_, err = t.certs.Issue(ctx, st.Subject, st.Nonce, by, func(tx record.Tx) error {
+	// Not with the approver: memory has what the record has.
+	c, err := t.certs.Issue(context.WithoutCancel(ctx), st.Subject, st.Nonce, by, func(tx record.Tx) error {
 		_, err := t.approvals.Consume(tx, st.Nonce, st.Digest)
 		return err
 	})
+	if err == nil {
+		t.replaced(c.Agent, c.ID)
+	}
 	return err
 }
 

@@ -133,6 +133,9 @@ func (t *tenant) holdAgainst(ctx context.Context, s *session) error {
 		if err != nil {
 			return problem(Refused, "no_certification", err.Error(), "sallyport certify "+s.task.Agent)
 		}
+		if c.ID != s.task.Certification {
+			return problem(Refused, "changed", "the task was opened under certification "+s.task.Certification+", and "+c.ID+" is in force", "open a new task")
+		}
 		base = c.Manifest
 	}
 	changes := base.Drift(declaredAnd(s.seen.values(), a, base, s.task.Stage))

@@ -360,7 +360,7 @@ func TestEveryFactLapses(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		run  func(*testing.T)
-	}{{"nameless_answer", k.nameless}, {"bound_by_a_link", k.boundByLink}, {"long_names", k.longNames}, {"graded", k.graded}, {"approver_gone", k.approverGone}, {"behaviour", k.behaviour}, {"owner_gone", k.ownerGone}} {
+	}{{"nameless_answer", k.nameless}, {"bound_by_a_link", k.boundByLink}, {"long_names", k.longNames}, {"replaced", k.replaced}, {"graded", k.graded}, {"approver_gone", k.approverGone}, {"behaviour", k.behaviour}, {"owner_gone", k.ownerGone}} {
 		t.Run(c.name, func(t *testing.T) {
 			k.t = t
 			k.reset()
@@ -518,6 +518,33 @@ func (k *facts) longNames(t *testing.T) {
 	} {
 		k.reset()
 		k.lapses(t, c, map[string]time.Duration{})
+	}
+}
+
+// replaced: another certification of the same boundary is issued. What runs under the one
+// before it ends, since nothing of it would pass, and a task that was opened under it does
+// not begin: neither is to have credentials.
+func (k *facts) replaced(t *testing.T) {
+	k.certify(t, nil)
+	_, b, err := k.start(t, action.Production)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waits := k.OpenTask(t, rig.Intent(action.Production, "jo", "4711"))
+	now := k.certify(t, nil)
+	select {
+	case <-b.Ended():
+	case <-time.After(10 * time.Second):
+		t.Error("nothing ended it")
+	}
+	if _, err := k.Server.StartBare(context.WithoutCancel(t.Context()), waits.ID, k.harness, k.launch); err == nil || !strings.Contains(err.Error(), now.ID) {
+		t.Errorf("a task of before began: %v", err)
+	}
+	if _, b, err = k.start(t, action.Production); err != nil {
+		t.Fatal(err)
+	}
+	if d := k.read(t, b); d.Verdict != action.Allow {
+		t.Errorf("a task of now: %+v", d)
 	}
 }
 

@@ -32,10 +32,12 @@ const (
 // of the lapse, of which people are told, and of the drift; the tasks, each with its
 // sessions and leases. When it returns nothing of the agent is dispatched any more; what
 // was in flight is cut and the tasks are being taken down. After a crash in between
-// nothing runs, and what made it lapse is found again at the start.
+// nothing runs, and what made it lapse is found again at the start. Who found it may
+// be gone: what is begun here is done.
 //
 // The caller holds no lock of the tenant.
 func (t *tenant) lapse(ctx context.Context, agent string, l certify.Lapse) {
+	ctx = context.WithoutCancel(ctx)
 	text := l.Why
 	if all := len(l.Changes); all > 0 {
 		l.Changes = boundary.Brief(l.Changes)
@@ -45,32 +47,46 @@ func (t *tenant) lapse(ctx context.Context, agent string, l certify.Lapse) {
 		}
 		l.Why = text
 	}
+	why := "the certification lapsed: " + text
 	var ending []string
 	err := t.certs.Lapse(ctx, agent, action.Production, l, func() {
-		ending = t.underCertification(agent)
+		ending = t.underCertification(agent, "")
 		// Not End: the drift may have been seen inside a dispatch of such a task.
 		t.srv.gate.Shut(func(a gate.Admission) bool {
 			return a.Tenant == t.name && a.Agent == agent && a.Stage == action.Production
-		}, "lapsed", "the certification lapsed: "+text)
+		}, "lapsed", why)
 	})
 	if err != nil {
-		t.srv.log.Error("the lapse could not be recorded; nothing passes", "agent", agent, "err", err)
+		t.srv.log.Error("the lapse could not be recorded yet; nothing passes", "agent", agent, "err", err)
 	}
 	if len(l.Changes) > 0 {
 		t.recordDrift(ctx, agent, "", l.Changes)
 	}
-	for _, id := range ending {
-		go t.endTask(id, task.Revoked, "lapsed", "the certification lapsed: "+text)
+	t.takeDown(ending, why)
+}
+
+// replaced ends what runs of an agent under a certification before the one that is in
+// force now: nothing of it passes any more, and its credentials are for nothing.
+func (t *tenant) replaced(agent, now string) {
+	why := "its certification was replaced by " + now
+	ending := t.underCertification(agent, now)
+	t.srv.gate.Shut(func(a gate.Admission) bool { return a.Tenant == t.name && slices.Contains(ending, a.Task) }, "lapsed", why)
+	t.takeDown(ending, why)
+}
+
+func (t *tenant) takeDown(tasks []string, why string) {
+	for _, id := range tasks {
+		go t.endTask(id, task.Revoked, "lapsed", why)
 	}
 }
 
 // underCertification are the tasks of an agent that run in production, but for those
-// that are being ended for a reason of their own.
-func (t *tenant) underCertification(agent string) (out []string) {
+// under one certification, and those that are being ended for a reason of their own.
+func (t *tenant) underCertification(agent, but string) (out []string) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for id, s := range t.sessions {
-		if s.task.Agent != agent || s.task.Stage != action.Production {
+		if s.task.Agent != agent || s.task.Stage != action.Production || but != "" && s.task.Certification == but {
 			continue
 		}
 		select {
@@ -137,6 +153,9 @@ func (t *tenant) watch(ctx context.Context) {
 }
 
 func (t *tenant) lookAgain(ctx context.Context) {
+	if err := t.certs.Settle(ctx); err != nil {
+		t.srv.log.Error("what lapsed could not be recorded yet; nothing of it passes", "err", err)
+	}
 	w := t.current()
 	for _, name := range slices.Sorted(maps.Keys(w.agents)) {
 		a := w.agents[name]

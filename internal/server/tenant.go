@@ -146,7 +146,8 @@ func (t *tenant) recover(ctx context.Context) error {
 		return nil
 	}))
 	// Before anything is served: this server may be another one than was certified.
-	t.lookAgain(ctx)
+	// However long the rest took, since what could not be looked at would stand.
+	t.lookAgain(context.WithoutCancel(ctx))
 	return errors.Join(append(errs, t.auditOwed(ctx))...)
 }
 
