@@ -97,7 +97,8 @@ func (t *tenant) lastMeasured(agentName string, history []certify.Certification)
 	}
 	if len(history) > 0 {
 		for _, f := range history[len(history)-1].Manifest.Facts {
-			if f.Source == atLaunch || strings.HasPrefix(f.Source, atInference) {
+			if strings.HasPrefix(f.Source, atLaunch) || strings.HasPrefix(f.Source, atInference) {
+				f.Source = strings.TrimSuffix(f.Source, asDeclared)
 				see(f)
 			}
 		}

@@ -20,7 +20,13 @@ import (
 const (
 	atLaunch    = "launch"
 	atInference = "inference " // and the phase of the call
+	asDeclared  = ", as declared"
 )
+
+// onlyMeasured says that no resource declared a fact.
+func onlyMeasured(f boundary.Fact) bool {
+	return (strings.HasPrefix(f.Source, atLaunch) || strings.HasPrefix(f.Source, atInference)) && !strings.HasSuffix(f.Source, asDeclared)
+}
 
 // measured is what one session saw of its boundary. A fact that was seen with
 // two values keeps the first; the second is drift.
@@ -89,7 +95,10 @@ func manifest(a *agent, seen *measured) (boundary.Manifest, error) {
 	}
 	for n, f := range seen.all() {
 		d, ok := facts[n]
-		if !ok || d.Value == f.Value && f.Grade.AtLeast(d.Grade) {
+		if !ok {
+			facts[n] = f
+		} else if d.Value == f.Value && f.Grade.AtLeast(d.Grade) {
+			f.Source += asDeclared
 			facts[n] = f
 		}
 	}
@@ -182,7 +191,7 @@ func declaredAnd(seen boundary.Measure, a *agent, base boundary.Manifest, stage 
 func undeclared(certified, declared boundary.Manifest) []boundary.Change {
 	var out []boundary.Change
 	for _, f := range certified.Facts {
-		if _, ok := declared.Get(f.Name); !ok && f.Source != atLaunch && !strings.HasPrefix(f.Source, atInference) {
+		if _, ok := declared.Get(f.Name); !ok && !onlyMeasured(f) {
 			out = append(out, boundary.Change{Name: f.Name, Old: f.Value})
 		}
 	}

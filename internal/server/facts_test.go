@@ -360,7 +360,7 @@ func TestEveryFactLapses(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		run  func(*testing.T)
-	}{{"nameless_answer", k.nameless}, {"bound_by_a_link", k.boundByLink}, {"long_names", k.longNames}, {"replaced", k.replaced}, {"graded", k.graded}, {"approver_gone", k.approverGone}, {"behaviour", k.behaviour}, {"owner_gone", k.ownerGone}} {
+	}{{"nameless_answer", k.nameless}, {"bound_by_a_link", k.boundByLink}, {"long_names", k.longNames}, {"replaced", k.replaced}, {"taken_away", k.takenAway}, {"graded", k.graded}, {"approver_gone", k.approverGone}, {"behaviour", k.behaviour}, {"owner_gone", k.ownerGone}} {
 		t.Run(c.name, func(t *testing.T) {
 			k.t = t
 			k.reset()
@@ -519,6 +519,11 @@ func (k *facts) longNames(t *testing.T) {
 		k.reset()
 		k.lapses(t, c, map[string]time.Duration{})
 	}
+}
+
+// takenAway: what was declared, and measured as declared, is not declared any more.
+func (k *facts) takenAway(t *testing.T) {
+	k.lapses(t, change{"prompt.system", "", atApply, edit("mara", "agent.yaml", "  systemPrompt: {file: prompts/helpdesk.md}\n", "")}, map[string]time.Duration{})
 }
 
 // replaced: another certification of the same boundary is issued. What runs under the one
