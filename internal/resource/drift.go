@@ -31,8 +31,10 @@ const (
 func (Consequence) Values() []string { return []string{string(Lapse), string(HoldPrivileged)} }
 
 // ungradable facts always lapse: what checks the agent, what holds it, who answers
-// for it, what it may do, the program that it is, and the rules themselves.
-var ungradable = []string{"suite.", "policy.", "containment", "harness.", "sallyport.binary", "capability.", "credential.", "identity.", "agent.", "tier", "drift."}
+// for it, what it may do, the program that it is, and the rules themselves. A
+// connector says what is privileged, so it cannot change while only that is held.
+var ungradable = []string{"suite.", "watch", "policy.", "containment", "harness.", "sallyport.binary", "capability.", "connector.", "credential.", "identity.", "agent.", "tier", "drift.",
+	"browser.protocol", "model.kind"}
 
 func gradable(name string) bool {
 	return !slices.ContainsFunc(ungradable, func(p string) bool { return strings.HasPrefix(name, p) })

@@ -41,6 +41,8 @@ func TestDriftRules(t *testing.T) {
 		{"{facts: [sallyport.binary], then: hold}", "always lapses"},
 		{"{facts: [drift.rules], then: hold}", "always lapses"},
 		{"{facts: [tier], then: hold}", "always lapses"},
+		{"{facts: [watch], then: hold}", "always lapses"},
+		{"{facts: ['connector.*'], then: hold}", "always lapses"},
 		{"{facts: ['m[o]del.id'], then: hold}", "want the name of a fact"},
 		{"{facts: [], then: hold}", "spec.drift[0].facts"},
 		{"{facts: [tools], then: ignore}", "want one of lapse, hold"},
@@ -52,6 +54,7 @@ func TestDriftRules(t *testing.T) {
 	s := resource.AgentSpec{Drift: []resource.DriftRule{{Facts: []string{"model.id"}, Then: resource.Lapse}, {Facts: []string{"*"}, Then: resource.HoldPrivileged}}}
 	for fact, want := range map[string]resource.Consequence{"model.id": resource.Lapse, "model.geo": resource.HoldPrivileged, "browser.version": resource.HoldPrivileged,
 		"suite.core": resource.Lapse, "policy.shipped": resource.Lapse, "containment": resource.Lapse, "harness.files": resource.Lapse, "sallyport.binary": resource.Lapse,
+		"watch": resource.Lapse, "connector.iam": resource.Lapse, "browser.protocol": resource.Lapse, "model.kind": resource.Lapse,
 		"tier": resource.Lapse, "drift.rules": resource.Lapse, "agent.owner": resource.Lapse, "capability.x": resource.Lapse, "credential.x": resource.Lapse, "identity.source": resource.Lapse} {
 		if got := s.Consequence(fact, true); got != want {
 			t.Errorf("%s: got %s, want %s", fact, got, want)

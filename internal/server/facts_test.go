@@ -80,7 +80,8 @@ var changes = []change{
 	{"model.betas", "", atApply, edit("mara", "agent.yaml", "betas: [computer-use-2025-11-24]", "betas: [computer-use-2025-11-24, another]")},
 	{"model.roots", "", atApply, func(k *facts) {
 		k.apply("mara", func(files map[string][]byte) {
-			files["provider-ca.pem"] = append(slices.Clone(files["provider-ca.pem"]), k.EstateCA...)
+			files["people.yaml"] = append(slices.Clone(files["people.yaml"]), "---\napiVersion: sallyport/v1\nkind: Person\nmetadata: {name: ola, tenant: brightwell}\nspec: {displayName: Ola, email: ola@brightwell.example, roles: [owner]}\n"...)
+		files["provider-ca.pem"] = append(slices.Clone(files["provider-ca.pem"]), k.EstateCA...)
 		})
 	}},
 	{"harness.path", "", atApply, edit("mara", "agent.yaml", "/agent}", "/another}")},
@@ -91,6 +92,7 @@ var changes = []change{
 	{"browser.protocol", "", atApply, edit("mara", "agent.yaml", "kind: shell", "kind: shell, protocol: pinned")},
 	{"identity.workload.<n>", "identity.workload.0", atApply, edit("mara", "agent.yaml", "policySets:", "workloads: [{issuer: \"https://ci.example\", claims: {sub: helper}}]\n  policySets:")},
 	{"agent.owner", "", atApply, edit("mara", "agent.yaml", "owner: mara\n  deputy: tom", "owner: tom\n  deputy: mara")},
+	{"agent.deputy", "", atApply, edit("mara", "agent.yaml", "deputy: tom", "deputy: ola")},
 	{"drift.rules", "", atApply, edit("mara", "agent.yaml", "policySets:", "drift: [{facts: [model.account], then: hold}]\n  policySets:")},
 	{"connector.<name>", "connector.iam", atApply, edit("noor", "connectors.yaml", "description: The directory,", "description: A directory,")},
 	{"capability.<name>", "capability.reset-mfa", atApply, edit("noor", "capability.yaml", "actions: 2000", "actions: 1999")},
@@ -164,6 +166,7 @@ func newFacts(t *testing.T) *facts {
 		line, _, _ := bytes.Cut(files["agent.yaml"][at:], []byte("\n"))
 		rig.Replace("agent.yaml", string(line), "endpoint: "+up.URL+"\n    sampling: {temperature: {max: \"0.3\"}}")(files)
 		rig.Replace("tenant.yaml", "  retention: ninety-days", "  issuers: [{issuer: \"https://ci.example\"}]\n  retention: ninety-days")(files)
+		files["people.yaml"] = append(slices.Clone(files["people.yaml"]), "---\napiVersion: sallyport/v1\nkind: Person\nmetadata: {name: ola, tenant: brightwell}\nspec: {displayName: Ola, email: ola@brightwell.example, roles: [owner]}\n"...)
 		files["provider-ca.pem"] = append(slices.Clone(cas[0]), cas[1]...)
 	}
 	k.Rig = rig.New(t, rig.Options{Edit: k.base})

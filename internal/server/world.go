@@ -318,6 +318,7 @@ func (w *world) declare(a *agent) (boundary.Manifest, error) {
 		add(boundary.Pinned, here, "drift.rules", string(text))
 	}
 	add(boundary.Declared, here, "agent.owner", a.owner)
+	add(boundary.Declared, here, "agent.deputy", a.deputy) // who may approve nothing of it
 	add(boundary.Pinned, "derived", "tier", a.tier)
 	if p := a.spec.SystemPrompt; p != nil {
 		add(boundary.Declared, here, "prompt.system", string(canon.Digest([]byte(p.Text))))
