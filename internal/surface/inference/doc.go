@@ -45,7 +45,8 @@
 // prompt and shows as drift; text in user messages is not measured, it is the
 // task. The tools digest is over the canonical JSON of the tools array without
 // cache_control, which does not change what the model is told. Sampling is every
-// parameter that changes how the model answers, by its name. The peer is the
+// parameter that changes how the model answers, by its name, and the betas that were
+// asked for. The peer is the
 // SubjectPublicKeyInfo of the root that the provider's certificate was verified by:
 // leaves and intermediates are renewed by themselves, and a root is another
 // provider, or somebody in between.
@@ -89,7 +90,7 @@ type Measurement struct {
 	RequestedModel string // in the later phases too
 	SystemDigest   action.Digest
 	ToolsDigest    action.Digest
-	Sampling       map[string]string // temperature, top_p, thinking, tool_choice and the like, as canonical JSON; always max_tokens
+	Sampling       map[string]string // temperature, top_p, thinking, tool_choice, betas and the like, as canonical JSON; always max_tokens
 	Endpoint       string            // the upstream's URL with the path, without a query
 	Peer           string            // AtConnect: digest of the public key of the root that verified the upstream
 	Said           Said              // AtResponse

@@ -97,8 +97,12 @@ func (x *exchange) send(ctx context.Context) action.Outcome {
 
 func (x *exchange) answer(ctx context.Context, resp *http.Response) error {
 	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if resp.Header.Get("Content-Encoding") != "" || resp.StatusCode != http.StatusOK && resp.StatusCode < 400 {
-		x.upstreamFailed("the provider gave an answer of an unknown form")
+	if encoded := resp.Header.Get("Content-Encoding") != ""; encoded || resp.StatusCode != http.StatusOK && resp.StatusCode < 400 {
+		const detail = "the provider gave an answer of an unknown form"
+		if resp.StatusCode < 300 {
+			return x.nameless(ctx, resp, detail)
+		}
+		x.upstreamFailed(detail)
 		return errUnread
 	}
 	if resp.StatusCode == http.StatusOK && x.m.stream {
@@ -108,8 +112,8 @@ func (x *exchange) answer(ctx context.Context, resp *http.Response) error {
 		return x.streamed(ctx, resp)
 	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err != nil || len(b) > maxAnswer {
-		x.upstreamFailed("the provider's answer was cut or too large")
+	if err != nil {
+		x.upstreamFailed("the provider's answer was cut")
 		return errUnread
 	}
 	if resp.StatusCode != http.StatusOK {
@@ -232,12 +236,12 @@ func (x *exchange) whole(ctx context.Context, resp *http.Response, b []byte) err
 // streamed passes events on one by one. The first must be message_start: its
 // model is observed before the harness has a byte, the status line included.
 func (x *exchange) streamed(ctx context.Context, resp *http.Response) error {
-	in, model, skipLF := newEvents(http.MaxBytesReader(nil, resp.Body, maxStream)), "", false
+	in, model, last, skipLF := newEvents(http.MaxBytesReader(nil, resp.Body, maxStream)), "", "", false
 	rc := http.NewResponseController(x.w)
 	for {
 		ev, err := in.next(&skipLF)
-		if errors.Is(err, io.EOF) && x.started {
-			return nil
+		if errors.Is(err, io.EOF) && (last == "message_stop" || last == "error") {
+			return nil // any other end was cut off
 		}
 		if err != nil && !errors.Is(err, errTooLarge) {
 			return x.cut(&refusal{http.StatusBadGateway, "api_error", "upstream_failed", "sallyport: the provider's stream was cut"}, fmt.Errorf("%w: %w", errUnread, err))
@@ -285,6 +289,7 @@ func (x *exchange) streamed(ctx context.Context, resp *http.Response) error {
 		if err := rc.Flush(); err != nil {
 			return err
 		}
+		last = f.Type
 	}
 }
 

@@ -1,6 +1,7 @@
 package inference_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -222,6 +223,48 @@ func TestProviderSaysOfItself(t *testing.T) {
 				if got, want := m.SamplingText("max_tokens"), `{"inference_geo":"eu","temperature":0.2}`; m.Phase == inference.AtRequest && got != want {
 					t.Errorf("sampling: got %s, want %s", got, want)
 				}
+			}
+		})
+	}
+}
+
+// Betas change how the model answers, so those that are asked for are measured, and not
+// only those that may be.
+func TestBetasAreMeasured(t *testing.T) {
+	f := start(t, func(w http.ResponseWriter, _ *http.Request) { message(w, "claude-sample-1") })
+	for beta, want := range map[string]string{"": `{}`, "computer-use-2025-11-24": `{"betas":["computer-use-2025-11-24"]}`} {
+		f.pins.seen = nil
+		if status, got := f.do("POST", "/v1/messages", plain, map[string]string{"Anthropic-Beta": beta}); status != 200 {
+			t.Fatalf("got %d %s", status, got)
+		}
+		if got := f.pins.seen[0].SamplingText("max_tokens"); got != want {
+			t.Errorf("with %q: got %s, want %s", beta, got, want)
+		}
+	}
+}
+
+// An answer that succeeded and that nobody here can read is not of the certified model,
+// as far as anybody can tell.
+func TestUnreadableSuccessIsDrift(t *testing.T) {
+	for name, up := range map[string]http.HandlerFunc{
+		"encoded": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Encoding", "x")
+			message(w, "claude-sample-1")
+		},
+		"accepted": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(202) },
+		"empty":    func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) },
+		"larger": func(w http.ResponseWriter, _ *http.Request) {
+			w.Write(bytes.Repeat([]byte(" "), 33<<20))
+			message(w, "claude-sample-1")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, up)
+			if status, got := f.post(plain); status != 403 || !strings.Contains(got, `"drift"`) {
+				t.Errorf("got %d %s", status, got)
+			}
+			if !f.pins.lapsed {
+				t.Error("no drift was seen")
 			}
 		})
 	}

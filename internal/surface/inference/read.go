@@ -259,6 +259,15 @@ func checkBlocks(raw jsontext.Value) *refusal {
 	return nil
 }
 
+// list is words of an allow-list as canonical JSON.
+func list(words []string) string {
+	b, err := canon.Marshal(words)
+	if err != nil {
+		panic("sallyport: internal error: " + err.Error())
+	}
+	return string(b)
+}
+
 // readBetas checks anthropic-beta against the allow-list. Betas change what the
 // provider does, so an unknown one is refused rather than dropped.
 func readBetas(h http.Header, allowed []string) ([]string, *refusal) {

@@ -133,6 +133,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeError(w, why)
 		return
 	}
+	if len(m.Betas) > 0 {
+		m.Sampling["betas"] = list(m.Betas)
+	}
 	m.Endpoint = s.upstream + path
 	m.url = m.Endpoint
 	if r.URL.RawQuery != "" {
