@@ -152,10 +152,9 @@ func (t *tenant) holdAgainst(ctx context.Context, s *session) error {
 	if s.task.Stage == action.Production {
 		// Another harness is what a caller of run brought, not a change of the
 		// boundary: it does not run, and the certification of the right one stands.
-		brought := len(changes) > 0 && !slices.ContainsFunc(changes, func(c boundary.Change) bool { return !strings.HasPrefix(c.Name, "harness.") })
-		if !brought {
-			changes = t.drift(ctx, a, base, lapseDrift, changes)
-		}
+		brought := slices.DeleteFunc(slices.Clone(changes), func(c boundary.Change) bool { return !strings.HasPrefix(c.Name, "harness.") })
+		changes = slices.DeleteFunc(changes, func(c boundary.Change) bool { return strings.HasPrefix(c.Name, "harness.") })
+		changes = append(t.drift(ctx, a, base, lapseDrift, changes), brought...)
 	}
 	if len(changes) == 0 {
 		if s.task.Stage == action.Production {

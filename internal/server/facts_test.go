@@ -560,7 +560,7 @@ func (k *facts) replaced(t *testing.T) {
 // privileged waits for a person although policy would not ask, also after a restart;
 // readiness turns. Another fact lapses as before, and a new certification ends the hold.
 func (k *facts) graded(t *testing.T) {
-	rule := rig.Replace("agent.yaml", "policySets:", "drift: [{facts: [model.a*], then: hold}]\n  policySets:")
+	rule := rig.Replace("agent.yaml", "policySets:", "drift: [{facts: [model.a*, browser.flags], then: hold}]\n  policySets:")
 	k.apply("mara", rule)
 	cert := k.certify(t, nil)
 	_, b, err := k.start(t, action.Production)
@@ -620,8 +620,17 @@ func (k *facts) graded(t *testing.T) {
 		t.Errorf("the certification is %s after a material drift", c.State)
 	}
 	k.model.answer.Model = "scripted-1"
-	if c := k.certify(t, nil); c.State != certify.Live || len(c.Graded) != 0 {
+	c = k.certify(t, nil)
+	if c.State != certify.Live || len(c.Graded) != 0 {
 		t.Errorf("certified again it is %s with %v", c.State, c.Graded)
+	}
+	// Whoever brings another harness ends nothing, whatever else drifted.
+	k.harness.Args, k.launch["browser.flags"] = []string{"other"}, "sha256:other"
+	if _, _, err := k.start(t, action.Production); err == nil || !strings.Contains(err.Error(), "harness.args") {
+		t.Errorf("another harness: %v", err)
+	}
+	if c = k.Certification(t, c.ID); c.State != certify.Live || len(c.Graded) != 1 {
+		t.Errorf("after another harness it is %s with %v: %+v", c.State, c.Graded, c.Lapse)
 	}
 }
 
