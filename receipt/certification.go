@@ -27,9 +27,11 @@ type Certification struct {
 	// key, by which a reader knows it.
 	Keys []string
 	// Approved are the people who signed an approval of exactly this statement
-	// that the bundle has, and Quorum is how many it takes.
-	Approved []string
-	Quorum   int
+	// that the bundle has, ApprovedBy the fingerprints of the keys they did it with,
+	// and Quorum is how many it takes. One key is one person's, whatever names it has.
+	Approved   []string
+	ApprovedBy []string
+	Quorum     int
 	// Issued is the number of the record that made it live and holds exactly this
 	// statement, or -1.
 	Issued int64
@@ -98,7 +100,7 @@ func (l lives) record(r Record) {
 	}
 	switch r.Type {
 	case "certification.issued":
-		if json.Unmarshal(r.Body, &b) != nil {
+		if unmarshalOpen(r.Body, &b) != nil {
 			return
 		}
 		slot := r.Agent + "/" + b.Stage
@@ -107,7 +109,7 @@ func (l lives) record(r Record) {
 		}
 		l.issued[b.ID], l.live[slot] = issue{r.Seq, b.Envelope, b.Summary}, b.ID
 	case "certification.lapsed":
-		if json.Unmarshal(r.Body, &b) != nil {
+		if unmarshalOpen(r.Body, &b) != nil {
 			return
 		}
 		l.ended[b.ID] = end{r.Seq, b.Lapse.Code + ": " + b.Lapse.Why}
@@ -142,6 +144,7 @@ func (v *verifier) certification(envelope []byte, s SignedStatement) error {
 		c.Ended, c.Why = x.seq, x.why
 	}
 	sum := sha256.Sum256(s.Payload)
+	used := map[string]bool{}
 	for _, a := range v.rep.Approvals {
 		var st struct {
 			Kind     string   `json:"kind"`
@@ -151,15 +154,32 @@ func (v *verifier) certification(envelope []byte, s SignedStatement) error {
 			Quorum   int      `json:"quorum"`
 			Excluded []string `json:"excluded"`
 		}
-		if json.Unmarshal(a.Statement, &st) != nil || st.Kind != "certification" || st.Tenant != v.rep.Header.Tenant || st.Subject != c.ID ||
+		form, err := canonical(a.Statement)
+		if err != nil || unmarshalOpen(form, &st) != nil || st.Kind != "certification" || st.Tenant != v.rep.Header.Tenant || st.Subject != c.ID ||
 			st.Digest != "sha256:"+hex.EncodeToString(sum[:]) || slices.Contains(st.Excluded, a.Person) || slices.Contains(c.Approved, a.Person) {
 			continue
 		}
-		c.Approved, c.Quorum = append(c.Approved, a.Person), max(c.Quorum, st.Quorum)
+		c.Quorum = max(c.Quorum, st.Quorum)
+		key, err := KeyDigest(a.Signer.Key)
+		if err != nil {
+			return err
+		}
+		if used[key] || v.holds(st.Excluded, key) {
+			continue
+		}
+		used[key] = true
+		c.Approved, c.ApprovedBy = append(c.Approved, a.Person), append(c.ApprovedBy, a.Signer.Fingerprint)
 	}
 	v.rep.Certifications = append(v.rep.Certifications, c)
 	v.inputs[c.ID] = envelope
 	return nil
+}
+
+// holds reports whether a key is one of these people's.
+func (v *verifier) holds(people []string, key string) bool {
+	return slices.ContainsFunc(people, func(p string) bool {
+		return slices.ContainsFunc(v.people[p], func(line string) bool { k, err := KeyDigest(line); return err != nil || k == key })
+	})
 }
 
 // summary reads a verified statement, if it is the verification summary of a
@@ -179,7 +199,7 @@ func (v *verifier) summary(envelope []byte, s SignedStatement) error {
 		} `json:"predicate"`
 	}
 	form, err := canonical(s.Payload)
-	if err != nil || s.Type != "application/vnd.in-toto+json" || json.Unmarshal(form, &st) != nil || st.Type != "https://in-toto.io/Statement/v1" ||
+	if err != nil || s.Type != "application/vnd.in-toto+json" || unmarshalOpen(form, &st) != nil || st.Type != "https://in-toto.io/Statement/v1" ||
 		st.Kind != "https://slsa.dev/verification_summary/v1" || len(st.Subject) != 1 || len(st.Predicate.Inputs) != 1 || len(st.Predicate.Levels) != 1 {
 		return nil
 	}
@@ -225,7 +245,7 @@ func readCertification(payload []byte) (c Certification, ok bool) {
 		} `json:"predicate"`
 	}
 	form, err := canonical(payload) // it has one meaning
-	if err != nil || json.Unmarshal(form, &st) != nil || st.Type != "https://in-toto.io/Statement/v1" || st.Kind != "https://in-toto.io/attestation/test-result/v0.1" ||
+	if err != nil || unmarshalOpen(form, &st) != nil || st.Type != "https://in-toto.io/Statement/v1" || st.Kind != "https://in-toto.io/attestation/test-result/v0.1" ||
 		len(st.Subject) != 1 || st.Subject[0].Annotations.Certification == "" {
 		return c, false
 	}

@@ -95,6 +95,40 @@ func TestWhatShowsACertification(t *testing.T) {
 			}
 		})
 	}
+	// One key is one person's, whatever names it has.
+	quorum := strings.Replace(asked, `"quorum":1`, `"quorum":2`, 1)
+	k, sig := skSign(t, ines, []byte(quorum), 5)
+	for name, c := range map[string]struct {
+		other    string
+		approved int
+	}{"twice": {"jo", 1}, "of_who_is_excluded": {"mara", 0}} {
+		var out bytes.Buffer
+		l := newLog(t, 1)
+		w := l.writer(t, &out, true)
+		must(t, w.Record(l.records[0], nil))
+		for _, p := range []string{"ines", c.other} {
+			must(t, w.Person(receipt.Person{Name: p, Keys: []string{strings.TrimSpace(k)}}))
+		}
+		must(t, w.Key(receipt.Key{Name: "k", Public: der}))
+		for i, p := range []string{"ines", c.other} {
+			must(t, w.Approval(receipt.Approval{Name: fmt.Sprint(i), Person: p, Statement: []byte(quorum), Signature: string(sig)}))
+		}
+		must(t, w.Statement(receipt.Envelope{Name: "c-1", Envelope: envelope}), w.Close())
+		rep, err := receipt.Verify(bytes.NewReader(out.Bytes()), receipt.Options{})
+		must(t, err)
+		if x := rep.Certifications[0]; len(x.Approved) != c.approved || len(x.ApprovedBy) != c.approved || x.Quorum != 2 {
+			t.Errorf("%s: approved by %v with %v, of %d", name, x.Approved, x.ApprovedBy, x.Quorum)
+		}
+	}
+	// Names are as they are spelled: for another reader these say nothing, or the opposite.
+	for _, text := range []string{strings.Replace(certifies, `"result"`, `"Result"`, 1),
+		strings.Replace(certifies, `"result":"PASSED"`, `"result":"FAILED","re\u017fult":"PASSED"`, 1), strings.Replace(certifies, `"production"`, `"\ud800"`, 1)} {
+		envelope = dsse(t, key, "application/vnd.in-toto+json", []byte(text))
+		if rep, err := receipt.Verify(bytes.NewReader(bundle(asked)), receipt.Options{}); err != nil || len(rep.Certifications) != 0 {
+			t.Errorf("%s: got %+v, %v", text, rep.Certifications, err)
+		}
+	}
+	envelope = dsse(t, key, "application/vnd.in-toto+json", []byte(certifies))
 	// The log issued something else under this name.
 	if rep, err := receipt.Verify(bytes.NewReader(bundle(asked, issued("c-1", "desk", again))), receipt.Options{}); !errors.Is(err, receipt.ErrBundle) {
 		t.Errorf("got %+v, %v", rep.Certifications, err)

@@ -21,8 +21,8 @@ const maxDepth = 64
 // readers could understand differently: duplicate names, invalid UTF-8,
 // trailing data, integers that a double cannot hold.
 func canonical(data []byte) ([]byte, error) {
-	if !utf8.Valid(data) {
-		return nil, errors.New("json: invalid UTF-8")
+	if !utf8.Valid(data) || halfPair(data) {
+		return nil, errors.New("json: invalid UTF-8, or half a surrogate pair")
 	}
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.UseNumber()
@@ -34,6 +34,34 @@ func canonical(data []byte) ([]byte, error) {
 		return nil, errors.New("json: data after the document")
 	}
 	return appendValue(nil, v)
+}
+
+// halfPair looks for an escape that is one half of a surrogate pair, which
+// encoding/json reads as U+FFFD. In JSON a backslash stands in strings alone.
+func halfPair(data []byte) bool {
+	unit := func(i int) rune { // of the escape at i, or -1
+		if i+6 > len(data) || data[i] != '\\' || data[i+1] != 'u' {
+			return -1
+		}
+		n, err := strconv.ParseUint(string(data[i+2:i+6]), 16, 16)
+		if err != nil {
+			return -1
+		}
+		return rune(n)
+	}
+	for i := 0; i < len(data); i++ {
+		if data[i] != '\\' {
+			continue
+		}
+		if r := unit(i); utf16.IsSurrogate(r) {
+			if utf16.DecodeRune(r, unit(i+6)) == utf8.RuneError {
+				return true
+			}
+			i += 6
+		}
+		i++ // what is escaped
+	}
+	return false
 }
 
 func readValue(d *json.Decoder, depth int) (any, error) {
@@ -174,6 +202,69 @@ func marshal(v any) ([]byte, error) {
 		return nil, err
 	}
 	return canonical(b)
+}
+
+// unmarshalOpen reads what v names from canonical JSON, by exactly these names:
+// encoding/json alone would take others, that differ by case, for them.
+func unmarshalOpen(form []byte, v any) error {
+	if err := json.Unmarshal(form, v); err != nil {
+		return err
+	}
+	again, err := marshal(v)
+	if err != nil {
+		return err
+	}
+	var read, all any
+	if err := errors.Join(json.Unmarshal(again, &read), json.Unmarshal(form, &all)); err != nil {
+		return err
+	}
+	if !within(read, all) {
+		return errors.New("json: a name is not spelled as it should be")
+	}
+	return nil
+}
+
+// within reports whether all that was read is there.
+func within(read, all any) bool {
+	switch x := read.(type) {
+	case map[string]any:
+		there, ok := all.(map[string]any)
+		for name, v := range x {
+			y, has := there[name]
+			if has && y != nil && !within(v, y) || (!has || y == nil) && !empty(v) {
+				return false
+			}
+		}
+		return ok || empty(read)
+	case []any:
+		there, ok := all.([]any)
+		if !ok || len(x) != len(there) {
+			return false
+		}
+		for i := range x {
+			if !within(x[i], there[i]) {
+				return false
+			}
+		}
+		return true
+	}
+	return read == all
+}
+
+// empty is what encoding/json leaves where nothing is read.
+func empty(v any) bool {
+	switch x := v.(type) {
+	case map[string]any:
+		for _, e := range x {
+			if !empty(e) {
+				return false
+			}
+		}
+		return true
+	case []any:
+		return len(x) == 0
+	}
+	return v == nil || v == "" || v == false || v == 0.0
 }
 
 // unmarshal reads data, which must be the canonical form of what is read from

@@ -48,7 +48,7 @@ func (u *user) certified() {
 	file := filepath.Join(u.TempDir(), "statement.sallyport")
 	u.do("", "certify", "helpdesk", "--statement", "-f", file).want(u.T, 0, "is written")
 	u.do("", "verify", file, "--key", v.Key).want(u.T, 0, "is valid", "yes, it is the one given", c.ID, "agent/helpdesk", string(c.Boundary), "benign 20/20", "scripted: this says nothing",
-		"production", "ines; 1 of 1", "issued by record", "the file has no record of it")
+		"production", "ines with SHA256:", "; 1 of 1", "issued by record", "the file has no record of it")
 	b, err := os.ReadFile(file)
 	if err == nil {
 		err = os.WriteFile(file, []byte(strings.Replace(string(b), `"production"`, `"productiom"`, 1)), 0o600)
@@ -57,6 +57,17 @@ func (u *user) certified() {
 		u.Fatal(err)
 	}
 	u.do("", "verify", file).want(u.T, 1, "is not valid")
+	// What the file says does nothing to the terminal of who checks it.
+	records, approval, _ := strings.Cut(string(b), "\n{\"approval\":")
+	approval = strings.Replace(approval, `"person":"ines"`, `"person":"\u001b[2Jines"`, 1)
+	if err := os.WriteFile(file, []byte(records+"\n{\"approval\":"+approval), 0o600); err != nil {
+		u.Fatal(err)
+	}
+	no := u.do("", "verify", file)
+	no.want(u.T, 1, "by \\u{001b}[2Jines")
+	if strings.Contains(no.out+no.err, "\x1b") {
+		u.Errorf("it wrote an escape: %q", no.out+no.err)
+	}
 
 	// The model answered as another one, and the company's policy is another too.
 	u.stopped(func(s *rig.Stopped) error {

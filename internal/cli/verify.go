@@ -21,7 +21,8 @@ func verifyCommand(e *env) *cobra.Command {
 		Long: `Checks every byte of a bundle: the records against the signed checkpoint, the
 approvals against the keys of their people, the statements against the tenant's
 key. With --key it also checks that the log is the one that you know; without it,
-the bundle is only consistent with the key that it names.
+the bundle is only consistent with the key that it names. Whose key is whose the log
+says: compare the fingerprints of who approved.
 
 Of every certification in it, it says what was certified, whether the approvals of
 it are there, and whether the log has it as issued. Whether something ended it
@@ -36,7 +37,7 @@ later than the checkpoint, or in a record that a selection left out, no file can
 			defer f.Close()
 			r, err := receipt.Verify(f, receipt.Options{Key: key})
 			if err != nil {
-				return &exit{code: exitRefused, err: fmt.Errorf("%s is not valid: %w", args[0], err)}
+				return &exit{code: exitRefused, err: fmt.Errorf("%s is not valid: %s", args[0], plain(err.Error()))}
 			}
 			return e.print(r, func(w io.Writer) {
 				fmt.Fprintf(w, "%s is valid\n", args[0])
@@ -76,12 +77,16 @@ func certified(w io.Writer, r receipt.Report, c receipt.Certification) {
 		}
 	}
 	expires := c.Expires
-	if t, err := time.Parse(time.RFC3339, c.Expires); err == nil && c.Result == "PASSED" && !time.Now().Before(t) {
+	if t, err := time.Parse(time.RFC3339, c.Expires); c.Result == "PASSED" && (err != nil || !time.Now().Before(t)) {
 		expires += ", which is over"
 	}
 	approved := "none of it are in the file"
 	if n := len(c.Approved); n > 0 {
-		approved = fmt.Sprintf("%s; %d of %d", strings.Join(c.Approved, ", "), n, c.Quorum)
+		var by []string
+		for i, p := range c.Approved {
+			by = append(by, p+" with "+c.ApprovedBy[i])
+		}
+		approved = fmt.Sprintf("%s; %d of %d", strings.Join(by, ", "), n, c.Quorum)
 	}
 	in := "the file has no record that it was issued"
 	if c.Issued >= 0 {
