@@ -282,6 +282,13 @@ func (b *Bare) Lapse(ctx context.Context, code, why string) {
 	b.s.t.lapse(ctx, b.s.task.Agent, certify.Lapse{Code: code, Why: why})
 }
 
+// LookAgain is one look of the watch, and says whether the agent is certified after it.
+func (b *Bare) LookAgain(ctx context.Context) bool {
+	b.s.t.lookAgain(ctx)
+	_, err := b.s.t.certs.Live(b.s.task.Agent, action.Production)
+	return err == nil
+}
+
 // Lock locks a person, as a security event does before it is on record.
 func (b *Bare) Lock(ctx context.Context, person string) error {
 	_, err := b.s.t.fenceBarred(ctx, []signals.Bar{{Person: person, Issuer: "https://idp.example", Locked: true}})

@@ -81,7 +81,7 @@ var changes = []change{
 	{"model.roots", "", atApply, func(k *facts) {
 		k.apply("mara", func(files map[string][]byte) {
 			files["people.yaml"] = append(slices.Clone(files["people.yaml"]), "---\napiVersion: sallyport/v1\nkind: Person\nmetadata: {name: ola, tenant: brightwell}\nspec: {displayName: Ola, email: ola@brightwell.example, roles: [owner]}\n"...)
-		files["provider-ca.pem"] = append(slices.Clone(files["provider-ca.pem"]), k.EstateCA...)
+			files["provider-ca.pem"] = append(slices.Clone(files["provider-ca.pem"]), k.EstateCA...)
 		})
 	}},
 	{"harness.path", "", atApply, edit("mara", "agent.yaml", "/agent}", "/another}")},
@@ -371,6 +371,30 @@ func TestEveryFactLapses(t *testing.T) {
 		})
 	}
 	k.table(t, took)
+}
+
+// What cannot be read is not gone. Nothing passes without the store, and the
+// certification is there when it is back.
+func TestStoreAwayEndsNoCertification(t *testing.T) {
+	k := newFacts(t)
+	k.reset()
+	k.certify(t, nil)
+	_, b, err := k.start(t, action.Production)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.StopApprover()
+	k.Server.LoseStore()
+	if !b.LookAgain(t.Context()) {
+		t.Error("the certification ended with the store")
+	}
+	if d := k.read(t, b); d.Verdict != action.Deny {
+		t.Errorf("without the store: %+v", d)
+	}
+	if err := k.Server.Close(); err == nil {
+		t.Error("it closed what was closed")
+	}
+	k.Server = nil
 }
 
 // named are names that stand for all of their kind.

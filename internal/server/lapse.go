@@ -2,12 +2,14 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/boundary"
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/gate"
@@ -188,7 +190,7 @@ func (t *tenant) sessionsOf(agent string) (out []*session) {
 // unsupported says why nobody stands behind a certification any more: who answers for
 // the agent, and who approved it, must be able to today.
 func (t *tenant) unsupported(ctx context.Context, w *world, a *agent, c certify.Certification) (code, why string) {
-	gone := func(person string, role resource.Role) string {
+	missing := func(person string, role resource.Role) string {
 		p, b := w.people[person], t.bar(person)
 		switch {
 		case p == nil:
@@ -200,21 +202,22 @@ func (t *tenant) unsupported(ctx context.Context, w *world, a *agent, c certify.
 		}
 		return ""
 	}
-	if why := gone(a.owner, resource.RoleOwner); why != "" {
+	if why := missing(a.owner, resource.RoleOwner); why != "" {
 		return lapseOwnerGone, "its owner cannot answer for it: " + why
 	}
 	if c.Approval == "" {
 		return "", ""
 	}
 	x, err := t.approvals.Get(ctx, c.Approval)
-	if err != nil {
-		if ctx.Err() != nil {
-			return "", ""
-		}
-		return lapseApproverGone, "its approval cannot be read"
+	var gone *approval.Refusal
+	switch {
+	case errors.As(err, &gone):
+		return lapseApproverGone, "its approval is not there: " + gone.Reason
+	case err != nil:
+		return "", "" // nothing passes while the store cannot be read; looked at again when it can
 	}
 	for _, s := range x.Signatures {
-		if why := gone(s.Person, resource.RoleApprover); why != "" {
+		if why := missing(s.Person, resource.RoleApprover); why != "" {
 			return lapseApproverGone, "who approved it may not any more: " + why
 		}
 	}
