@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -65,7 +64,7 @@ func (a *api) launch(ctx context.Context, c *net.UnixConn) {
 		a.refuseLaunch(ctx, e, nil, err)
 		return
 	}
-	if err := a.hidden(in); err != nil {
+	if _, err := a.s.Shown(in.Bind); err != nil {
 		a.refuseLaunch(ctx, e, nil, err)
 		return
 	}
@@ -182,32 +181,6 @@ func (in LaunchRequest) check() error {
 		return invalid("not_a_program", strconv.Quote(in.Path)+" is not a program", "name an executable file")
 	}
 	return nil
-}
-
-// hidden refuses to show a harness the server's own folder: the root key and the
-// sockets are in it. Where the harness has the server's uid, as it has without
-// root, nothing else would keep it out.
-func (a *api) hidden(in LaunchRequest) error {
-	data, err := filepath.EvalSymlinks(a.data)
-	if err != nil {
-		return err
-	}
-	for _, b := range in.Bind {
-		real, err := filepath.EvalSymlinks(b)
-		if err != nil {
-			return invalid("bind_missing", strconv.Quote(b)+" is not there", "bind what exists")
-		}
-		if within(real, data) || within(data, real) {
-			return &server.Problem{Code: "bind_of_state", Reason: strconv.Quote(b) + " would show the server's own folder to the harness", Next: "bind something else"}
-		}
-	}
-	return nil
-}
-
-// within reports whether path is folder or something in it; both are absolute.
-func within(path, folder string) bool {
-	rel, err := filepath.Rel(folder, path)
-	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
 }
 
 func descriptors(oob []byte) ([]*os.File, error) {

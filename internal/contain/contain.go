@@ -83,6 +83,9 @@ type Spec struct {
 type Mount struct {
 	Source, Target string
 	Writable       bool
+	// Checked says that Source was looked at and allowed, so no part of it may be a
+	// link: it could lead elsewhere by now.
+	Checked bool
 }
 
 // SystemMounts are the host's programs, libraries, fonts and certificates, as

@@ -36,8 +36,7 @@ var exeCopy = sync.OnceValues(func() (*os.File, error) {
 // have: nosuid, nodev, and read-only unless writable, on submounts too.
 func cloneTrees(ms []Mount) (fds []int, err error) {
 	for _, m := range ms {
-		fd, err := unix.OpenTree(unix.AT_FDCWD, m.Source,
-			unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+		fd, err := cloneTree(m)
 		if err != nil {
 			closeAll(fds)
 			return nil, fmt.Errorf("mount %s: %w%s", m.Source, err, whyClosed(m.Source, err))
@@ -53,6 +52,19 @@ func cloneTrees(ms []Mount) (fds []int, err error) {
 		}
 	}
 	return fds, nil
+}
+
+func cloneTree(m Mount) (int, error) {
+	const flags = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_RECURSIVE
+	if !m.Checked {
+		return unix.OpenTree(unix.AT_FDCWD, m.Source, flags)
+	}
+	at, err := unix.Openat2(unix.AT_FDCWD, m.Source, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(at)
+	return unix.OpenTree(at, "", flags|unix.AT_EMPTY_PATH)
 }
 
 func whyClosed(source string, err error) string {

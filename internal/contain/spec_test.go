@@ -166,6 +166,26 @@ func TestMountsAreReadOnlyUnlessWritable(t *testing.T) {
 	}
 }
 
+// What was looked at is what is mounted: no part of its path has become a link.
+func TestCheckedMountFollowsNoLink(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "a/b"), 0o755), os.Symlink("a", filepath.Join(dir, "l"))); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{"a/b": true, "l/b": false, "l": false} {
+		s := sh("true")
+		s.Mounts = append(s.Mounts, contain.Mount{Source: filepath.Join(dir, path), Target: "/seen", Checked: true})
+		p, err := contain.Start(t.Context(), s)
+		if err == nil {
+			p.Kill()
+			p.Wait()
+		}
+		if (err == nil) != want {
+			t.Errorf("%s: got %v", path, err)
+		}
+	}
+}
+
 // A program in a folder closed to others (a home) runs under a root parent,
 // because the parent opens it; its own mode must let others execute it.
 func TestProgramInClosedFolder(t *testing.T) {

@@ -161,10 +161,13 @@ func (r *running) decide(now time.Time, a action.Action, turn, approved bool) (d
 			return *d, nil, f
 		}
 	}
-	err := r.Certified()
-	f.Certified = err == nil
-	if err != nil && r.Stage == action.Production {
-		return action.Denied(action.LayerAuthority, "no_certification", err.Error(), "re-certify the agent: sallyport certify "+r.Agent), nil, f
+	f.Certified = true
+	for _, x := range line {
+		err := x.Certified()
+		f.Certified = f.Certified && err == nil
+		if err != nil && x.Stage == action.Production {
+			return action.Denied(action.LayerAuthority, "no_certification", err.Error(), "re-certify the agent: sallyport certify "+x.Agent), nil, f
+		}
 	}
 	d := r.Policy.Decide(f)
 	for _, x := range line[1:] {

@@ -65,6 +65,23 @@ func TestPartsShareTheBudget(t *testing.T) {
 	}
 }
 
+// What is above a part must be certified as well: it ended, and nobody has ended its
+// tasks yet.
+func TestPartsNeedWhatIsAboveThemCertified(t *testing.T) {
+	for _, name := range []string{gatetest.Task, "part", "leaf"} {
+		production := func(of string, a *gate.Admission) {
+			a.Stage = action.Production
+			if of == name {
+				a.Certified = func() error { return errors.New("expired") }
+			}
+		}
+		k := gatetest.New(t, nil, func(a *gate.Admission) { production(gatetest.Task, a) })
+		tree(t, k, production)
+		var n atomic.Int64
+		want(t, k.Act(t.Context(), attemptOf("leaf"), nil, sent(&n)), action.Deny, action.LayerAuthority, "no_certification")
+	}
+}
+
 // An action that is not recorded is given back to all.
 func TestPartsGiveBack(t *testing.T) {
 	k := gatetest.New(t, nil, func(a *gate.Admission) { a.MaxActions = 1 })

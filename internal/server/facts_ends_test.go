@@ -3,6 +3,7 @@ package server_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,6 +36,14 @@ func (k *facts) boundByLink(t *testing.T) {
 	}
 	k.harness.Bind = []string{link}
 	k.lapses(t, change{"harness.files", "", inWatch, func(k *facts) { k.touch("bound/tool") }}, map[string]time.Duration{})
+	// The link may lead elsewhere since the launch was allowed.
+	again := filepath.Join(k.dir, "again")
+	if err := errors.Join(os.Symlink(k.Dir, again), os.Rename(again, link)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := k.start(t, action.Sandbox); err == nil || !strings.Contains(err.Error(), "bind_of_state") {
+		t.Errorf("the server's own folder: %v", err)
+	}
 }
 
 // longNames: what the harness or the provider says is longer than a record may be. It

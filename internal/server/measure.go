@@ -107,15 +107,40 @@ func (s *session) takeProgram(h Harness) (action.Digest, error) {
 // takeFiles gives the digest of the further paths that the harness sees. A mount of a
 // link is of what it leads to, and so is the digest.
 func (s *session) takeFiles(h Harness) (action.Digest, error) {
+	var err error
 	s.path = h.Path
-	for _, b := range h.Bind {
-		real, err := filepath.EvalSymlinks(b)
-		if err != nil {
-			return "", err
-		}
-		s.bound = append(s.bound, real)
+	if s.bound, err = s.t.srv.Shown(h.Bind); err != nil {
+		return "", err
 	}
 	return onDisk.tree(s.bound)
+}
+
+// Shown are paths that a harness is to see, without links. The server's own folder is
+// none of them: the root key and the sockets are in it, and where the harness has the
+// server's uid, as it has without root, nothing else would keep it out.
+func (s *Server) Shown(paths []string) ([]string, error) {
+	data, err := filepath.EvalSymlinks(s.cfg.Data)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, b := range paths {
+		real, err := filepath.EvalSymlinks(b)
+		if err != nil {
+			return nil, problem(Invalid, "bind_missing", strconv.Quote(b)+" is not there", "bind what exists")
+		}
+		if within(real, data) || within(data, real) {
+			return nil, problem(Refused, "bind_of_state", strconv.Quote(b)+" would show the server's own folder to the harness", "bind something else")
+		}
+		out = append(out, real)
+	}
+	return out, nil
+}
+
+// within reports whether path is folder or something in it; both are absolute.
+func within(path, folder string) bool {
+	rel, err := filepath.Rel(folder, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
 }
 
 // unexchanged measures again what runs from its own place. Exchanged and put

@@ -439,7 +439,7 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	mounts := append(contain.SystemMounts(), hostMounts...)
 	mounts = append(mounts, contain.Mount{Source: sock, Target: insideSocket}, contain.Mount{Source: ca, Target: insideCA})
 	for i, b := range h.Bind {
-		mounts = append(mounts, contain.Mount{Source: s.bound[i], Target: b})
+		mounts = append(mounts, contain.Mount{Source: s.bound[i], Target: b, Checked: true})
 	}
 	if s.program.Source != "" {
 		mounts = append(mounts, s.program)
