@@ -147,7 +147,8 @@ func (t *tenant) recover(ctx context.Context) error {
 	}))
 	// Before anything is served: this server may be another one than was certified.
 	// However long the rest took, since what could not be looked at would stand.
-	t.lookAgain(context.WithoutCancel(ctx))
+	ctx = context.WithoutCancel(ctx)
+	t.lookAgain(ctx)
 	return errors.Join(append(errs, t.auditOwed(ctx))...)
 }
 
