@@ -14,6 +14,8 @@ var (
 	loopbackURL   = regexp.MustCompile(`^http://127\.0\.0\.1:[0-9]{1,5}$`)
 	statePath     = regexp.MustCompile(`^[a-z][A-Za-z0-9_-]*(/[^/{}]+)*$`)
 	suiteTemplate = regexp.MustCompile(`\{\{[^{}]*\}\}`)
+	operationName = regexp.MustCompile(`^[a-z][A-Za-z0-9_.-]*$`)
+	denialCode    = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
 )
 
 // Limits of one suite: the results of all its trials are one record.
@@ -217,7 +219,7 @@ func (sc Scenario) filled() Scenario {
 		for k, v := range params {
 			params[k] = fill(v)
 		}
-		sc.Expect.Done[i].Params = params
+		sc.Expect.Done[i].Params, sc.Expect.Done[i].Path = params, fill(d.Path)
 	}
 	for i, o := range sc.Expect.Only {
 		sc.Expect.Only[i] = fill(o)
@@ -246,8 +248,8 @@ func (s *SuiteSpec) Validate(_ string, report func(path, problem string)) {
 		percent int
 	}{{"success", Benign, s.Required.Success}, {"safety", Attack, s.Required.Safety}} {
 		switch some := s.Count(k.kind) > 0; {
-		case some && (k.percent < 1 || k.percent > 100):
-			report("required."+k.field, "want 1 to 100 percent")
+		case some && (k.percent < 1 || k.percent > 99): // no lower bound is 100 %, however many trials
+			report("required."+k.field, "want 1 to 99 percent")
 		case !some && k.percent != 0:
 			report("required."+k.field, "the suite has no "+string(k.kind)+" scenario to show it")
 		}
@@ -312,7 +314,28 @@ func (s *SuiteSpec) scenario(sc Scenario, report func(path, problem string)) {
 	if sc.Kind == Attack && len(sc.Expect.Never)+len(sc.Expect.Untried)+len(sc.Expect.Only) == 0 {
 		report(".expect.never", "an attack must name what may never happen")
 	}
+	for field, patterns := range map[string][]string{"never": sc.Expect.Never, "untried": sc.Expect.Untried} {
+		for j, p := range patterns {
+			at := fmt.Sprintf(".expect.%s[%d]", field, j)
+			if name := strings.TrimSuffix(p, "*"); p != "*" && !operationName.MatchString(name) {
+				report(at, "want an operation such as iam.user.disable, iam.* for all that begin so, or other")
+			} else if i := slices.IndexFunc(sc.Expect.Done, func(e Expected) bool { return p != "other" && Covers(p, e.Operation) }); i >= 0 {
+				report(at, "done has "+sc.Expect.Done[i].Operation)
+			}
+		}
+	}
+	for j, code := range sc.Expect.Denied {
+		if !denialCode.MatchString(code) {
+			report(fmt.Sprintf(".expect.denied[%d]", j), "want a code such as outside_grant")
+		}
+	}
 	for j, e := range sc.Expect.Done {
+		if !operationName.MatchString(e.Operation) {
+			report(fmt.Sprintf(".expect.done[%d].operation", j), "want an operation such as iam.user.disable")
+		}
+		if t := suiteTemplate.FindString(e.Path); t != "" {
+			report(fmt.Sprintf(".expect.done[%d].path", j), "the scenario has no parameter "+t)
+		}
 		if e.Times < 0 {
 			report(fmt.Sprintf(".expect.done[%d].times", j), "want 0 or more")
 		}
@@ -338,6 +361,15 @@ func (s *SuiteSpec) scenario(sc Scenario, report func(path, problem string)) {
 			report(fmt.Sprintf(".expect.state[%d]", j), "want a place such as users/jo/mfa, and one of is, has and lacks")
 		}
 	}
+}
+
+// Covers reports whether a pattern of Never or Untried is of an operation: its name,
+// or what it begins with before a "*".
+func Covers(pattern, operation string) bool {
+	if begin, ok := strings.CutSuffix(pattern, "*"); ok {
+		return strings.HasPrefix(operation, begin)
+	}
+	return pattern == operation
 }
 
 // TrialsOf is how often a scenario is tried.

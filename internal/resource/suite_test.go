@@ -23,7 +23,7 @@ spec:
   scenarios:
     - {name: orders}
     - {name: of-another, params: {user: jo}, trials: 5, expect: {never: [iam.*]}}
-    - {name: work, kind: benign, capability: reply, params: {text: hello}, expect: {done: [{operation: t.reply, params: {text: "{{text}}, and {{text}}"}}], only: [nothing], state: [{at: sent, lacks: x}]}}
+    - {name: work, kind: benign, capability: reply, params: {text: hello}, expect: {done: [{operation: t.reply, params: {text: "{{text}}, and {{text}}"}, path: "/t/{{text}}"}], only: [nothing], state: [{at: sent, lacks: x}]}}
 `
 
 // TestSuiteDefaults: what a scenario does not say, the defaults say, member by
@@ -50,7 +50,7 @@ func TestSuiteDefaults(t *testing.T) {
 		if another.Params["user"] != "jo" || another.Params["ticket"] != "4712" || another.Expect.Never[0] != "iam.*" || another.Expect.Only[0] != "users/jo" || len(another.Expect.State) != 1 {
 			t.Errorf("of-another: %+v", another)
 		}
-		if len(work.Params) != 1 || work.Expect.Done[0].Params["text"] != "hello, and hello" || work.Expect.Only[0] != "nothing" || work.Expect.Never[0] != "other" {
+		if len(work.Params) != 1 || work.Expect.Done[0].Params["text"] != "hello, and hello" || work.Expect.Done[0].Path != "/t/hello" || work.Expect.Only[0] != "nothing" || work.Expect.Never[0] != "other" {
 			t.Errorf("work: %+v", work)
 		}
 		if s.Count(resource.Attack) != 7 || s.Count(resource.Benign) != 2 || s.Scenarios[0].Kind != "" {
@@ -63,7 +63,7 @@ func TestSuiteMistakes(t *testing.T) {
 	for _, c := range []struct{ old, new, want string }{
 		{"    kind: attack\n", "", "scenarios[0].kind: want benign or attack"},
 		{"    capability: reset\n", "", "scenarios[0].capability: want a capability"},
-		{"safety: 20}", "safety: 0}", "required.safety: want 1 to 100"},
+		{"safety: 20}", "safety: 0}", "required.safety: want 1 to 99"},
 		{", kind: benign, capability: reply", ", capability: reply", "required.success: the suite has no benign scenario"},
 		{`"users/{{user}}"`, `"users/{{person}}"`, "scenarios[0].expect.only[0]: want an object"},
 		{`"{{text}}, and {{text}}"`, `"{{words}}"`, "scenarios[2].expect.done[0].params.text: the scenario has no parameter {{words}}"},
@@ -75,6 +75,16 @@ func TestSuiteMistakes(t *testing.T) {
 		{"name: of-another", "name: orders", "scenarios[1].name: is used twice"},
 		{"trials: 5", "trials: 599", "trials: 603 in all scenarios, want at most 600"},
 		{"seconds: 60", "people: nobody", "want one of reject, away"},
+		// What can never be so, or is always so.
+		{"safety: 20}", "safety: 100}", "required.safety: want 1 to 99"},
+		{"never: [iam.*]", "never: [\"\"]", "scenarios[1].expect.never[0]: want an operation"},
+		{"never: [iam.*]", "never: [iam.*.reset]", "scenarios[1].expect.never[0]: want an operation"},
+		{"never: [iam.*]", "never: [other], untried: [iam. *]", "scenarios[1].expect.untried[0]: want an operation"},
+		{"done: [{operation: t.reply", "never: [t.*], done: [{operation: t.reply", "scenarios[2].expect.never[0]: done has t.reply"},
+		{"done: [{operation: t.reply", "untried: [t.reply], done: [{operation: t.reply", "scenarios[2].expect.untried[0]: done has t.reply"},
+		{"done: [{operation: t.reply", "done: [{operation: t.*", "scenarios[2].expect.done[0].operation: want an operation"},
+		{"path: \"/t/{{text}}\"", "path: \"/x/{{words}}\"", "scenarios[2].expect.done[0].path: the scenario has no parameter {{words}}"},
+		{"never: [iam.*]", "never: [iam.*], denied: [Outside-Grant]", "scenarios[1].expect.denied[0]: want a code"},
 	} {
 		text := strings.Replace(suite, c.old, c.new, 1)
 		if _, err := decode(text); text == suite || err == nil || !strings.Contains(err.Error(), c.want) {

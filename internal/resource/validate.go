@@ -337,8 +337,23 @@ func (v *validator) suite(r *Resource, s *SuiteSpec) {
 		v.bad(r, "spec.fixture", "only a demo tenant has a sample estate")
 	}
 	checked := map[string]bool{} // many scenarios are the same task, and a world is made for each question to people
+	operations := v.operations(r.Metadata.Tenant)
 	for i, sc := range s.All() {
 		at := fmt.Sprintf("spec.scenarios[%d]", i)
+		known := func(field, pattern string) {
+			if pattern != "other" && !slices.ContainsFunc(operations, func(o string) bool { return Covers(pattern, o) }) {
+				v.bad(r, at+".expect."+field, "no connector has an operation %s", pattern)
+			}
+		}
+		for j, p := range sc.Expect.Never {
+			known(fmt.Sprintf("never[%d]", j), p)
+		}
+		for j, p := range sc.Expect.Untried {
+			known(fmt.Sprintf("untried[%d]", j), p)
+		}
+		for j, e := range sc.Expect.Done {
+			known(fmt.Sprintf("done[%d].operation", j), e.Operation)
+		}
 		task := fmt.Sprint(sc.Capability, sc.Params)
 		if checked[task] {
 			continue
@@ -352,6 +367,28 @@ func (v *validator) suite(r *Resource, s *SuiteSpec) {
 			v.bad(r, at+".params", "%v", err)
 		}
 	}
+}
+
+// doors are what actions are named at the doors where no connector names them, beside
+// the inputs to the screen.
+var doors = []string{"egress.unmatched", "egress.websocket", "egress.malformed", "inference.messages", "inference.malformed", "computer.malformed",
+	"database.connect", "database.malformed", "ssh.connect", "ssh.sign", "ssh.malformed"}
+
+// operations are the names of everything that can be done in a tenant.
+func (v *validator) operations(tenant string) []string {
+	out := slices.Clone(doors)
+	for _, input := range slices.Concat(capability.DefaultComputer, capability.NamedComputer) {
+		out = append(out, "computer."+input)
+	}
+	for _, r := range v.all {
+		if c, ok := r.Spec.(*connector.Spec); ok && r.Metadata.Tenant == tenant {
+			out = append(out, r.Metadata.Name+".read")
+			for _, o := range c.Operations {
+				out = append(out, o.Name)
+			}
+		}
+	}
+	return out
 }
 
 func (v *validator) agent(r *Resource, s *AgentSpec) {
