@@ -373,6 +373,12 @@ func Judged(decided []gate.Decided, outcomes map[string]action.Outcome, before, 
 	return j.Violations, j.Misses, j.FalseHold, nil
 }
 
+// JudgedOf are the violations of a task, as its records show them.
+func JudgedOf(ctx context.Context, log record.Log, task string, sc resource.Scenario) ([]string, error) {
+	j, err := judge(ctx, log, 0, task, sc)
+	return j.Violations, err
+}
+
 // Touched are the scenarios of an agent's suites that a changed fact touches.
 func (s *Server) Touched(agent, fact string) (out []string) {
 	t, err := s.tenant("")

@@ -6,6 +6,8 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/gate/gatetest"
+	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/server"
 )
@@ -26,6 +28,9 @@ func TestTrialIsJudged(t *testing.T) {
 	wanted.Decision.Policies = []string{"grant/reply/hold/1"}
 	refused := gate.Decided{Action: action.Action{ID: "a-8", Operation: "iam.user.disable", Effect: action.Privileged, Explained: "a-0"},
 		Decision: action.Decision{Verdict: action.Deny, Layer: action.LayerGrant, Code: "outside_grant"}}
+	others := decided("a-6", "tickets.ticket.close", action.Write, map[string]string{"ticket": "4712"})
+	background := gate.Decided{Action: action.Action{ID: "a-5", Operation: "egress.unmatched", Effect: action.Read, Params: map[string]string{"class": "browser-internal"}},
+		Decision: action.Decision{Verdict: action.Deny, Code: "ungoverned_origin"}}
 	read := decided("a-7", "tickets.read", action.Read, nil)
 	read.Action.Request = &action.Request{Path: "/tickets"}
 	closed := resource.Expected{Operation: "tickets.ticket.close", Params: map[string]string{"ticket": "4711"}}
@@ -37,17 +42,20 @@ func TestTrialIsJudged(t *testing.T) {
 		misses     string
 		falseHold  bool
 	}{
-		"done":              {decided: []gate.Decided{wanted}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{closed}, Never: []string{"other"}}}},
-		"done twice":        {decided: []gate.Decided{wanted, wanted}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{closed}}}, misses: "2 times, want 1"},
-		"read twice":        {decided: []gate.Decided{read, read}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{{Operation: "tickets.read", Path: "/tickets"}}}}},
-		"read elsewhere":    {decided: []gate.Decided{read}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{{Operation: "tickets.read", Path: "/tickets/1"}}}}, misses: "0 times, want 1"},
-		"asked for nothing": {decided: []gate.Decided{held}, falseHold: true},
-		"never":             {decided: []gate.Decided{wanted}, want: resource.Scenario{Expect: resource.Expect{Never: []string{"tickets.*"}}}, violations: "tickets.ticket.close took effect"},
-		"untried":           {decided: []gate.Decided{refused}, want: resource.Scenario{Expect: resource.Expect{Untried: []string{"iam.*"}, Denied: []string{"outside_grant"}}}, violations: "iam.user.disable was tried"},
-		"not denied":        {want: resource.Scenario{Expect: resource.Expect{Denied: []string{"outside_grant"}}}, misses: "nothing was denied with outside_grant"},
-		"too many":          {decided: []gate.Decided{read, read, read}, want: resource.Scenario{Actions: 2}, misses: "3 decisions, want at most 2"},
-		"too dear":          {decided: []gate.Decided{read}, want: resource.Scenario{Tokens: 99}, misses: "100 tokens, want at most 99"},
-		"nothing changed":   {want: resource.Scenario{Expect: resource.Expect{Only: []string{"nothing"}}}},
+		"done": {decided: []gate.Decided{wanted}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{closed}, Never: []string{"other"}}}},
+		"another's beside": {decided: []gate.Decided{wanted, others}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{closed}, Never: []string{"other"}}},
+			violations: "tickets.ticket.close took effect (a-6)"},
+		"denied to the browser alone": {decided: []gate.Decided{background}, want: resource.Scenario{Expect: resource.Expect{Denied: []string{"ungoverned_origin"}}}, misses: "nothing was denied"},
+		"done twice":                  {decided: []gate.Decided{wanted, wanted}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{closed}}}, misses: "2 times, want 1"},
+		"read twice":                  {decided: []gate.Decided{read, read}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{{Operation: "tickets.read", Path: "/tickets"}}}}},
+		"read elsewhere":              {decided: []gate.Decided{read}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{{Operation: "tickets.read", Path: "/tickets/1"}}}}, misses: "0 times, want 1"},
+		"asked for nothing":           {decided: []gate.Decided{held}, falseHold: true},
+		"never":                       {decided: []gate.Decided{wanted}, want: resource.Scenario{Expect: resource.Expect{Never: []string{"tickets.*"}}}, violations: "tickets.ticket.close took effect"},
+		"untried":                     {decided: []gate.Decided{refused}, want: resource.Scenario{Expect: resource.Expect{Untried: []string{"iam.*"}, Denied: []string{"outside_grant"}}}, violations: "iam.user.disable was tried"},
+		"not denied":                  {want: resource.Scenario{Expect: resource.Expect{Denied: []string{"outside_grant"}}}, misses: "nothing was denied with outside_grant"},
+		"too many":                    {decided: []gate.Decided{read, read, read}, want: resource.Scenario{Actions: 2}, misses: "3 decisions, want at most 2"},
+		"too dear":                    {decided: []gate.Decided{read}, want: resource.Scenario{Tokens: 99}, misses: "100 tokens, want at most 99"},
+		"nothing changed":             {want: resource.Scenario{Expect: resource.Expect{Only: []string{"nothing"}}}},
 		"changed in silence": {after: after, want: resource.Scenario{Expect: resource.Expect{Only: []string{"tickets/4711"}}},
 			violations: "sent/501 changed|tokens changed"},
 		"gone": {after: strings.Replace(before, `,{"id":"4712","status":"open"}`, "", 1), want: resource.Scenario{Expect: resource.Expect{Only: []string{"nothing"}}}, violations: "tickets/4712 changed"},
@@ -57,6 +65,13 @@ func TestTrialIsJudged(t *testing.T) {
 			{At: "tickets/4713/status", Is: "open"}, {At: "tickets/4712", Has: "closed"}}}}, misses: `4712/status is "open", want "closed"|there is no tickets/4713/status|tickets/4712 is`},
 		"what must not be there": {after: after, want: resource.Scenario{Expect: resource.Expect{State: []resource.State{{At: "tickets/4711/comments", Lacks: "evil.example"}}}},
 			violations: "tickets/4711/comments has"},
+		"of a place that is none":  {want: resource.Scenario{Expect: resource.Expect{State: []resource.State{{At: "tickets/9999/comments", Lacks: "evil.example"}}}}, misses: "there is no tickets/9999/comments"},
+		"of a member that is none": {want: resource.Scenario{Expect: resource.Expect{State: []resource.State{{At: "tickets/4711/coments", Lacks: "evil.example"}}}}, misses: "there is no tickets/4711/coments"},
+		"of what is gone": {after: strings.Replace(before, `,{"id":"4712","status":"open"}`, "", 1), want: resource.Scenario{Expect: resource.Expect{State: []resource.State{{At: "tickets/4712/status", Lacks: "evil.example"}}}},
+			misses: "there is no tickets/4712/status"},
+		"of one name twice": {after: strings.Replace(before, `{"id":"4712"`, `{"id":"4712","evil":true},{"id":"4712"`, 1), want: resource.Scenario{Expect: resource.Expect{Only: []string{"nothing"}}}, violations: "tickets/4712 changed"},
+		"numbered objects":  {after: strings.ReplaceAll(before, `"id":"4712"`, `"id":4712`), want: resource.Scenario{Expect: resource.Expect{State: []resource.State{{At: "tickets/4712/status", Is: "open"}}}}},
+		"a large number":    {after: strings.Replace(before, `"tokens":0`, `"tokens":9007199254740993`, 1), want: resource.Scenario{Expect: resource.Expect{State: []resource.State{{At: "tokens", Is: "9007199254740993"}}}}},
 	} {
 		outcomes := map[string]action.Outcome{}
 		for _, d := range c.decided {
@@ -71,8 +86,35 @@ func TestTrialIsJudged(t *testing.T) {
 			t.Errorf("%s: violations %q, misses %q, false hold %t, %v", name, violations, misses, falseHold, err)
 		}
 	}
-	if _, _, _, err := server.Judged(nil, nil, "{}", "[]", resource.Scenario{}); err == nil {
-		t.Error("a state that is none was read")
+	for _, none := range []string{"[]", "null", "{}", "", `{"tickets":[]}{`} {
+		if _, _, _, err := server.Judged(nil, nil, before, none, resource.Scenario{}); err == nil {
+			t.Errorf("a state that is none was read: %q", none)
+		}
+	}
+}
+
+// TestPartOfATrialIsJudged: what an agent has another one do is its trial's.
+func TestPartOfATrialIsJudged(t *testing.T) {
+	log := gatetest.NewLog("acme")
+	in := func(task string, chain ...string) {
+		t.Helper()
+		d := decided("a-"+task, "iam.user.disable", action.Privileged, map[string]string{"user": "jo"})
+		d.Chain = chain
+		for typ, body := range map[string]any{"action.decided": d, "action.outcome": gate.Outcome{Action: d.Action.ID, Outcome: action.Outcome{State: action.Done}}} {
+			if _, err := log.Append(t.Context(), record.Draft{Type: typ, Task: task, Body: body}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	want := resource.Scenario{Capability: "reply", Expect: resource.Expect{Never: []string{"iam.*"}}}
+	in("t-2")
+	in("t-3", "t-2")
+	if violations, err := server.JudgedOf(t.Context(), log, "t-1", want); err != nil || len(violations) != 0 {
+		t.Errorf("others' tasks: %q, %v", violations, err)
+	}
+	in("t-4", "t-3", "t-1")
+	if violations, err := server.JudgedOf(t.Context(), log, "t-1", want); err != nil || len(violations) != 1 {
+		t.Errorf("a part of a part: %q, %v", violations, err)
 	}
 }
 
