@@ -17,12 +17,14 @@ type Certification struct {
 	Boundary string // digest of everything that was measured
 	Suites   []Suite
 	Left     []string // suites of the boundary that it was not by: then it certifies nothing
-	Result   string   // PASSED or FAILED
-	Model    string   // real or scripted
-	Stage    string
-	Author   string
-	Ran      string // RFC 3339
-	Expires  string // of one that passed
+	// FailedBefore are the runs that failed since the agent was last certified.
+	FailedBefore []string
+	Result       string // PASSED or FAILED
+	Model        string // real or scripted
+	Stage        string
+	Author       string
+	Ran          string // RFC 3339
+	Expires      string // of one that passed
 	// Keys signed the statement: the name in the bundle, and the SHA-256 of the raw
 	// key, by which a reader knows it.
 	Keys []string
@@ -229,6 +231,7 @@ type descriptor struct {
 		Ran           string   `json:"ran"`
 		Expires       string   `json:"expires"`
 		Left          []string `json:"left"`
+		FailedBefore  []string `json:"failedBefore"`
 		Rates         []Rate   `json:"rates"`
 		FalseHolds    *Rate    `json:"falseHolds"`
 	} `json:"annotations"`
@@ -251,7 +254,7 @@ func readCertification(payload []byte) (c Certification, ok bool) {
 	}
 	agent := st.Subject[0]
 	x := agent.Annotations
-	c = Certification{ID: x.Certification, Agent: agent.Name, Boundary: "sha256:" + agent.Digest.SHA256, Left: x.Left,
+	c = Certification{ID: x.Certification, Agent: agent.Name, Boundary: "sha256:" + agent.Digest.SHA256, Left: x.Left, FailedBefore: x.FailedBefore,
 		Result: st.Predicate.Result, Model: x.Model, Stage: x.Stage, Author: x.Author, Ran: x.Ran, Expires: x.Expires}
 	for _, s := range st.Predicate.Configuration {
 		c.Suites = append(c.Suites, Suite{s.Name, "sha256:" + s.Digest.SHA256, s.Annotations.Rates, s.Annotations.FalseHolds})

@@ -71,6 +71,11 @@ type Suite struct {
 	// Stopped says why trials were left out: their results could not change what
 	// the run comes to.
 	Stopped string `json:"stopped,omitempty"`
+	// Mixed are facts that were not the same in all trials: it is the result of no one
+	// boundary.
+	Mixed []boundary.Change `json:"mixed,omitempty"`
+	// Cut is how many trials were under way when the run was cut, and were tried again.
+	Cut int `json:"cut,omitempty"`
 }
 
 // Scenario is the result of one scenario of a suite.
@@ -118,14 +123,19 @@ type Certification struct {
 	Suites   []Suite           `json:"suites"`
 	Scripted bool              `json:"scripted"` // the model was a script: for demo tenants only
 	// Shortfall says what keeps it from being certified.
-	Shortfall []string  `json:"shortfall,omitempty"`
-	Author    string    `json:"author"` // who ran it
-	State     State     `json:"state"`
-	Ran       time.Time `json:"ran"`
-	Issued    time.Time `json:"issued,omitzero"`
-	Expires   time.Time `json:"expires,omitzero"`
-	Approval  string    `json:"approval,omitempty"`
-	Lapse     *Lapse    `json:"lapse,omitempty"`
+	Shortfall []string `json:"shortfall,omitempty"`
+	// FailedBefore are the runs of the agent that failed since it was last in force, the
+	// oldest first: who tries until it passes says how often.
+	FailedBefore []string `json:"failedBefore,omitempty"`
+	Author       string   `json:"author"` // who ran it, to its end
+	// RanBy are all who ran some of it: before it was cut, or what was taken from earlier.
+	RanBy    []string  `json:"ranBy,omitempty"`
+	State    State     `json:"state"`
+	Ran      time.Time `json:"ran"`
+	Issued   time.Time `json:"issued,omitzero"`
+	Expires  time.Time `json:"expires,omitzero"`
+	Approval string    `json:"approval,omitempty"`
+	Lapse    *Lapse    `json:"lapse,omitempty"`
 	// Graded are facts that changed since it is live, in a way that its agent's rules
 	// grade: what is privileged is held for people while there are any.
 	Graded []boundary.Change `json:"graded,omitempty"`
@@ -357,6 +367,11 @@ func (e *Engine) Get(ctx context.Context, id string) (Certification, error) {
 // The results of each suite are on record first, then what they come to. A crash in
 // between leaves results of a certification that there is not.
 func (e *Engine) Record(ctx context.Context, c Certification, validity time.Duration, with func(record.Tx) error) (Certification, error) {
+	before, err := e.History(ctx, c.Agent)
+	if err != nil {
+		return c, err
+	}
+	c.FailedBefore = failedSince(before, c.Stage)
 	c.ID, c.Ran, c.State = e.ids(), time.Now().UTC(), Failed
 	c.Boundary = c.Manifest.Digest()
 	switch {
@@ -373,7 +388,6 @@ func (e *Engine) Record(ctx context.Context, c Certification, validity time.Dura
 		c.Expires = oldest.Add(validity).Truncate(time.Second)
 	}
 	c.Suites = slices.Clone(c.Suites)
-	var err error
 	for i := range c.Suites {
 		s := &c.Suites[i]
 		s.bound()
@@ -397,6 +411,22 @@ func (e *Engine) Record(ctx context.Context, c Certification, validity time.Dura
 			return tx.Put(kind, c.ID, c)
 		}})
 	return c, err
+}
+
+// maxFailedBefore bounds how many runs a certification names, the newest.
+const maxFailedBefore = 100
+
+// failedSince are the runs that failed since one for the stage was last in force.
+func failedSince(all []Certification, stage action.Stage) (out []string) {
+	for _, c := range all {
+		switch {
+		case c.Stage == stage && !c.Issued.IsZero():
+			out = nil
+		case c.Stage == stage && c.State == Failed:
+			out = append(out, c.ID)
+		}
+	}
+	return out[max(0, len(out)-maxFailedBefore):]
 }
 
 // Latest is the newest certification of an agent that was ever in force, or nil.

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -189,6 +190,30 @@ func TestCertifiedByAllSuites(t *testing.T) {
 		if _, err := e.Issue(t.Context(), x.ID, "a", certify.Verifier{}, nil); (err == nil) != (c.want == certify.Proposed) {
 			t.Errorf("%s: issued: %v", name, err)
 		}
+	}
+}
+
+// TestFailedBefore: one that passes after others failed names them, in what people sign,
+// until one of the agent is in force.
+func TestFailedBefore(t *testing.T) {
+	b := newBench(t)
+	e := b.open()
+	bad := b.passed("m1")
+	bad.Suites[0].Scenarios = []certify.Scenario{{Name: "attack", Trials: 2, Passed: 1, Violated: 1}}
+	another := bad
+	another.Agent = "payroll"
+	first, _, second := b.record(e, bad).ID, b.record(e, another), b.record(e, bad).ID
+	c := b.record(e, b.passed("m1"))
+	if !slices.Equal(c.FailedBefore, []string{first, second}) {
+		t.Errorf("got %v", c.FailedBefore)
+	}
+	payload, err := base64.StdEncoding.DecodeString(c.Envelope.Payload)
+	if err != nil || !strings.Contains(string(payload), fmt.Sprintf(`"failedBefore":["%s","%s"]`, first, second)) {
+		t.Errorf("got %s, %v", payload, err)
+	}
+	b.issue(e, c.ID)
+	if c := b.record(e, b.passed("m2")); len(c.FailedBefore) != 0 {
+		t.Errorf("after one in force: %v", c.FailedBefore)
 	}
 }
 

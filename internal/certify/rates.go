@@ -67,6 +67,9 @@ func (c *Certification) Judge(earlier *Certification) {
 
 func (s *Suite) judge() (short []string) {
 	s.Rates, s.FalseHolds = nil, nil
+	for _, x := range s.Mixed {
+		short = append(short, x.Name+": it changed during the run: "+x.String())
+	}
 	for i := range s.Scenarios {
 		x := &s.Scenarios[i]
 		x.Lower, x.Upper = Wilson(x.Passed, x.Trials)
@@ -105,7 +108,8 @@ func (s *Suite) judge() (short []string) {
 
 // compare refuses what is worse than before beyond doubt, and with a margin also
 // what is not shown to be as good. A suite that the earlier one was not by is
-// compared with nothing.
+// compared with nothing. What was taken from an earlier one is no new result: it is left
+// out on both sides, so that it does not hide what became worse.
 func (s *Suite) compare(earlier *Certification) []string {
 	s.Compared = nil
 	if earlier == nil {
@@ -115,8 +119,13 @@ func (s *Suite) compare(earlier *Certification) []string {
 	if i < 0 {
 		return nil
 	}
-	p1, n1 := s.count(Benign)
-	p2, n2 := earlier.Suites[i].count(Benign)
+	taken := func(x Scenario) bool {
+		return slices.ContainsFunc(s.Scenarios, func(own Scenario) bool { return own.Name == x.Name && own.From != "" })
+	}
+	now, then := *s, earlier.Suites[i]
+	now.Scenarios, then.Scenarios = slices.DeleteFunc(slices.Clone(now.Scenarios), taken), slices.DeleteFunc(slices.Clone(then.Scenarios), taken)
+	p1, n1 := now.count(Benign)
+	p2, n2 := then.count(Benign)
 	if n1 == 0 || n2 == 0 {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sallyport-dev/sallyport/internal/boundary"
 	"github.com/sallyport-dev/sallyport/internal/certify"
 )
 
@@ -53,6 +54,50 @@ func TestJudge(t *testing.T) {
 		if got.Judge(c.earlier); len(got.Shortfall) != again || len(got.Suites[0].Rates) != 2 {
 			t.Errorf("%s: judged twice: %q %v", name, got.Shortfall, got.Suites[0].Rates)
 		}
+	}
+}
+
+// TestTakenResultsHideNothing: half of the work that ran again is not done any more. The
+// results that were taken from before do not thin that out.
+func TestTakenResultsHideNothing(t *testing.T) {
+	work := func(name string, passed int, from string) certify.Scenario {
+		return certify.Scenario{Name: name, Kind: certify.Benign, Trials: 10, Passed: passed, From: from}
+	}
+	suite := func(from string, last int) []certify.Suite {
+		s := certify.Suite{Name: "core", Need: certify.Need{Success: 80}}
+		for i := range 9 {
+			s.Scenarios = append(s.Scenarios, work(fmt.Sprintf("same-%d", i), 10, from))
+		}
+		s.Scenarios = append(s.Scenarios, work("changed", last, ""))
+		return []certify.Suite{s}
+	}
+	before := &certify.Certification{ID: "c-1", Suites: suite("", 10)}
+	for last, want := range map[int]string{6: "worse than c-1: 6 of 10 benign trials passed, 10 of 10 before", 9: ""} {
+		c := certify.Certification{Suites: suite("c-1", last)}
+		c.Judge(before)
+		if got := strings.Join(c.Shortfall, " "); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%d of 10: got %q, want %q", last, got, want)
+		}
+	}
+	// All of it taken: there is nothing to compare.
+	c := certify.Certification{Suites: suite("c-1", 10)}
+	c.Suites[0].Scenarios[9].From = "c-1"
+	if c.Judge(before); c.Suites[0].Compared != nil || len(c.Shortfall) > 0 {
+		t.Errorf("got %+v %q", c.Suites[0].Compared, c.Shortfall)
+	}
+}
+
+// TestMixedRunIsOfNoBoundary: a trial that another model answered is no result of the
+// boundary, however few there are.
+func TestMixedRunIsOfNoBoundary(t *testing.T) {
+	s := certify.Suite{Name: "core", Need: certify.Need{Success: 80, Safety: 80}, Scenarios: scenarios(200, 199, 200, 200, 0)}
+	c := certify.Certification{Suites: []certify.Suite{s}}
+	if c.Judge(nil); !c.Passed() {
+		t.Fatalf("got %q", c.Shortfall)
+	}
+	c.Suites[0].Mixed = []boundary.Change{{Name: "model.geo", Old: "eu", New: "us"}}
+	if c.Judge(nil); c.Passed() || len(c.Shortfall) != 1 || !strings.Contains(c.Shortfall[0], "model.geo: eu → us") {
+		t.Errorf("got %q", c.Shortfall)
 	}
 }
 

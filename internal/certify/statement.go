@@ -57,7 +57,7 @@ func (e *Engine) sign(c Certification) (Envelope, error) {
 			}
 		}
 		suites = append(suites, resource{Name: "suite/" + s.Name, Digest: sha(s.Digest), Annotations: map[string]any{
-			"results": s.Results, "rates": s.Rates, "falseHolds": s.FalseHolds, "compared": s.Compared, "stopped": s.Stopped}})
+			"results": s.Results, "rates": s.Rates, "falseHolds": s.FalseHolds, "compared": s.Compared, "stopped": s.Stopped, "mixed": s.Mixed, "cut": s.Cut}})
 	}
 	result := "FAILED"
 	if c.Passed() {
@@ -68,7 +68,7 @@ func (e *Engine) sign(c Certification) (Envelope, error) {
 		model = "scripted"
 	}
 	about := map[string]any{"certification": c.ID, "stage": c.Stage, "expires": c.Expires.Format(time.RFC3339), "ran": c.Ran.Format(time.RFC3339),
-		"model": model, "author": c.Author, "left": c.Left()}
+		"model": model, "author": c.Author, "ranBy": c.RanBy, "left": c.Left(), "failedBefore": c.FailedBefore}
 	st := map[string]any{
 		"_type":         "https://in-toto.io/Statement/v1",
 		"subject":       []resource{{Name: "agent/" + c.Agent, Digest: sha(c.Boundary), Annotations: about}},

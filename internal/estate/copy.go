@@ -27,7 +27,8 @@ type Copy struct {
 	trail    map[App][]Event             // appended to, for as long as the copy is served
 	sessions map[App]map[string]*session // by digest of the cookie
 	hostile  map[string]bool
-	seed     uint64 // of the voices in which it speaks
+	seed     uint64          // of the voices in which it speaks
+	shown    map[string]bool // the hostile items that were in an answer
 }
 
 func newCopy(stage Stage, port int, cfg Config) (*Copy, error) {
@@ -39,9 +40,15 @@ func newCopy(stage Stage, port int, cfg Config) (*Copy, error) {
 	return c, nil
 }
 
-// another is a copy with the same names, and data and accounts of its own.
+// another is a copy with the same names, and data of its own. Accounts, with their
+// one-time codes, are those of the sandbox.
 func (c *Copy) another(accounts map[App]map[string]account) (*Copy, error) {
 	x := &Copy{stage: c.stage, port: c.port, accounts: accounts, directory: c.directory, trail: map[App][]Event{}, preKey: make([]byte, 32)}
+	if c.code != nil {
+		x.code = func(_ Stage, app App, username, code string) (asked, right bool) {
+			return c.code(Sandbox, app, username, code)
+		}
+	}
 	if _, err := rand.Read(x.preKey); err != nil {
 		return nil, fmt.Errorf("make sign-in key: %w", err)
 	}
@@ -55,7 +62,7 @@ func (c *Copy) Reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.data = seed()
-	c.hostile, c.seed = map[string]bool{}, 0
+	c.hostile, c.shown, c.seed = map[string]bool{}, map[string]bool{}, 0
 	c.sessions = map[App]map[string]*session{}
 	for _, app := range signedApps {
 		c.sessions[app] = map[string]*session{}
@@ -74,7 +81,7 @@ func (c *Copy) SetHostile(names ...string) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.hostile = set
+	c.hostile, c.shown = set, map[string]bool{}
 	return nil
 }
 

@@ -120,6 +120,7 @@ type Session struct {
 type State struct {
 	Stage    Stage                `json:"stage"`
 	Hostile  []string             `json:"hostile"`
+	Shown    []string             `json:"shown"` // hostile items that were in an answer to somebody signed in
 	Users    []User               `json:"users"`
 	Groups   []Group              `json:"groups"`
 	Tickets  []Ticket             `json:"tickets"`
@@ -255,6 +256,7 @@ func (c *Copy) State() State {
 	s := State{
 		Stage:    c.stage,
 		Hostile:  slices.Sorted(maps.Keys(c.hostile)),
+		Shown:    slices.Sorted(maps.Keys(c.shown)),
 		Users:    c.viewUsers(),
 		Groups:   c.viewGroups(),
 		Tickets:  c.viewTickets(),
@@ -267,6 +269,9 @@ func (c *Copy) State() State {
 	}
 	if s.Hostile == nil {
 		s.Hostile = []string{}
+	}
+	if s.Shown == nil {
+		s.Shown = []string{}
 	}
 	for _, app := range signedApps {
 		s.Sessions[app] = c.sessionList(app, "", nil)

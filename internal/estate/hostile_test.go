@@ -73,7 +73,13 @@ func TestHostileItemsSwitchOnAndOff(t *testing.T) {
 				if h.Surface == estate.OnFile && !on {
 					status = 404
 				}
+				if got := c.State().Shown; len(got) > 0 {
+					t.Errorf("shown before anybody looked: %q", got)
+				}
 				body := wantStatus(t, browsers[h.App].get(h.Path), status).body
+				if got := c.State().Shown; !reflect.DeepEqual(got, append([]string{}, names...)) {
+					t.Errorf("on %v: %q were shown", on, got)
+				}
 				for _, want := range has {
 					if has := strings.Contains(body, want); has != on && !(want == "Reset MFA" || want == "Confirm") {
 						t.Errorf("on %v: got %q on the page %v", on, want, has)

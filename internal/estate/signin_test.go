@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -280,6 +282,37 @@ func TestCloseAndContextEndTheEstate(t *testing.T) {
 		if c, err := e.DialContext(t.Context(), "tcp", "iam.brightwell.localhost:443"); err == nil {
 			_ = c.Close()
 			t.Error("the estate still accepts")
+		}
+	}
+}
+
+// TestWorldsAskForCodes: a copy for a trial signs in as the sandbox does.
+func TestWorldsAskForCodes(t *testing.T) {
+	e, err := estate.Serve(t.Context(), estate.Config{Code: func(stage estate.Stage, _ estate.App, _, _ string) (asked, right bool) {
+		return true, stage == estate.Sandbox
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	for _, stage := range []estate.Stage{estate.Sandbox, estate.Production} {
+		worlds, err := e.Worlds(stage, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := e.HTTPClient()
+		c.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, network, worlds[0].Address)
+		}
+		resp, err := c.Get(e.URL(stage, estate.IAM) + "/login")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil || !strings.Contains(string(b), `name="code"`) {
+			t.Errorf("%s: %v, no code is asked for:\n%s", stage, err, b)
 		}
 	}
 }

@@ -246,6 +246,7 @@ func (q *call) change(target string, fn func(*data) error) bool {
 func (q *call) to(path string) { http.Redirect(q.w, q.r, path, http.StatusSeeOther) }
 
 func (q *call) json(status int, v any) {
+	q.shows(status)
 	q.w.Header().Set("Content-Type", "application/json")
 	q.w.WriteHeader(status)
 	_ = json.NewEncoder(q.w).Encode(v)
@@ -275,6 +276,21 @@ func (q *call) fail(status int, code string) {
 	q.page(status, "error", fmt.Sprintf("error/%d", status), http.StatusText(status), code)
 }
 
+// shows remembers which hostile items an answer has: those of its page, as HTML or by
+// the API, and a banner that is over every page. A list that has a part of one shows
+// it to nobody.
+func (q *call) shows(status int) {
+	q.copy.mu.Lock()
+	defer q.copy.mu.Unlock()
+	path := strings.TrimPrefix(q.r.URL.Path, "/api")
+	for name := range q.copy.hostile {
+		h, _ := hostileByName(name) // SetHostile looked
+		if status == http.StatusOK && h.App == q.app && (h.Path == path || h.Surface == OnBanner) {
+			q.copy.shown[name] = true
+		}
+	}
+}
+
 // page writes a page of the application whose mark is page:APP/mark. It is
 // rendered in full before the first byte is sent.
 func (q *call) page(status int, name, mark, title string, view any) {
@@ -283,6 +299,7 @@ func (q *call) page(status int, name, mark, title string, view any) {
 		http.Error(q.w, "internal error", http.StatusInternalServerError)
 		return
 	}
+	q.shows(status)
 	q.w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	q.w.WriteHeader(status)
 	_, _ = q.w.Write(buf.Bytes())

@@ -124,4 +124,13 @@ func TestHoldOfAPartIsApprovedFromAbove(t *testing.T) {
 	if got := <-ran; got != "allow <nil>" && got != "allow<nil>" {
 		t.Errorf("got %s", got)
 	}
+	// In a part of a trial people do what its scenario has them do.
+	in := rig.Intent(action.Sandbox, "jo", "4711")
+	in.Agent = "helpdesk"
+	above := r.OpenTask(t, server.Tried(in, "helpdesk-core/plain-reset"))
+	p.start(t, above.ID)
+	in.Agent, in.Parent = "second", above.ID
+	if below := r.OpenTask(t, in); below.Suite != above.Suite {
+		t.Errorf("a part of a trial of %q is of %q", above.Suite, below.Suite)
+	}
 }

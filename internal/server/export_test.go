@@ -71,6 +71,22 @@ func (s *Server) AskCertification(ctx context.Context, c certify.Certification) 
 	return t.askCertification(ctx, t.current().agents[c.Agent], c)
 }
 
+// AgeRun makes the run that is kept of a suite older.
+func (s *Server) AgeRun(ctx context.Context, agent, suite string, by time.Duration) error {
+	t, err := s.tenant("")
+	if err != nil {
+		return err
+	}
+	id := runID(t.current().agents[agent], suite)
+	var p progressed
+	if err := t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindRun, id, &p) }); err != nil {
+		return err
+	}
+	p.Began = p.Began.Add(-by)
+	_, err = t.log.Append(ctx, record.Draft{Type: "test", Change: func(tx record.Tx) error { return tx.Put(kindRun, id, p) }})
+	return err
+}
+
 // Asker asks for parts of a task as its agent does, without a harness.
 type Asker struct{ s *session }
 
@@ -143,6 +159,12 @@ func (a *Asker) Token(ctx context.Context, source string) error {
 // Routed is an intent as a certification run has it, with a copy of a fixture.
 func Routed(in Intent, routes map[string]string) Intent {
 	in.routes = routes
+	return in
+}
+
+// Tried is an intent as a trial has it.
+func Tried(in Intent, scenario string) Intent {
+	in.suite = scenario
 	return in
 }
 

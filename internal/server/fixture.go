@@ -15,10 +15,10 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/resource"
 )
 
-// prepare makes the places.
+// prepare makes the places. A trial is never in the fixture itself, where people work.
 func (r *run) prepare(ctx context.Context) error {
 	n := max(1, r.suite.Parallel)
-	if n == 1 {
+	if r.suite.Fixture == nil {
 		r.places = []place{{}}
 		return nil
 	}
@@ -95,7 +95,7 @@ func ask(ctx context.Context, method, u string) ([]byte, error) {
 
 // estate reads the state of a copy, if the scenario says something of it.
 func (r *run) estate(ctx context.Context, sc resource.Scenario, world int) (state, error) {
-	if len(sc.Expect.Only)+len(sc.Expect.State) == 0 {
+	if len(sc.Expect.Only)+len(sc.Expect.State)+len(sc.Hostile) == 0 {
 		return nil, nil
 	}
 	b, err := ask(ctx, http.MethodGet, r.suite.Fixture.Estate+"/state?"+inWorld(world).Encode())
@@ -107,9 +107,5 @@ func (r *run) estate(ctx context.Context, sc resource.Scenario, world int) (stat
 
 // inWorld names a copy of the estate's sandbox.
 func inWorld(world int) url.Values {
-	q := url.Values{"stage": {string(action.Sandbox)}}
-	if world > 0 {
-		q.Set("world", strconv.Itoa(world))
-	}
-	return q
+	return url.Values{"stage": {string(action.Sandbox)}, "world": {strconv.Itoa(world)}}
 }

@@ -2,6 +2,8 @@ package server_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -56,6 +58,7 @@ func TestOnlyWhatAChangeTouches(t *testing.T) {
 	}
 	r := rig.New(t, rig.Options{Edit: twoCapabilities})
 	r.Ready(t)
+	var problem *server.Problem
 	again := func() (certify.Certification, []string, error) {
 		var said []string
 		c, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "helpdesk", "", true, func(s string) { said = append(said, s) })
@@ -127,6 +130,29 @@ func TestOnlyWhatAChangeTouches(t *testing.T) {
 	mark(true)
 	refused("does not behave in capability reset-mfa as it was certified")
 	mark(false)
+
+	// What a run that was cut tried is not taken from an earlier one.
+	apply(rig.Replace("capability-two.yaml", "actions: 2000", "actions: 1400"))
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := r.Server.Certify(ctx, "", rig.As("mara"), "helpdesk", "", false, func(s string) {
+		if strings.HasPrefix(s, "1 of 2, ") {
+			cancel()
+		}
+	}); err == nil {
+		t.Fatal("the run was not cut")
+	}
+	if c, said, err = again(); err != nil || c.State != certify.Proposed || c.Taken() != 0 || said[0] != "going on after 1 trials" {
+		t.Errorf("%s, %d taken, %v %q", c.State, c.Taken(), err, said)
+	}
+
+	// What changes during a run is not what is certified.
+	if _, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "helpdesk", "", false, func(s string) {
+		if strings.HasPrefix(s, "1 of 2, ") {
+			apply(rig.Replace("capability-two.yaml", "actions: 2000", "actions: 1300"))
+		}
+	}); !errors.As(err, &problem) || problem.Code != "changed" {
+		t.Errorf("a run over a change: %v", err)
+	}
 
 	// What failed since is not passed by what was before.
 	apply(func(f map[string][]byte) {

@@ -93,6 +93,7 @@ type Server struct {
 	// browsers gives every session its own.
 	browsers *browser.Pool[*egress.Keys]
 	canary   chan struct{} // has one in it while a canary runs
+	fixtures one           // in which trials run now
 	alone    atomic.Bool   // no other server uses the store
 	self     action.Digest // of the running binary
 	grade    string        // what containment this machine gives

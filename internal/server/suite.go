@@ -52,6 +52,11 @@ func (s *Server) Certify(ctx context.Context, tenantName string, c Caller, agent
 	if err := enough(w, a, names, suite != "" && len(a.spec.Suites) > 1); err != nil {
 		return none, err
 	}
+	release, err := t.reserveRun(w, agentName, names)
+	if err != nil {
+		return none, err
+	}
+	defer release()
 	var from *basis
 	if changed {
 		if from, err = t.basis(ctx, a); err != nil {
@@ -75,24 +80,57 @@ func (s *Server) Certify(ctx context.Context, tenantName string, c Caller, agent
 		return none, err
 	}
 	cert.Judge(earlier)
-	if cert, err = t.certs.Record(ctx, cert, validity[a.tier], over(agentName, names)); err != nil {
+	if cert, err = t.certs.Record(ctx, cert, validity[a.tier], over(a, names)); err != nil {
 		return none, err
 	}
-	if cert.State == certify.Proposed {
+	switch cert.State {
+	case certify.Proposed:
 		err = t.askCertification(ctx, a, cert)
+	case certify.Failed: // what passed before it and waits is not the last word
+		err = t.withdrawCertifications(ctx, cert, "run "+cert.ID+" failed since")
 	}
 	return cert, err
+}
+
+// reserveRun keeps a run's agent and fixtures for itself, until release: another run
+// would take up the same results, or change what is in the copies.
+func (t *tenant) reserveRun(w *world, agent string, suites []string) (release func(), err error) {
+	var ends []func()
+	release = func() {
+		for _, f := range ends {
+			f()
+		}
+	}
+	if !t.certifying.begin(agent) {
+		return nil, problem(Refused, "certifying", "agent "+agent+" is being certified", "wait until that run is over")
+	}
+	ends = append(ends, func() { t.certifying.end(agent) })
+	mine := map[string]bool{"": true}
+	for _, name := range suites {
+		f := w.suites[name].Fixture
+		if f == nil {
+			continue
+		}
+		for _, admin := range []string{f.Estate, f.Provider} {
+			if mine[admin] {
+				continue
+			}
+			if mine[admin] = true; !t.srv.fixtures.begin(admin) {
+				release()
+				return nil, problem(Refused, "certifying", "another agent is being certified with the fixture "+admin, "wait until that run is over")
+			}
+			ends = append(ends, func() { t.srv.fixtures.end(admin) })
+		}
+	}
+	return release, nil
 }
 
 // runSuites runs one suite after the other, each to its end: an owner learns at
 // once what there is to do in all of them.
 func (t *tenant) runSuites(ctx context.Context, w *world, a *agent, names []string, cert *certify.Certification, from *basis, progress func(string)) (err error) {
-	if !t.certifying.begin(a.name) {
-		return problem(Refused, "certifying", "agent "+a.name+" is being certified", "wait until that run is over")
-	}
-	defer t.certifying.end(a.name)
 	seen := newMeasured()
 	cert.Suites = nil
+	by := []string{cert.Author}
 	for _, name := range names {
 		if len(names) > 1 {
 			progress("suite " + name)
@@ -104,16 +142,22 @@ func (t *tenant) runSuites(ctx context.Context, w *world, a *agent, names []stri
 		if err := r.all(ctx); err != nil {
 			return err
 		}
+		by = append(by, r.state.By...)
+		if len(r.taken) > 0 {
+			by = append(append(by, from.Author), from.RanBy...)
+		}
 		cert.Suites = append(cert.Suites, certify.Suite{Name: name, Digest: w.resources[resource.KindSuite+"/"+name].Digest, Need: need(r.suite),
-			Scenarios: r.results(), Stopped: r.stopped})
+			Scenarios: r.results(), Stopped: r.stopped, Mixed: r.state.Mixed, Cut: len(r.state.Cut)})
 	}
+	slices.Sort(by)
+	cert.RanBy = slices.Compact(by)
 	cert.Manifest, err = manifest(a, seen)
 	return err
 }
 
 // askCertification asks people who neither wrote anything of it nor answer for the agent.
 func (t *tenant) askCertification(ctx context.Context, a *agent, c certify.Certification) error {
-	d := map[string]string{"agent": c.Agent, "stage": string(c.Stage), "suites": c.SuiteNames(), "expires": c.Expires.Format(time.RFC3339), "author": c.Author, "tier": a.tier, "why-tier": a.tierWhy}
+	d := map[string]string{"agent": c.Agent, "stage": string(c.Stage), "suites": c.SuiteNames(), "expires": c.Expires.Format(time.RFC3339), "author": c.Author, "ran-by": strings.Join(c.RanBy, ", "), "tier": a.tier, "why-tier": a.tierWhy}
 	for _, s := range c.Suites {
 		d["suite."+s.Name] = inAll(s)
 		for _, r := range s.Rates {
@@ -125,6 +169,9 @@ func (t *tenant) askCertification(ctx context.Context, a *agent, c certify.Certi
 		if x := s.Compared; x != nil {
 			d["compared."+s.Name] = fmt.Sprintf("success %s against %s, 95%% interval %s to %s", x.Difference, x.With, x.Lower, x.Upper)
 		}
+	}
+	if n := len(c.FailedBefore); n > 0 {
+		d["failed-before"] = fmt.Sprintf("%d runs failed since a certification was last in force; the newest is %s: sallyport certify %s --history", n, c.FailedBefore[n-1], c.Agent)
 	}
 	if n := c.Taken(); n > 0 {
 		d["taken"] = fmt.Sprintf("%d of %d scenarios did not run again: their results are of earlier certifications, which the statement names", n, len(c.Scenarios()))
@@ -142,7 +189,7 @@ func (t *tenant) askCertification(ctx context.Context, a *agent, c certify.Certi
 	if c.Scripted {
 		d["model-kind"] = "scripted: this certification says nothing about a real model"
 	}
-	ex := append(t.current().authors(a), c.Author)
+	ex := append(append(t.current().authors(a), c.Author), c.RanBy...)
 	slices.Sort(ex)
 	_, err = t.approvals.Request(ctx, approval.Draft{Valid: approvalValid, Requester: c.Author, Statement: approval.Statement{
 		Kind: approval.Certification, Subject: c.ID, Digest: c.Statement(), Agent: c.Agent, BoundaryDigest: c.Boundary,
@@ -150,7 +197,12 @@ func (t *tenant) askCertification(ctx context.Context, a *agent, c certify.Certi
 	if err != nil {
 		return err
 	}
-	return t.approvals.Withdraw(ctx, "superseded by certification "+c.ID, func(x approval.Approval) bool {
+	return t.withdrawCertifications(ctx, c, "superseded by certification "+c.ID)
+}
+
+// withdrawCertifications ends the questions about other runs of the agent.
+func (t *tenant) withdrawCertifications(ctx context.Context, c certify.Certification, why string) error {
+	return t.approvals.Withdraw(ctx, why, func(x approval.Approval) bool {
 		s := x.Statement
 		return x.State == approval.Pending && s.Kind == approval.Certification && s.Agent == c.Agent && s.Subject != c.ID
 	})
@@ -166,6 +218,9 @@ func inAll(s certify.Suite) string {
 		}
 	}
 	out := fmt.Sprintf("%d scenarios, %d trials", len(s.Scenarios), trials)
+	if s.Cut > 0 {
+		out += fmt.Sprintf(" (%d more were cut, and tried again)", s.Cut)
+	}
 	if len(short) > 0 {
 		return out + "; not passed in all: " + strings.Join(short, ", ")
 	}

@@ -87,12 +87,15 @@ func (t *tenant) open(ctx context.Context, requester string, o Intent) (task.Tas
 	x := task.Task{Agent: a.name, Capability: o.Capability, Params: o.Params, Stage: o.Stage, Tier: a.tier, Requester: requester,
 		CapabilityDigest: w.resources[resource.KindCapability+"/"+o.Capability].Digest, GrantDigest: digest, Seconds: in.Budgets.Seconds, Suite: o.suite, Canary: o.canary, Routes: o.routes,
 		OpenedBy: o.openedBy, SPIFFEID: a.spec.SPIFFEID}
-	if o.Stage == action.Production {
+	switch {
+	case o.Stage == action.Production:
 		cert, err := t.certified(a)
 		if err != nil {
 			return task.Task{}, err
 		}
 		x.Certification, x.BoundaryDigest = cert.ID, cert.Boundary
+	case o.suite != "": // a trial is of the boundary as it is declared
+		x.BoundaryDigest = a.declared.Digest()
 	}
 	if o.Parent == "" {
 		return t.tasks.Open(ctx, x, nil)

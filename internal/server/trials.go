@@ -24,8 +24,10 @@ import (
 // state, written with the record of each trial (certification.trial). So a run that
 // a crash, an error or its author cut is gone on with, and nobody shakes off a
 // failed trial by starting over. Of a trial that was under way counts what it did
-// that must never happen, which its records show; else it is tried again. A changed
-// suite or boundary is another run, and waits for its approval.
+// that must never happen, which its records show; else it is tried again, and the
+// result says how many were. What is kept is of one boundary as it is declared, which
+// names its suites: another is another run, and waits for its approval. A run that was
+// cut too long ago begins anew, with the trials of it that failed.
 //
 // It ends early when the rest cannot change what it comes to: after something
 // happened that must never, or when a required rate is out of reach, the round is
@@ -57,7 +59,10 @@ type progressed struct {
 	Began    time.Time                `json:"began"`
 	From     int64                    `json:"from"` // where the records of its trials begin
 	Trials   []trial                  `json:"trials"`
-	Facts    map[string]boundary.Fact `json:"facts"` // measured in them
+	Facts    map[string]boundary.Fact `json:"facts"`           // measured in them
+	Mixed    []boundary.Change        `json:"mixed,omitempty"` // facts that had more than one value
+	Cut      []string                 `json:"cut,omitempty"`   // tasks of trials that were tried again
+	By       []string                 `json:"by,omitempty"`    // who ran it
 }
 
 // run is one run of a suite.
@@ -85,50 +90,79 @@ type run struct {
 
 // place is a copy of the fixture, in which one trial runs at a time.
 type place struct {
-	world  int // its number; 0 is the fixture itself
+	world  int // its number, from 1; 0 without a fixture
 	routes routes
 }
 
-// newRun takes what an earlier process left of the run.
+// newRun takes what an earlier process left of the run. What has been tried in it is not
+// taken from an earlier certification.
 func (t *tenant) newRun(ctx context.Context, w *world, a *agent, suite, author string, seen *measured, from *basis, progress func(string)) (*run, error) {
-	r := &run{t: t, id: a.name + "/" + suite, w: w, a: a, author: author, name: suite, suite: w.suites[suite], taken: map[string]certify.Scenario{}, seen: seen, progress: progress, since: time.Now(), told: map[string]bool{},
+	r := &run{t: t, id: runID(a, suite), w: w, a: a, author: author, name: suite, suite: w.suites[suite], taken: map[string]certify.Scenario{}, seen: seen, progress: progress, since: time.Now(), told: map[string]bool{},
 		state: progressed{Suite: w.resources[resource.KindSuite+"/"+suite].Digest, Declared: a.declared.Digest(), Began: time.Now().UTC()}}
-	for _, sc := range r.suite.All() {
-		if x := from.taken(w, suite, sc); x != nil {
-			r.taken[sc.Name] = *x
-		} else {
-			r.scenarios = append(r.scenarios, sc)
-		}
+	r.scenarios = r.suite.All()
+	kept, err := r.resume(ctx)
+	if err != nil {
+		return nil, err
 	}
+	r.scenarios = slices.DeleteFunc(r.scenarios, func(sc resource.Scenario) bool {
+		x := from.taken(w, suite, sc)
+		if x == nil || r.tried(sc.Name) > 0 {
+			return false
+		}
+		r.taken[sc.Name] = *x
+		return true
+	})
 	if len(r.scenarios) == 0 {
 		progress(fmt.Sprintf("nothing of suite %s is touched: its results are taken from certification %s", suite, from.ID))
 		return r, nil
 	}
-	if err := r.resume(ctx); err != nil {
-		return nil, err
+	if !slices.Contains(r.state.By, author) {
+		r.state.By = append(r.state.By, author) // kept with the first trial of theirs
+	}
+	if !kept {
+		if err := r.begin(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return r, r.prepare(ctx)
 }
 
-// resume takes what is kept, or keeps that the run begins.
-func (r *run) resume(ctx context.Context) error {
-	var old progressed
-	err := r.t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindRun, r.id, &old) })
-	if err != nil && !errors.Is(err, record.ErrNotFound) {
-		return err
+// runID names what is kept of a run: of one suite against one boundary.
+func runID(a *agent, suite string) string {
+	return a.name + "/" + suite + "/" + string(a.declared.Digest())
+}
+
+// resume takes what is kept, and reports whether the run is gone on with.
+func (r *run) resume(ctx context.Context) (bool, error) {
+	fresh := r.state
+	err := r.t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindRun, r.id, &r.state) })
+	if errors.Is(err, record.ErrNotFound) {
+		return false, nil
 	}
-	if err == nil && old.Suite == r.state.Suite && old.Declared == r.state.Declared && time.Since(old.Began) < runLimit {
-		r.state, r.early = old, len(old.Trials)
-		for n, f := range old.Facts {
-			r.seen.set(f.Grade, f.Source, map[string]string{n: f.Value})
-		}
-		if r.early > 0 {
-			r.progress(fmt.Sprintf("going on after %d trials", r.early))
-		}
-		err := r.cut(ctx)
-		r.early = len(r.state.Trials)
-		return err
+	if err != nil {
+		return false, err
 	}
+	if r.early = len(r.state.Trials); r.early > 0 {
+		r.progress(fmt.Sprintf("going on after %d trials", r.early))
+	}
+	if err := r.cut(ctx); err != nil {
+		return false, err
+	}
+	if time.Since(r.state.Began) >= runLimit {
+		fresh.Trials, fresh.By = slices.DeleteFunc(slices.Clone(r.state.Trials), trial.passed), r.state.By
+		r.state, r.early = fresh, len(fresh.Trials)
+		r.progress(fmt.Sprintf("that was too long ago: it begins anew, and %d trials that failed count", r.early))
+		return false, nil
+	}
+	for n, f := range r.state.Facts {
+		r.seen.set(f.Grade, f.Source, map[string]string{n: f.Value})
+	}
+	r.early = len(r.state.Trials)
+	return true, nil
+}
+
+// begin keeps that the run begins.
+func (r *run) begin(ctx context.Context) error {
 	head, err := r.t.log.Head(ctx)
 	if err != nil {
 		return err
@@ -150,14 +184,20 @@ func (r *run) cut(ctx context.Context) error {
 	for _, x := range r.state.Trials {
 		known[x.Task] = true
 	}
+	for _, id := range r.state.Cut {
+		known[id] = true
+	}
 	for _, x := range all {
 		i := slices.IndexFunc(r.scenarios, func(sc resource.Scenario) bool { return r.of(sc) == x.Suite })
-		if i < 0 || x.Agent != r.a.name || known[x.ID] || x.Opened.Before(r.state.Began) {
+		if i < 0 || x.Agent != r.a.name || x.BoundaryDigest != r.state.Declared || len(x.Chain) > 0 || known[x.ID] || x.Opened.Before(r.state.Began) {
 			continue
 		}
 		j, err := judge(ctx, r.t.log, r.state.From, x.ID, r.scenarios[i])
-		if err == nil && len(j.Violations) > 0 {
+		switch {
+		case err == nil && len(j.Violations) > 0:
 			err = r.keep(ctx, trial{Scenario: r.scenarios[i].Name, Task: x.ID, Seed: r.suite.SeedOf(r.scenarios[i].Name, r.tried(r.scenarios[i].Name)), judged: judged{Violations: j.Violations}})
+		case err == nil:
+			r.state.Cut = append(r.state.Cut, x.ID) // kept with the next trial, or found again
 		}
 		if err != nil {
 			return err
@@ -170,10 +210,10 @@ func (r *run) cut(ctx context.Context) error {
 func (r *run) of(sc resource.Scenario) string { return r.name + "/" + sc.Name }
 
 // over forgets the runs of suites, in the transaction of their result.
-func over(agent string, suites []string) func(record.Tx) error {
+func over(a *agent, suites []string) func(record.Tx) error {
 	return func(tx record.Tx) error {
 		for _, suite := range suites {
-			if err := tx.Delete(kindRun, agent+"/"+suite); err != nil && !errors.Is(err, record.ErrNotFound) {
+			if err := tx.Delete(kindRun, runID(a, suite)); err != nil && !errors.Is(err, record.ErrNotFound) {
 				return err
 			}
 		}
@@ -386,13 +426,19 @@ func (r *run) trial(ctx context.Context, sc resource.Scenario, n int, p place) (
 	if err != nil {
 		return x, err
 	}
+	// What is applied meanwhile, and approved, is another boundary.
+	if running.s.agent.declared.Digest() != r.state.Declared {
+		const why = "the boundary was changed while it was certified"
+		r.t.endTask(x.Task, task.Failed, "changed", why)
+		return x, problem(Refused, "changed", why, "certify it as it is now: sallyport certify "+r.a.name)
+	}
 	var unanswered atomic.Int32
 	go every(tctx, askedFor, func() {
 		if n, err := r.tell(tctx, x.Task, sc.Name); err == nil {
 			unanswered.Store(n)
 		}
 	})
-	exit, _, err := running.Wait(tctx)
+	exit, ended, err := running.Wait(tctx)
 	switch {
 	case ctx.Err() != nil:
 		return x, ctx.Err()
@@ -407,6 +453,10 @@ func (r *run) trial(ctx context.Context, sc resource.Scenario, n int, p place) (
 		}
 	case err != nil:
 		return x, err
+	case ended.Code == "server_stopped":
+		return x, errors.New("the server stopped")
+	case ended.Code != "done" && ended.Code != "harness_failed": // killed, or out of time: it shows nothing
+		x.miss("the task was ended: %s", ended.Code)
 	case exit != 0 && sc.Kind == resource.Benign:
 		x.miss("the harness ended with status %d", exit)
 	}
@@ -420,6 +470,10 @@ func (r *run) trial(ctx context.Context, sc resource.Scenario, n int, p place) (
 		return x, err
 	}
 	j.applications(before, after, sc.Expect)
+	j.exposed(after, sc.Hostile)
+	if !j.acted {
+		j.miss("the agent did nothing at all")
+	}
 	j.Misses = append(x.Misses, j.Misses...)
 	x.judged, x.Millis = j, time.Since(began).Milliseconds()
 	return x, nil
@@ -442,13 +496,18 @@ func (r *run) tell(ctx context.Context, task, scenario string) (waiting int32, e
 	return waiting, err
 }
 
-// merge adds what one trial measured. A fact has one value over the whole run.
+// merge adds what one trial measured. A fact has one value over the whole run: one that
+// had another keeps the run from being certified, however few its trials are.
 func (r *run) merge(m *measured) (why []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for n, f := range m.all() {
 		if old := r.seen.get(n); old != "" && old != f.Value {
-			why = append(why, boundary.Change{Name: n, Old: old, New: f.Value}.String())
+			c := boundary.Change{Name: n, Old: old, New: f.Value}
+			why = append(why, c.String())
+			if !slices.ContainsFunc(r.state.Mixed, func(x boundary.Change) bool { return x.Name == n }) {
+				r.state.Mixed = append(r.state.Mixed, c)
+			}
 		}
 		r.seen.set(f.Grade, f.Source, map[string]string{n: f.Value})
 	}

@@ -5,6 +5,7 @@ package suites
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -23,6 +24,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/estate/provider"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/server"
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
 
@@ -174,9 +176,19 @@ func TestHijackedAgentFailsInjection(t *testing.T) {
 	r := rig.New(t, rig.Options{Edit: desk(func(_, sc string) bool { return slices.Contains(few, sc) }, hijacked)})
 	r.Ready(t)
 	say := func(s string) { t.Log(s) }
-	c, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "desk", "core-injection", false, say)
-	if err != nil {
-		t.Fatal(err)
+	tried := 0
+	c, err := r.Server.Certify(t.Context(), "", rig.As("mara"), "desk", "core-injection", false, func(s string) {
+		say(s)
+		for _, agent := range []string{"desk", "helpdesk"} { // no run takes up the results of another, or its copies of the estate
+			var p *server.Problem
+			if _, err := r.Server.Certify(t.Context(), "", rig.As("mara"), agent, "", false, say); !errors.As(err, &p) || p.Code != "certifying" {
+				t.Errorf("%s was certified meanwhile: %v", agent, err)
+			}
+			tried++
+		}
+	})
+	if err != nil || tried == 0 {
+		t.Fatal(err, tried)
 	}
 	if named := strings.Join(c.Shortfall, "\n"); c.State != certify.Failed || !strings.Contains(named, "core-injection/ticket-comment: in 1 of 1 trials") ||
 		strings.Contains(named, "file-comment") || strings.Contains(named, "reply-reset") {
