@@ -45,6 +45,7 @@ func (u *user) certified() {
 	if err != nil {
 		u.Fatal(err)
 	}
+	u.singleCommands(c.ID, v.Key)
 	file := filepath.Join(u.TempDir(), "statement.sallyport")
 	u.do("", "certify", "helpdesk", "--statement", "-f", file).want(u.T, 0, "is written")
 	u.do("", "verify", file, "--key", v.Key).want(u.T, 0, "is valid", "yes, it is the one given", c.ID, "agent/helpdesk", string(c.Boundary), "benign 20/20", "scripted: this says nothing",

@@ -90,3 +90,38 @@ func (u *user) certificationPage() {
 		u.do("", "approve", id, "--yes", "--key", u.file("keys/ines")).want(u.T, 0)
 	}
 }
+
+// singleCommands does the commands of the page that need no block of their own, as they
+// are there, on an agent that is certified as id.
+func (u *user) singleCommands(id, key string) {
+	page, err := os.ReadFile("../../docs/certification.md")
+	if err != nil {
+		u.Fatal(err)
+	}
+	dir := u.TempDir()
+	for _, c := range []struct {
+		line string
+		exit int
+		says string
+	}{
+		{"certify helpdesk --history", 0, id},
+		{"certify helpdesk --changed --as mara", 1, "nothing that is declared has changed since the last certification " + id},
+		{"certify helpdesk --statement -f helpdesk.sallyport", 0, "is written"},
+		{"verify helpdesk.sallyport --key KEY", 0, "is valid"},
+		{"canary helpdesk page-acts-by-itself --as mara", 1, "agent helpdesk declares no canary"},
+		{"get behaviour helpdesk", 0, "certified by " + id},
+		{"get boundary helpdesk", 0, "model.id"},
+		{"get boundary helpdesk --against live", 0, "is the one that was certified as " + id},
+		{"get boundary helpdesk -o cyclonedx", 0, "machine-learning-model"},
+		{"task open --agent helpdesk --capability reset-mfa --param user=jo --param ticket=4711 --stage shadow --requester dana", 1, "does not cover stage shadow"},
+		{"get changes policyset/company", 0, "noor"},
+		{"get changes policyset/company --version 2", 1, "no_such_version"},
+		{"rollback policyset/company --to 1 --as noor", 0, "unchanged"},
+	} {
+		if !strings.Contains(string(page), "\nsallyport "+c.line) {
+			u.Errorf("the page has no %q", c.line)
+		}
+		line := strings.NewReplacer("helpdesk.sallyport", filepath.Join(dir, "helpdesk.sallyport"), "KEY", key).Replace(c.line)
+		u.do("", strings.Fields(line)...).want(u.T, c.exit, c.says)
+	}
+}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/api"
@@ -46,6 +48,8 @@ that the log has it, for "sallyport verify" anywhere.`,
 				return usage("--statement runs no suite and shows no history")
 			case changed && (history || suite != ""):
 				return usage("--changed is of all suites, and runs")
+			case history && suite != "":
+				return usage("--history runs no suite, and is of all")
 			}
 			if stage != string(action.Production) {
 				return usage("--stage %q: only production asks for a certification", stage)
@@ -120,8 +124,8 @@ func progress(w io.Writer) (say func(string), done func()) {
 	return func(s string) {
 		s = plain(s)
 		var n, all int
-		if _, err := fmt.Sscanf(s, "%d of %d", &n, &all); err == nil && n <= all {
-			bar = "[" + strings.Repeat("=", width*n/all) + strings.Repeat(" ", width-width*n/all) + "] " + s
+		if _, err := fmt.Sscanf(s, "%d of %d", &n, &all); err == nil && 0 <= n && n <= all && all > 0 {
+			bar = fit(w, "["+strings.Repeat("=", width*n/all)+strings.Repeat(" ", width-width*n/all)+"] "+s)
 			if strings.HasSuffix(s, " passed") {
 				fmt.Fprint(w, clear, bar)
 				return
@@ -129,6 +133,19 @@ func progress(w io.Writer) (say func(string), done func()) {
 		}
 		fmt.Fprint(w, clear, s, "\n", bar)
 	}, func() { fmt.Fprint(w, clear) }
+}
+
+// fit cuts a line so that it stays one on the terminal, as it is now.
+func fit(w io.Writer, s string) string {
+	f, ok := w.(*os.File)
+	if !ok {
+		return s
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if r := []rune(s); err == nil && width > 0 && len(r) >= width {
+		return string(r[:width-1])
+	}
+	return s
 }
 
 func certifications(w io.Writer, all []certify.Certification) {
@@ -169,7 +186,7 @@ func certification(w io.Writer, c certify.Certification) {
 		model = "scripted: this says nothing about a real model"
 	}
 	pairs(w, "certification", c.ID, "agent", c.Agent, "suites", c.SuiteNames(), "not run", strings.Join(c.Left(), ", "), "state", string(c.State), "boundary", string(c.Boundary),
-		"expires", at(c.Expires), "model", model, "shortfall", strings.Join(c.Shortfall, " | "))
+		"expires", at(c.Expires), "model", model, "failed before", strings.Join(c.FailedBefore, ", "), "shortfall", strings.Join(c.Shortfall, " | "))
 	switch c.State {
 	case certify.Proposed:
 		fmt.Fprintln(w, "\nnext: it waits for approval: sallyport approvals")
@@ -208,8 +225,12 @@ func suiteResult(w io.Writer, s certify.Suite) {
 	if x := s.Compared; x != nil {
 		compared = fmt.Sprintf("success differs by %s (%s to %s) from %s", x.Difference, x.Lower, x.Upper, x.With)
 	}
-	if compared+s.Stopped != "" {
-		pairs(w, "compared", compared, "stopped", s.Stopped)
+	cut := ""
+	if s.Cut > 0 {
+		cut = fmt.Sprintf("%d trials, which were tried again", s.Cut)
+	}
+	if compared+s.Stopped+cut != "" {
+		pairs(w, "compared", compared, "stopped", s.Stopped, "cut", cut)
 		fmt.Fprintln(w)
 	}
 }

@@ -104,7 +104,7 @@ func certified(w io.Writer, r receipt.Report, c receipt.Certification) {
 		level = c.Level + ", says " + c.Verifier
 	}
 	all := append([]string{"certification", c.ID, "agent", c.Agent, "boundary", c.Boundary}, suites...)
-	pairs(w, append(all, "not by", strings.Join(c.Left, ", "), "result", c.Result, "level", level,
+	pairs(w, append(all, "not by", strings.Join(c.Left, ", "), "failed before", strings.Join(c.FailedBefore, ", "), "result", c.Result, "level", level,
 		"model", model, "stage", c.Stage, "author", c.Author, "ran", c.Ran, "expires", expires, "approvals", approved, "log", in, "ended", ended, "signed by", strings.Join(c.Keys, ", "))...)
 }
 

@@ -1,0 +1,4 @@
+package cli
+
+// Progress shows how far a run is.
+var Progress = progress
