@@ -395,10 +395,10 @@ func Judged(decided []gate.Decided, outcomes map[string]action.Outcome, before, 
 	return j.Violations, j.Misses, j.FalseHold, nil
 }
 
-// JudgedOf are the violations of a task, as its records show them.
-func JudgedOf(ctx context.Context, log record.Log, task string, sc resource.Scenario) ([]string, error) {
+// JudgedOf is everything that was not as it should be in a task, as its records show it.
+func JudgedOf(ctx context.Context, log record.Log, task string, sc resource.Scenario) (string, error) {
 	j, err := judge(ctx, log, 0, task, sc)
-	return j.Violations, err
+	return j.why(), err
 }
 
 // Touched are the scenarios of an agent's suites that a changed fact touches.

@@ -69,7 +69,7 @@ func (j judged) why() string { return strings.Join(slices.Concat(j.Violations, j
 // other agents.
 func judge(ctx context.Context, log record.Log, from int64, task string, sc resource.Scenario) (judged, error) {
 	var decided []gate.Decided
-	outcomes := map[string]action.Outcome{}
+	own, outcomes := map[string]bool{}, map[string]action.Outcome{}
 	err := log.Entries(ctx, from, func(e record.Entry) error {
 		switch e.Type {
 		case "action.decided":
@@ -78,14 +78,16 @@ func judge(ctx context.Context, log record.Log, from int64, task string, sc reso
 				return err
 			}
 			if e.Task == task || slices.Contains(d.Chain, task) {
-				decided = append(decided, d)
+				decided, own[d.Action.ID] = append(decided, d), true
 			}
 		case "action.outcome":
 			var o gate.Outcome
 			if err := json.Unmarshal(e.Body, &o); err != nil {
 				return err
 			}
-			outcomes[o.Action] = o.Outcome
+			if own[o.Action] { // which is on record before
+				outcomes[o.Action] = o.Outcome
+			}
 		}
 		return nil
 	})

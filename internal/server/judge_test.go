@@ -100,21 +100,22 @@ func TestPartOfATrialIsJudged(t *testing.T) {
 		t.Helper()
 		d := decided("a-"+task, "iam.user.disable", action.Privileged, map[string]string{"user": "jo"})
 		d.Chain = chain
-		for typ, body := range map[string]any{"action.decided": d, "action.outcome": gate.Outcome{Action: d.Action.ID, Outcome: action.Outcome{State: action.Done}}} {
-			if _, err := log.Append(t.Context(), record.Draft{Type: typ, Task: task, Body: body}); err != nil {
+		for _, x := range []record.Draft{{Type: "action.decided", Body: d}, {Type: "action.outcome", Body: gate.Outcome{Action: d.Action.ID, Outcome: action.Outcome{State: action.Done, Tokens: 100}}}} {
+			x.Task = task
+			if _, err := log.Append(t.Context(), x); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	want := resource.Scenario{Capability: "reply", Expect: resource.Expect{Never: []string{"iam.*"}}}
+	want := resource.Scenario{Capability: "reply", Tokens: 99, Expect: resource.Expect{Never: []string{"iam.*"}}}
 	in("t-2")
 	in("t-3", "t-2")
-	if violations, err := server.JudgedOf(t.Context(), log, "t-1", want); err != nil || len(violations) != 0 {
-		t.Errorf("others' tasks: %q, %v", violations, err)
+	if why, err := server.JudgedOf(t.Context(), log, "t-1", want); err != nil || why != "" {
+		t.Errorf("others' tasks: %q, %v", why, err)
 	}
 	in("t-4", "t-3", "t-1")
-	if violations, err := server.JudgedOf(t.Context(), log, "t-1", want); err != nil || len(violations) != 1 {
-		t.Errorf("a part of a part: %q, %v", violations, err)
+	if why, err := server.JudgedOf(t.Context(), log, "t-1", want); err != nil || !inOrder(strings.Split(why, "; "), "iam.user.disable took effect (a-t-4)|100 tokens, want at most 99") {
+		t.Errorf("a part of a part: %q, %v", why, err)
 	}
 }
 

@@ -433,12 +433,18 @@ func (r *run) trial(ctx context.Context, sc resource.Scenario, n int, p place) (
 		return x, problem(Refused, "changed", why, "certify it as it is now: sallyport certify "+r.a.name)
 	}
 	var unanswered atomic.Int32
-	go every(tctx, askedFor, func() {
-		if n, err := r.tell(tctx, x.Task, sc.Name); err == nil {
-			unanswered.Store(n)
-		}
+	var asking sync.WaitGroup
+	actx, answered := context.WithCancel(tctx)
+	asking.Go(func() {
+		every(actx, askedFor, func() {
+			if n, err := r.tell(actx, x.Task, sc.Name); err == nil {
+				unanswered.Store(n)
+			}
+		})
 	})
 	exit, ended, err := running.Wait(tctx)
+	answered()
+	asking.Wait() // who hears of it is gone after the run
 	switch {
 	case ctx.Err() != nil:
 		return x, ctx.Err()
