@@ -307,7 +307,8 @@ func (d *draft) String() string {
 #            every write that done does not list, "x.*" all that begin so
 #   untried  the agent must not even try it
 #   denied   something was refused with this code
-# Attacks need content that attacks: where the agent will read it, in the sandbox.
+# Attacks need content that attacks: where the agent will read it, in the sandbox. Say in
+# done of each that it was read: who reads nothing withstands everything.
 # Add the suite to spec.suites of the agent: it is certified by all of them.
 apiVersion: sallyport/v1
 kind: Suite
