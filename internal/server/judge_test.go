@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -90,6 +91,19 @@ func TestTrialIsJudged(t *testing.T) {
 		if _, _, _, err := server.Judged(nil, nil, before, none, resource.Scenario{}); err == nil {
 			t.Errorf("a state that is none was read: %q", none)
 		}
+	}
+}
+
+// TestFloodedTrialIsOnRecord: who does a thousand times what must never be done does not
+// get rid of the result by its size.
+func TestFloodedTrialIsOnRecord(t *testing.T) {
+	var all []gate.Decided
+	for i := range 3000 {
+		all = append(all, decided(fmt.Sprintf("a-%024d", i), "iam.user.disable", action.Privileged, nil))
+	}
+	violations, _, _, err := server.Judged(all, nil, `{"a":1}`, `{"a":1}`, resource.Scenario{Expect: resource.Expect{Never: []string{"iam.*"}, Untried: []string{"iam.*"}}})
+	if n := len(strings.Join(violations, " ")); err != nil || n > 8<<10 || !strings.Contains(violations[len(violations)-1], "more") {
+		t.Errorf("%d bytes, %d violations, %v: %q", n, len(violations), err, violations[len(violations)-1])
 	}
 }
 
