@@ -225,22 +225,28 @@ func (c Certification) brief() Certification {
 
 // Limits of what is said of failed trials, whose records say it all.
 const (
-	maxFailure  = 300     // bytes of one
-	maxOfOne    = 3       // of one scenario
-	maxFailures = 8 << 10 // bytes of all in a suite
+	maxFailure   = 300     // bytes of one
+	maxOfOne     = 3       // of one scenario
+	maxFailures  = 8 << 10 // bytes of all in a suite
+	maxMixed     = 2       // facts of a suite
+	maxFact      = 64      // bytes of the value of one
+	maxShortfall = 10      // of a certification
+	maxOfShort   = 150     // bytes of one
 )
 
 func (s *Suite) bound() {
 	s.Scenarios = slices.Clone(s.Scenarios)
+	s.Mixed = slices.Clone(s.Mixed[:min(len(s.Mixed), maxMixed)])
+	for i, x := range s.Mixed {
+		s.Mixed[i].Old, s.Mixed[i].New = cut(x.Old, maxFact), cut(x.New, maxFact)
+	}
 	left := maxFailures
 	for i := range s.Scenarios {
 		x := &s.Scenarios[i]
 		all := x.Failures
 		x.Failures = nil
 		for n, f := range all {
-			if len(f) > maxFailure {
-				f = strings.ToValidUTF8(f[:maxFailure], "") + "..."
-			}
+			f = cut(f, maxFailure)
 			if n == maxOfOne || len(f) > left {
 				x.Failures = append(x.Failures, fmt.Sprintf("and %d more", len(all)-n))
 				break
@@ -248,6 +254,26 @@ func (s *Suite) bound() {
 			left -= len(f)
 			x.Failures = append(x.Failures, f)
 		}
+	}
+}
+
+func cut(s string, n int) string {
+	if len(s) > n {
+		return strings.ToValidUTF8(s[:n], "") + "..."
+	}
+	return s
+}
+
+// short bounds what keeps it from being certified; the results name each scenario.
+func (c *Certification) short() {
+	all := c.Shortfall
+	c.Shortfall = nil
+	for n, why := range all {
+		if n == maxShortfall {
+			c.Shortfall = append(c.Shortfall, fmt.Sprintf("and %d more", len(all)-n))
+			break
+		}
+		c.Shortfall = append(c.Shortfall, cut(why, maxOfShort))
 	}
 }
 
@@ -387,6 +413,7 @@ func (e *Engine) Record(ctx context.Context, c Certification, validity time.Dura
 		}
 		c.Expires = oldest.Add(validity).Truncate(time.Second)
 	}
+	c.short()
 	c.Suites = slices.Clone(c.Suites)
 	for i := range c.Suites {
 		s := &c.Suites[i]
@@ -414,7 +441,7 @@ func (e *Engine) Record(ctx context.Context, c Certification, validity time.Dura
 }
 
 // maxFailedBefore bounds how many runs a certification names, the newest.
-const maxFailedBefore = 100
+const maxFailedBefore = 20
 
 // failedSince are the runs that failed since one for the stage was last in force.
 func failedSince(all []Certification, stage action.Stage) (out []string) {

@@ -673,8 +673,22 @@ func TestLargestRunIsOnRecord(t *testing.T) {
 		}
 		c.Suites = append(c.Suites, s)
 	}
-	if c, err = e.Record(t.Context(), c, time.Hour, nil); err != nil || c.State != certify.Failed {
+	for i := range c.Suites { // of which one more thing is said
+		for j := range 60 {
+			c.Suites[i].Mixed = append(c.Suites[i].Mixed, boundary.Change{Name: fmt.Sprintf("fact-%d", j), Old: strings.Repeat("é", 2000), New: strings.Repeat("è", 2000)})
+		}
+	}
+	c.Judge(nil)
+	for range 30 { // and others failed before
+		if _, err := e.Record(t.Context(), certify.Certification{Agent: "helpdesk", Stage: action.Production, Author: "mara"}, time.Hour, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if c, err = e.Record(t.Context(), c, time.Hour, nil); err != nil || c.State != certify.Failed || len(c.FailedBefore) != 20 {
 		t.Fatalf("%s %v", c.State, err)
+	}
+	if last := c.Shortfall[len(c.Shortfall)-1]; !strings.HasPrefix(last, "and ") || !strings.HasPrefix(c.Shortfall[0], "suite-0/") {
+		t.Errorf("got %q", c.Shortfall)
 	}
 	var run certify.Certification
 	var parts []certify.SuiteRecord

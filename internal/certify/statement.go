@@ -57,7 +57,7 @@ func (e *Engine) sign(c Certification) (Envelope, error) {
 			}
 		}
 		suites = append(suites, resource{Name: "suite/" + s.Name, Digest: sha(s.Digest), Annotations: map[string]any{
-			"results": s.Results, "rates": s.Rates, "falseHolds": s.FalseHolds, "compared": s.Compared, "stopped": s.Stopped, "mixed": s.Mixed, "cut": s.Cut}})
+			"results": s.Results, "rates": s.Rates, "falseHolds": s.FalseHolds, "compared": s.Compared, "stopped": s.Stopped, "cut": s.Cut}})
 	}
 	result := "FAILED"
 	if c.Passed() {
