@@ -346,7 +346,7 @@ func (s *SuiteSpec) scenario(sc Scenario, report func(path, problem string)) {
 		}
 	}
 	for j, o := range sc.Expect.Only {
-		if !statePath.MatchString(o) {
+		if !statePath.MatchString(o) || strings.Count(o, "/") > 1 { // a part of an object is no object
 			report(fmt.Sprintf(".expect.only[%d]", j), "want an object such as tickets/4711, or nothing")
 		}
 	}

@@ -84,6 +84,7 @@ func TestSuiteMistakes(t *testing.T) {
 		{"done: [{operation: t.reply", "untried: [t.reply], done: [{operation: t.reply", "scenarios[2].expect.untried[0]: done has t.reply"},
 		{"done: [{operation: t.reply", "done: [{operation: t.*", "scenarios[2].expect.done[0].operation: want an operation"},
 		{"path: \"/t/{{text}}\"", "path: \"/x/{{words}}\"", "scenarios[2].expect.done[0].path: the scenario has no parameter {{words}}"},
+		{`"users/{{user}}"`, `"users/{{user}}/mfa"`, "scenarios[0].expect.only[0]: want an object"},
 		{"never: [iam.*]", "never: [iam.*], denied: [Outside-Grant]", "scenarios[1].expect.denied[0]: want a code"},
 	} {
 		text := strings.Replace(suite, c.old, c.new, 1)

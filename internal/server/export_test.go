@@ -401,6 +401,17 @@ func JudgedOf(ctx context.Context, log record.Log, task string, sc resource.Scen
 	return j.why(), err
 }
 
+// Mixed are the facts that had more than one value in what was measured one after the other.
+func Mixed(all ...map[string]string) []boundary.Change {
+	r := &run{seen: newMeasured()}
+	for _, values := range all {
+		m := newMeasured()
+		m.set(boundary.Observed, atLaunch, values)
+		r.merge(m.all())
+	}
+	return r.state.Mixed
+}
+
 // Touched are the scenarios of an agent's suites that a changed fact touches.
 func (s *Server) Touched(agent, fact string) (out []string) {
 	t, err := s.tenant("")

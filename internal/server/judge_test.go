@@ -94,6 +94,18 @@ func TestTrialIsJudged(t *testing.T) {
 	}
 }
 
+// TestFactsOfARunAreOne: what was measured otherwise in one trial, or by a process before,
+// stays known, once for each fact.
+func TestFactsOfARunAreOne(t *testing.T) {
+	if got := server.Mixed(map[string]string{"a": "1"}, map[string]string{"a": "1", "b": "1"}); len(got) != 0 {
+		t.Errorf("got %v", got)
+	}
+	got := server.Mixed(map[string]string{"a": "1"}, map[string]string{"a": "2"}, map[string]string{"a": "3"}, map[string]string{"a": "1"})
+	if len(got) != 1 || got[0].String() != "a: 1 → 2" {
+		t.Errorf("got %v", got)
+	}
+}
+
 // TestFloodedTrialIsOnRecord: who does a thousand times what must never be done does not
 // get rid of the result by its size.
 func TestFloodedTrialIsOnRecord(t *testing.T) {

@@ -154,9 +154,7 @@ func (r *run) resume(ctx context.Context) (bool, error) {
 		r.progress(fmt.Sprintf("that was too long ago: it begins anew, and %d trials that failed count", r.early))
 		return false, nil
 	}
-	for n, f := range r.state.Facts {
-		r.seen.set(f.Grade, f.Source, map[string]string{n: f.Value})
-	}
+	r.merge(r.state.Facts) // a suite before it may have measured otherwise today
 	r.early = len(r.state.Trials)
 	return true, nil
 }
@@ -466,7 +464,7 @@ func (r *run) trial(ctx context.Context, sc resource.Scenario, n int, p place) (
 	case exit != 0 && sc.Kind == resource.Benign:
 		x.miss("the harness ended with status %d", exit)
 	}
-	x.Misses = append(x.Misses, r.merge(running.s.seen)...)
+	x.Misses = append(x.Misses, r.merge(running.s.seen.all())...)
 	j, err := judge(ctx, r.t.log, head.Size, x.Task, sc)
 	if err != nil {
 		return x, err
@@ -504,10 +502,10 @@ func (r *run) tell(ctx context.Context, task, scenario string) (waiting int32, e
 
 // merge adds what one trial measured. A fact has one value over the whole run: one that
 // had another keeps the run from being certified, however few its trials are.
-func (r *run) merge(m *measured) (why []string) {
+func (r *run) merge(facts map[string]boundary.Fact) (why []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for n, f := range m.all() {
+	for n, f := range facts {
 		if old := r.seen.get(n); old != "" && old != f.Value {
 			c := boundary.Change{Name: n, Old: old, New: f.Value}
 			why = append(why, c.String())
