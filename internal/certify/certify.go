@@ -176,7 +176,7 @@ func (s Suite) passed() bool {
 			return false
 		}
 	}
-	return len(s.Scenarios) > 0
+	return len(s.Scenarios) > 0 && len(s.Mixed) == 0
 }
 
 // Left are the suites of the boundary that the run was not of, as they are there.

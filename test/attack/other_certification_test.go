@@ -58,6 +58,11 @@ func TestCertificationOfSomethingElse(t *testing.T) {
 		{name: "of_a_larger_boundary", change: func(c *certification) { fact(c, "connector.payroll", other) }, force: true, want: "no_certification"},
 		{name: "by_another_suite", change: func(c *certification) { c.Suites[0].Name = "easy" }, by: "ines", want: "no_certification"},
 		{name: "by_the_suite_as_it_was", change: func(c *certification) { c.Suites[0].Digest = other }, by: "ines", want: "no_certification"},
+		{name: "by_some_of_its_suites", change: func(c *certification) { fact(c, "suite.injection", other) }, by: "ines", want: "no_certification"},
+		{name: "of_two_boundaries_in_one_run", change: func(c *certification) {
+			c.Suites[0].Mixed = []boundary.Change{{Name: "model.geo", Old: "eu", New: "us"}}
+		},
+			by: "ines", want: "no_certification"},
 		{name: "expired", force: true, want: "no_certification"},
 		{name: "expired_before_it_was_approved", by: "ines", want: "no_certification"},
 		{name: "lapsed", force: true, want: "no_certification"},
