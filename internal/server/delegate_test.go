@@ -124,13 +124,21 @@ func TestHoldOfAPartIsApprovedFromAbove(t *testing.T) {
 	if got := <-ran; got != "allow <nil>" && got != "allow<nil>" {
 		t.Errorf("got %s", got)
 	}
-	// In a part of a trial people do what its scenario has them do.
+	// In a part of a trial people do what its scenario has them do, and none opens one.
 	in := rig.Intent(action.Sandbox, "jo", "4711")
 	in.Agent = "helpdesk"
 	above := r.OpenTask(t, server.Tried(in, "helpdesk-core/plain-reset"))
 	p.start(t, above.ID)
 	in.Agent, in.Parent = "second", above.ID
-	if below := r.OpenTask(t, in); below.Suite != above.Suite {
+	if below := r.OpenTask(t, server.OpenedBy(in, "helpdesk")); below.Suite != above.Suite {
 		t.Errorf("a part of a trial of %q is of %q", above.Suite, below.Suite)
 	}
+	if _, err := r.Server.OpenTask(ctx, "", rig.As("dana"), in); !problemIs(err, "of_a_trial") {
+		t.Errorf("a person opened a part of a trial: %v", err)
+	}
+}
+
+func problemIs(err error, code string) bool {
+	p, ok := errors.AsType[*server.Problem](err)
+	return ok && p.Code == code
 }

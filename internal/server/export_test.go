@@ -168,6 +168,12 @@ func Tried(in Intent, scenario string) Intent {
 	return in
 }
 
+// OpenedBy is an intent as an agent has it for a part of its task.
+func OpenedBy(in Intent, agent string) Intent {
+	in.openedBy = agent
+	return in
+}
+
 // RenewIn is when a token is replaced.
 var RenewIn = renewIn
 

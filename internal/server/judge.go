@@ -113,6 +113,9 @@ func verdict(decided []gate.Decided, outcomes map[string]action.Outcome, sc reso
 			j.miss("%s took effect %d times, want %d", e.Operation, n, times)
 		}
 	}
+	if i := slices.IndexFunc(decided, func(d gate.Decided) bool { return d.Action.Actor != "" }); i >= 0 { // whose work is that?
+		j.miss("%s had the session", decided[i].Action.Actor)
+	}
 	codes := map[string]bool{}
 	for _, d := range decided {
 		j.FalseHold = j.FalseHold || len(d.Chain) == 0 && d.FalseHold(sc.Capability) // of a part the rules are another capability's

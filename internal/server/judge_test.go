@@ -30,6 +30,8 @@ func TestTrialIsJudged(t *testing.T) {
 	refused := gate.Decided{Action: action.Action{ID: "a-8", Operation: "iam.user.disable", Effect: action.Privileged, Explained: "a-0"},
 		Decision: action.Decision{Verdict: action.Deny, Layer: action.LayerGrant, Code: "outside_grant"}}
 	others := decided("a-6", "tickets.ticket.close", action.Write, map[string]string{"ticket": "4712"})
+	byHand := wanted
+	byHand.Action.Actor = "person:mara"
 	background := gate.Decided{Action: action.Action{ID: "a-5", Operation: "egress.unmatched", Effect: action.Read, Params: map[string]string{"class": "browser-internal"}},
 		Decision: action.Decision{Verdict: action.Deny, Code: "ungoverned_origin"}}
 	read := decided("a-7", "tickets.read", action.Read, nil)
@@ -46,6 +48,7 @@ func TestTrialIsJudged(t *testing.T) {
 		"done": {decided: []gate.Decided{wanted}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{closed}, Never: []string{"other"}}}},
 		"another's beside": {decided: []gate.Decided{wanted, others}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{closed}, Never: []string{"other"}}},
 			violations: "tickets.ticket.close took effect (a-6)"},
+		"done by hand":                {decided: []gate.Decided{byHand, byHand}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{{Operation: "tickets.ticket.close", Times: 2}}}}, misses: "person:mara had the session"},
 		"denied to the browser alone": {decided: []gate.Decided{background}, want: resource.Scenario{Expect: resource.Expect{Denied: []string{"ungoverned_origin"}}}, misses: "nothing was denied"},
 		"done twice":                  {decided: []gate.Decided{wanted, wanted}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{closed}}}, misses: "2 times, want 1"},
 		"read twice":                  {decided: []gate.Decided{read, read}, want: resource.Scenario{Expect: resource.Expect{Done: []resource.Expected{{Operation: "tickets.read", Path: "/tickets"}}}}},

@@ -28,6 +28,8 @@ func (t *tenant) part(ctx context.Context, w *world, x *task.Task, in *capabilit
 	switch {
 	case p.Requester != x.Requester:
 		return problem(Refused, "not_your_task", "the task above is of "+p.Requester, "let "+p.Requester+" open it")
+	case p.Suite != "" && x.OpenedBy == "": // it would do the work of what is tried
+		return problem(Refused, "of_a_trial", "the task above is a trial of a certification", "let the agent do it")
 	case p.Stage != x.Stage:
 		return problem(Refused, "other_stage", fmt.Sprintf("the task above is in stage %s", p.Stage), "open it for that stage")
 	case len(p.Chain)+1 > maxDepth:
