@@ -29,6 +29,7 @@ const (
 	Inference Surface = "inference" // calls to the model provider
 	Database  Surface = "database"  // sessions of databases
 	SSH       Surface = "ssh"       // sessions at hosts, and signing in to them
+	MCP       Surface = "mcp"       // calls of tools of MCP servers, and the lists of them
 	Control   Surface = "control"   // the boundary's own steps (opening a task, signing in, closing)
 )
 

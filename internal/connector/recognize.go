@@ -109,6 +109,9 @@ func (s *Set) add(name string, spec *Spec, stage action.Stage, o Origin) {
 		t.urls[each.Name] = each.URL
 	}
 	for _, op := range spec.Operations {
+		if op.Kind == KindTool {
+			continue // no request is one
+		}
 		if op.Origin == o.Name || op.Origin == "" && len(origins) == 1 {
 			c := &compiled{Operation: op}
 			c.path, _ = parseTemplate(op.Path) // Validate refused what does not parse
@@ -173,6 +176,11 @@ func (t *target) recognize(m *Match, r action.Request, body []byte) {
 	if err != nil {
 		m.Code, m.Why = "ambiguous_path", "the path can be read in two ways"
 		// An unreadable path may be any operation's.
+		m.Effect = action.Write
+		return
+	}
+	if t.toolsAt(parts) {
+		m.Code, m.Why = "mcp_endpoint", "tools are called at the door for them"
 		m.Effect = action.Write
 		return
 	}

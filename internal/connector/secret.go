@@ -126,7 +126,9 @@ func (s *Spec) originOf(op Operation) string { return s.originName(op.Origin) }
 func (s *Spec) originName(name string) string {
 	if name == "" {
 		for _, st := range s.Stages {
-			return st.Origins[0].Name // the only one, and named alike in every stage
+			if len(st.Origins) > 0 {
+				return st.Origins[0].Name // the only one, and named alike in every stage
+			}
 		}
 	}
 	return name

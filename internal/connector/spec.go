@@ -43,6 +43,8 @@ type Spec struct {
 	// as most do with ids. Only the plain spelling is recognised: "07", "+7",
 	// "7.json" and "7 " are 7 to somebody.
 	Numbers []string `json:"numbers,omitempty"`
+	// MCP is where the application's tools are called; see kind tool.
+	MCP *MCP `json:"mcp,omitempty"`
 	// Takes are the credentials that the boundary puts into requests.
 	Takes      []Take      `json:"takes,omitempty"`
 	Operations []Operation `json:"operations,omitempty"`
@@ -141,27 +143,34 @@ type Kind string
 const (
 	KindRequest   Kind = "request"
 	KindWebSocket Kind = "websocket" // the handshake
+	KindTool      Kind = "tool"      // a call of a tool of the MCP server
 )
 
 // Values lists what may be written.
-func (Kind) Values() []string { return []string{string(KindRequest), string(KindWebSocket)} }
+func (Kind) Values() []string {
+	return []string{string(KindRequest), string(KindWebSocket), string(KindTool)}
+}
 
 // Operation is one business effect and a request that has it. Two requests with
 // the same effect have the same name.
 type Operation struct {
 	// Name is <connector>.thing.verb.
-	Name        string        `json:"name"`
-	Description string        `json:"description,omitempty"`
-	Kind        Kind          `json:"kind,omitempty"`
-	Origin      string        `json:"origin,omitempty"` // name; may be left out when there is one
-	Method      string        `json:"method"`
-	Path        string        `json:"path"` // "/users/{user}/reset": a parameter is one whole segment
-	Query       *Fields       `json:"query,omitempty"`
-	Body        *Body         `json:"body,omitempty"`
-	Effect      action.Effect `json:"effect"`
-	Labels      []string      `json:"labels,omitempty"`
-	Reversible  bool          `json:"reversible,omitempty"`
-	ReadBack    *ReadBack     `json:"readBack,omitempty"`
+	Name        string  `json:"name"`
+	Description string  `json:"description,omitempty"`
+	Kind        Kind    `json:"kind,omitempty"`
+	Origin      string  `json:"origin,omitempty"` // name; may be left out when there is one
+	Method      string  `json:"method,omitempty"`
+	Path        string  `json:"path,omitempty"` // "/users/{user}/reset": a parameter is one whole segment
+	Query       *Fields `json:"query,omitempty"`
+	Body        *Body   `json:"body,omitempty"`
+	// Of kind tool, instead of all these: the tool, and all arguments that it may be
+	// called with.
+	Tool       string           `json:"tool,omitempty"`
+	Arguments  map[string]Field `json:"arguments,omitempty"`
+	Effect     action.Effect    `json:"effect"`
+	Labels     []string         `json:"labels,omitempty"`
+	Reversible bool             `json:"reversible,omitempty"`
+	ReadBack   *ReadBack        `json:"readBack,omitempty"`
 }
 
 // BodyType is how a body is read.
@@ -251,11 +260,13 @@ const (
 	// bytes; a Param p comes with pName, pSize in bytes, and pType, the media
 	// type that the sender says.
 	TypeFile FieldType = "file"
+	// TypeJSON is any value of a tool's argument; its Param is the canonical JSON.
+	TypeJSON FieldType = "json"
 )
 
 // Values lists what may be written.
 func (FieldType) Values() []string {
-	return []string{string(TypeString), string(TypeInteger), string(TypeBoolean), string(TypeFile)}
+	return []string{string(TypeString), string(TypeInteger), string(TypeBoolean), string(TypeFile), string(TypeJSON)}
 }
 
 // params are the parameters that the field gives.

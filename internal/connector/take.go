@@ -185,7 +185,13 @@ func (c *checker) takes() {
 				}
 			}
 		}
+		if c.atTools(t.Origin) && (t.As == AsCertificate || t.As == AsSigV4) {
+			c.bad(at+".as", "an MCP server takes a credential in a header field: want bearer, basic or header")
+		}
 		for j, name := range t.Operations {
+			if slices.ContainsFunc(c.spec.Operations, func(op Operation) bool { return op.Name == name && op.Kind == KindTool }) {
+				c.bad(fmt.Sprintf("%s.operations[%d]", at, j), "all tools of a server are listed and called with one credential: leave operations out")
+			}
 			if !slices.ContainsFunc(c.spec.Operations, func(op Operation) bool { return op.Name == name }) {
 				c.bad(fmt.Sprintf("%s.operations[%d]", at, j), "the connector has no operation %s", name)
 			}

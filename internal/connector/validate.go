@@ -53,6 +53,7 @@ func (s *Spec) Validate(name string, report func(path, problem string)) {
 		}
 	}
 	c.spellings()
+	c.mcp()
 	c.takes()
 	c.audit()
 	first := map[string]*Operation{}
@@ -77,7 +78,7 @@ func paramsOf(o *Operation) []string {
 	return all
 }
 
-var surfaces = []action.Surface{action.Computer, action.Egress, action.Inference, action.Database, action.SSH, action.Control}
+var surfaces = []action.Surface{action.Computer, action.Egress, action.Inference, action.Database, action.SSH, action.MCP, action.Control}
 
 func (c *checker) stages() {
 	if len(c.spec.Stages) == 0 {
@@ -221,10 +222,6 @@ func (c *checker) operation(op *Operation, at string) {
 	case slices.Contains(reserved, rest):
 		c.bad(at+".name", "%s is made by the boundary itself", op.Name)
 	}
-	c.originName(op.Origin, at+".origin")
-	if !slices.Contains(methods, op.Method) {
-		c.bad(at+".method", "want one of %s", strings.Join(methods, ", "))
-	}
 	if _, err := action.ParseEffect(string(op.Effect)); err != nil || op.Effect == action.Observe {
 		c.bad(at+".effect", "want read, write, privileged or irreversible")
 	}
@@ -235,6 +232,17 @@ func (c *checker) operation(op *Operation, at string) {
 		if !labelForm.MatchString(l) {
 			c.bad(fmt.Sprintf("%s.labels[%d]", at, i), "want lower-case letters, digits and hyphens")
 		}
+	}
+	if op.Kind == KindTool {
+		c.tool(op, at)
+		return
+	}
+	if op.Tool != "" || op.Arguments != nil {
+		c.bad(at, "tool and arguments are of kind: tool")
+	}
+	c.originName(op.Origin, at+".origin")
+	if !slices.Contains(methods, op.Method) {
+		c.bad(at+".method", "want one of %s", strings.Join(methods, ", "))
 	}
 	t, err := parseTemplate(op.Path)
 	if err != nil {
@@ -293,6 +301,12 @@ func (c *checker) readBack(op *Operation, at string, params map[string]bool) {
 // overlap reports two operations that one request could match. A path that is
 // narrower than the other takes precedence and is no overlap.
 func (c *checker) overlap(a, b *Operation, at string) {
+	if a.Kind == KindTool || b.Kind == KindTool {
+		if a.Kind == b.Kind && SameTool(a.Tool, b.Tool) {
+			c.bad(at+".tool", "%s and %s are of one tool", a.Name, b.Name)
+		}
+		return
+	}
 	if a.Method != b.Method || a.Origin != b.Origin || (a.Kind == KindWebSocket) != (b.Kind == KindWebSocket) {
 		return
 	}
@@ -363,13 +377,15 @@ func fieldsApart(a, b Fields) bool {
 // Params lists the parameters that an operation can have, sorted; Required
 // those that it always has.
 func (o *Operation) Params() (all, required []string) {
-	t, err := parseTemplate(o.Path)
-	if err != nil {
-		return nil, nil
+	groups := []map[string]Field{queryOf(o).Fields, o.Arguments}
+	if o.Kind != KindTool {
+		t, err := parseTemplate(o.Path)
+		if err != nil {
+			return nil, nil
+		}
+		all = templateParams(t)
+		required = slices.Clone(all)
 	}
-	all = templateParams(t)
-	required = slices.Clone(all)
-	groups := []map[string]Field{queryOf(o).Fields}
 	if o.Body != nil {
 		groups = append(groups, o.Body.Fields)
 	}

@@ -94,7 +94,9 @@ func (c *checker) fields(fs map[string]Field, in BodyType, at string, params map
 		case f.Type == "", f.Type == TypeString:
 		case f.Type == TypeFile && in != BodyMultipart:
 			c.bad(at+".type", "only a multipart body has files")
-		case f.Type != TypeFile && in != BodyJSON && in != BodyGraphQL:
+		case f.Type == TypeJSON && in != inArguments:
+			c.bad(at+".type", "only an argument of a tool is of type json")
+		case f.Type != TypeFile && in != BodyJSON && in != BodyGraphQL && in != inArguments:
 			c.bad(at+".type", "only JSON values and GraphQL arguments have a type")
 		}
 	}

@@ -245,7 +245,7 @@ func wellFormed(a action.Action) *action.Decision {
 		return deny(why, "the request has no canonical form")
 	}
 	switch a.Surface {
-	case action.Computer, action.Egress, action.Inference, action.Database, action.SSH, action.Control:
+	case action.Computer, action.Egress, action.Inference, action.Database, action.SSH, action.MCP, action.Control:
 	default:
 		return deny("unknown_surface", "the surface is not known")
 	}
