@@ -20,6 +20,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/capability"
+	"github.com/sallyport-dev/sallyport/internal/connector"
 	"github.com/sallyport-dev/sallyport/internal/estate/agent"
 	"github.com/sallyport-dev/sallyport/internal/policy"
 	"github.com/sallyport-dev/sallyport/internal/resource"
@@ -163,7 +164,7 @@ func TestFromRequestToDecision(t *testing.T) {
 		t.Fatal(err)
 	}
 	grant, err := policy.CompileGrant(resource.Grant(in, "brightwell", "helpdesk", "T1",
-		func(string) (*resource.CredentialSourceSpec, bool) { return nil, false }))
+		func(string) (*resource.CredentialSourceSpec, bool) { return nil, false }, func(string) (*connector.Spec, bool) { return nil, false }))
 	if err != nil {
 		t.Fatal(err)
 	}

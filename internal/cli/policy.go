@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sallyport-dev/sallyport/internal/capability"
+	"github.com/sallyport-dev/sallyport/internal/connector"
 	"github.com/sallyport-dev/sallyport/internal/policy"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 )
@@ -181,7 +182,7 @@ func (e *env) testPolicies(cases, cedar, declared []string) (policy.Report, erro
 				}
 				return policy.CompileGrant(resource.Grant(in, "test", agent, "test", func(n string) (*resource.CredentialSourceSpec, bool) {
 					return resource.Of[resource.CredentialSourceSpec](all, r.Metadata.Tenant, n)
-				}))
+				}, func(n string) (*connector.Spec, bool) { return resource.Of[connector.Spec](all, r.Metadata.Tenant, n) }))
 			}
 		}
 		return nil, fmt.Errorf("there is no capability %q: name resources with -f", name)

@@ -120,6 +120,11 @@ func (s *Set) Tools(stage action.Stage, name string) (ToolServer, bool) {
 	return ToolServer{}, false
 }
 
+// HasTool reports whether a tool has the operation.
+func (s *Spec) HasTool(operation string) bool {
+	return slices.ContainsFunc(s.Operations, func(op Operation) bool { return op.Kind == KindTool && op.Name == operation })
+}
+
 // ToolOperation is the operation of a connector's tool.
 func (s *Spec) ToolOperation(tool string) (*Operation, bool) {
 	i := slices.IndexFunc(s.Operations, func(op Operation) bool { return op.Kind == KindTool && op.Tool == tool })

@@ -35,6 +35,8 @@ type Grant struct {
 	// Hosts are the credential sources to whose host a session may be opened and
 	// signed in; what it may do there is up to the certificate and the account.
 	Hosts []string
+	// ToolServers are the applications whose list of tools may be asked for.
+	ToolServers []string
 	// Labels take effect once the task carries the label.
 	Labels []LabelRule
 	// Control covers the boundary's own steps for the applications of Rules and
@@ -74,7 +76,7 @@ type Constraint struct {
 // CompileGrant turns a grant into Cedar permits, and forbids for its holds.
 // Values enter through the syntax tree, never as text. Ids are
 // grant/<capability>/<n> in the order of Rules, then reads, computer,
-// inference, control, databases, hosts; holds are grant/<capability>/hold/<n>, and what caps and
+// inference, control, databases, hosts, lists of tools; holds are grant/<capability>/hold/<n>, and what caps and
 // labels forbid is grant/<capability>/limit/<n>.
 func CompileGrant(g Grant) (*Set, error) {
 	if g.Agent == "" || g.Task == "" || g.Capability == "" {
@@ -89,6 +91,7 @@ func CompileGrant(g Grant) (*Set, error) {
 	c.scopes()
 	c.sessions(action.Database, c.g.Databases, "database.connect")
 	c.sessions(action.SSH, c.g.Hosts, "ssh.connect", "ssh.sign")
+	c.sessions(action.MCP, c.g.ToolServers, "mcp.list")
 	if err := c.limits(); err != nil {
 		return nil, fmt.Errorf("compile grant %s: %w", g.Capability, err)
 	}
@@ -244,7 +247,8 @@ func (c *compiler) scopes() {
 	}
 }
 
-// sessions of credential sources are reached by a few operations each.
+// sessions of credential sources are reached by a few operations each, and so are
+// lists of tools.
 func (c *compiler) sessions(surface action.Surface, sources []string, operations ...string) {
 	for _, name := range slices.Compact(slices.Sorted(slices.Values(sources))) {
 		for _, op := range operations {

@@ -74,8 +74,8 @@ func Guardrails(all []Resource, tenant string, sets ...string) (*policy.Set, err
 }
 
 // Grant is an instance of a capability as policy compiles it, for one task. find
-// is asked for the instance's credential sources.
-func Grant(in *capability.Instance, tenant, agent, task string, find func(name string) (*CredentialSourceSpec, bool)) policy.Grant {
+// is asked for the instance's credential sources, and app for its connectors.
+func Grant(in *capability.Instance, tenant, agent, task string, find func(name string) (*CredentialSourceSpec, bool), app func(name string) (*connector.Spec, bool)) policy.Grant {
 	g := policy.Grant{
 		Tenant: tenant, Agent: agent, Task: task, Capability: in.Capability,
 		Reads: in.Reads, Computer: in.Computer, Inference: in.Inference,
@@ -96,6 +96,9 @@ func Grant(in *capability.Instance, tenant, agent, task string, find func(name s
 		}
 		if r.Hold != nil {
 			rule.Hold = r.Hold.Approvers
+		}
+		if c, ok := app(r.App); ok && c.HasTool(r.Operation) {
+			g.ToolServers = append(g.ToolServers, r.App)
 		}
 		g.Rules = append(g.Rules, rule)
 	}
@@ -137,7 +140,7 @@ func TestPolicies(all []Resource, tenant string, sets ...string) (policy.Report,
 		}
 		return policy.CompileGrant(Grant(in, "test", agent, "test", func(name string) (*CredentialSourceSpec, bool) {
 			return Of[CredentialSourceSpec](all, tenant, name)
-		}))
+		}, func(name string) (*connector.Spec, bool) { return Of[connector.Spec](all, tenant, name) }))
 	}), nil
 }
 

@@ -251,6 +251,7 @@ func (v *validator) capability(r *Resource, s *capability.Spec) {
 			v.operation(r, at, c, op)
 		}
 	}
+	v.toolNames(r, s)
 	for i, app := range s.Reads {
 		apps[app] = true
 		v.refer(r, fmt.Sprintf("spec.reads[%d]", i), KindConnector, app)
@@ -290,6 +291,29 @@ func (v *validator) capability(r *Resource, s *capability.Spec) {
 	for i, l := range s.Labels {
 		if l.Hold != "" {
 			v.role(r, fmt.Sprintf("spec.labels[%d].hold", i), l.Hold, 1)
+		}
+	}
+}
+
+// toolNames: a task finds the tools of all its applications in one list, so no two of
+// them may be taken for one another.
+func (v *validator) toolNames(r *Resource, s *capability.Spec) {
+	type named struct{ app, tool string }
+	var before []named
+	for _, app := range capabilityApps(s) {
+		c, ok := Of[connector.Spec](v.all, r.Metadata.Tenant, app)
+		if !ok {
+			continue
+		}
+		for _, op := range c.Operations {
+			for _, o := range before {
+				if op.Kind == connector.KindTool && o.app != app && connector.SameTool(o.tool, op.Tool) {
+					v.bad(r, "spec.operations", "tool %s of connector %s could be taken for tool %s of connector %s: one task has one of them", op.Tool, app, o.tool, o.app)
+				}
+			}
+			if op.Kind == connector.KindTool {
+				before = append(before, named{app, op.Tool})
+			}
 		}
 	}
 }

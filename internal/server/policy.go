@@ -3,6 +3,7 @@ package server
 import (
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/capability"
+	"github.com/sallyport-dev/sallyport/internal/connector"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/policy"
 	"github.com/sallyport-dev/sallyport/internal/resource"
@@ -34,5 +35,6 @@ func (w *world) decider(a *agent, grant *policy.Set) decider {
 
 // compile turns a filled-in capability into the task's own grant.
 func compile(tenant, agent, task string, in *capability.Instance, w *world) (*policy.Set, error) {
-	return policy.CompileGrant(resource.Grant(in, tenant, agent, task, func(name string) (*resource.CredentialSourceSpec, bool) { s, ok := w.sources[name]; return s, ok }))
+	return policy.CompileGrant(resource.Grant(in, tenant, agent, task, func(name string) (*resource.CredentialSourceSpec, bool) { s, ok := w.sources[name]; return s, ok },
+		func(name string) (*connector.Spec, bool) { s := w.connectors.Spec(name); return s, s != nil }))
 }
