@@ -1,0 +1,286 @@
+package mcp
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/http/httptrace"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/canon"
+)
+
+const (
+	measureTimeout = 15 * time.Second
+	maxAnswer      = 4 << 20 // bytes of one answer, a stream of events as a whole
+	maxPages       = 20      // of a list
+	maxTools       = 512     // of a server
+	maxSession     = 256     // bytes of a session's id
+)
+
+// put puts credentials into a request.
+type put func(*http.Request) error
+
+// upstream is the way to one server, for one task.
+type upstream struct {
+	Server
+	client  *http.Client
+	timeout time.Duration
+	ids     atomic.Int64 // of requests: none is used twice
+
+	mu      sync.Mutex
+	session session
+	seen    *sight                 // the last one
+	kept    map[action.Digest]bool // definitions that are on record
+}
+
+// session is what the last handshake settled. Nobody else has it, and a server that
+// gives no id is greeted before each look at it.
+type session struct {
+	version string
+	id      string
+	server  string // what it calls itself, for people
+}
+
+func newUpstream(x Server, timeout time.Duration) *upstream {
+	return &upstream{Server: x, timeout: timeout, kept: map[action.Digest]bool{}, client: &http.Client{
+		// No proxy of the environment, no compression, no redirect: what is read is
+		// what the declared server sent.
+		Transport: &http.Transport{DialContext: x.Dial, TLSClientConfig: &tls.Config{RootCAs: x.Roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
+			DisableCompression: true, TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10, IdleConnTimeout: time.Minute, MaxConnsPerHost: 16},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// Errors of a server. Their text is for people and repeats nothing of it.
+var (
+	errUnread  = errors.New("its answer cannot be read as one of the protocol")
+	errAsks    = errors.New("it asks something itself, which nobody here answers")
+	errLarge   = errors.New("its answer is larger than is read")
+	errSession = errors.New("it knows the session no more")
+	errUnknown = errors.New("it speaks no version of the protocol that is spoken here")
+	errName    = errors.New("it calls itself otherwise than the connector says")
+	errNotSent = errors.New("it cannot be reached")
+)
+
+// statusError is an answer without a message of the protocol.
+type statusError int
+
+func (e statusError) Error() string { return fmt.Sprintf("it answers with status %d", int(e)) }
+
+// rpcError is a server's own error.
+type rpcError struct {
+	Code    int    `json:"code"`
+	Message string `json:"message"`
+}
+
+func (e *rpcError) Error() string { return fmt.Sprintf("it answers with error %d", e.Code) }
+
+// greet settles version, identity and session anew: without initialize first, as
+// servers of the newest version want it.
+func (u *upstream) greet(ctx context.Context, se *session, p put) error {
+	*se = session{version: stateless}
+	raw, err := u.ask(ctx, se, "server/discover", "", map[string]any{}, p)
+	if err == nil {
+		var d struct {
+			Versions []string               `json:"supportedVersions"`
+			Meta     map[string]canon.Value `json:"_meta"`
+		}
+		if canon.UnmarshalOpen(raw, maxAnswer, &d) == nil && slices.Contains(d.Versions, stateless) {
+			return u.identify(se, d.Meta[metaServer])
+		}
+	}
+	if errors.Is(err, errNotSent) || ctx.Err() != nil {
+		return err
+	}
+	*se = session{version: latest}
+	raw, err = u.ask(ctx, se, "initialize", "", map[string]any{"protocolVersion": latest, "capabilities": map[string]any{}, "clientInfo": self}, p)
+	if err != nil {
+		return err
+	}
+	var i struct {
+		Version string      `json:"protocolVersion"`
+		Server  canon.Value `json:"serverInfo"`
+	}
+	if canon.UnmarshalOpen(raw, maxAnswer, &i) != nil {
+		return errUnread
+	}
+	if !slices.Contains(append([]string{"2025-03-26"}, initialized...), i.Version) {
+		return errUnknown
+	}
+	se.version = i.Version
+	if err := u.identify(se, i.Server); err != nil {
+		return err
+	}
+	_, err = u.exchange(ctx, se, map[string]any{"jsonrpc": "2.0", "method": "notifications/initialized"}, "notifications/initialized", "", p)
+	return err
+}
+
+// identify reads who a server says it is.
+func (u *upstream) identify(se *session, raw canon.Value) error {
+	var who struct {
+		Name    string `json:"name"`
+		Version string `json:"version"`
+	}
+	if len(raw) > 0 && canon.UnmarshalOpen(raw, maxAnswer, &who) != nil {
+		return errUnread
+	}
+	se.server = plain(who.Name) + " " + plain(who.Version) + ", protocol " + se.version
+	if u.Name != "" && who.Name != u.Name {
+		return errName
+	}
+	return nil
+}
+
+// ask sends a request and returns its result.
+func (u *upstream) ask(ctx context.Context, se *session, method, name string, params map[string]any, p put) (canon.Value, error) {
+	if se.version == stateless {
+		params["_meta"] = map[string]any{metaVersion: stateless, metaClient: self, metaCapabilities: map[string]any{}}
+	}
+	return u.exchange(ctx, se, map[string]any{"jsonrpc": "2.0", "id": u.ids.Add(1), "method": method, "params": params}, method, name, p)
+}
+
+// exchange is one HTTP request.
+func (u *upstream) exchange(ctx context.Context, se *session, doc map[string]any, method, name string, p put) (canon.Value, error) {
+	body, err := canon.Marshal(doc)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotSent, err)
+	}
+	var touched atomic.Bool
+	tctx := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { touched.Store(true) }})
+	r, err := http.NewRequestWithContext(tctx, http.MethodPost, u.URL, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotSent, err)
+	}
+	r.GetBody = nil // nothing is sent twice
+	r.Header = http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}, "Accept-Encoding": {"identity"}, "User-Agent": {"sallyport"}}
+	if method != "initialize" {
+		r.Header.Set("Mcp-Protocol-Version", se.version)
+	}
+	if se.id != "" {
+		r.Header.Set("Mcp-Session-Id", se.id)
+	}
+	if se.version == stateless {
+		r.Header.Set("Mcp-Method", method)
+		if name != "" {
+			r.Header.Set("Mcp-Name", name)
+		}
+	}
+	if p != nil {
+		if err := p(r); err != nil {
+			return nil, fmt.Errorf("%w: credentials", errNotSent)
+		}
+	}
+	resp, err := u.client.Do(r)
+	if err != nil && !touched.Load() {
+		return nil, errNotSent
+	}
+	if err != nil {
+		return nil, errUnread
+	}
+	defer resp.Body.Close()
+	id, asked := doc["id"].(int64)
+	if !asked {
+		if resp.StatusCode >= 300 {
+			return nil, statusError(resp.StatusCode)
+		}
+		return nil, nil
+	}
+	return read(se, resp, method, id)
+}
+
+// read takes the one answer out of a response.
+func read(se *session, resp *http.Response, method string, id int64) (canon.Value, error) {
+	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	switch {
+	case resp.StatusCode == http.StatusNotFound && se.id != "":
+		return nil, errSession
+	case resp.Header.Get("Content-Encoding") != "" && resp.Header.Get("Content-Encoding") != "identity":
+		return nil, errUnread
+	case resp.StatusCode >= 400 && kind == "application/json": // with an error of the protocol, perhaps
+	case resp.StatusCode != http.StatusOK:
+		return nil, statusError(resp.StatusCode)
+	}
+	if method == "initialize" {
+		name := resp.Header.Get("Mcp-Session-Id")
+		if len(name) > maxSession || strings.ContainsFunc(name, func(r rune) bool { return r < '!' || r > '~' }) {
+			return nil, errUnread
+		}
+		se.id = name
+	}
+	body := &limited{r: resp.Body, left: maxAnswer}
+	switch kind {
+	case "application/json":
+		b, err := io.ReadAll(body)
+		if err != nil {
+			return nil, err
+		}
+		result, _, err := one(b, id)
+		if err != nil && resp.StatusCode != http.StatusOK {
+			if rpc := (*rpcError)(nil); errors.As(err, &rpc) {
+				return nil, rpc
+			}
+			return nil, statusError(resp.StatusCode)
+		}
+		return result, err
+	case "text/event-stream":
+		return events(body, id)
+	}
+	return nil, errUnread
+}
+
+// one reads a message of a server, which should answer the request of that id. again says that it is a notification, and the
+// answer comes after it.
+func one(b []byte, id int64) (result canon.Value, again bool, err error) {
+	var m struct {
+		JSONRPC string      `json:"jsonrpc"`
+		ID      canon.Value `json:"id"`
+		Method  string      `json:"method"`
+		Result  canon.Value `json:"result"`
+		Error   *rpcError   `json:"error"`
+	}
+	if canon.UnmarshalOpen(b, maxAnswer, &m) != nil || m.JSONRPC != "2.0" {
+		return nil, false, errUnread
+	}
+	switch {
+	case m.Method != "" && len(m.ID) == 0:
+		return nil, true, nil
+	case m.Method == "ping":
+		return nil, true, nil
+	case m.Method != "":
+		return nil, false, errAsks
+	case m.Error != nil && m.Result == nil: // of a request that it could not read, without id
+		return nil, false, m.Error
+	case string(m.ID) != strconv.FormatInt(id, 10) || m.Result == nil || m.Error != nil:
+		return nil, false, errUnread
+	}
+	return m.Result, false, nil
+}
+
+// limited is a reader that fails beyond its limit, where io.LimitReader ends.
+type limited struct {
+	r    io.Reader
+	left int64
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	n, err := l.r.Read(p)
+	if l.left -= int64(n); l.left < 0 {
+		return 0, errLarge
+	}
+	if err != nil && err != io.EOF {
+		err = errUnread
+	}
+	return n, err
+}
