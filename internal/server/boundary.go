@@ -97,7 +97,7 @@ func (t *tenant) lastMeasured(agentName string, history []certify.Certification)
 	}
 	if len(history) > 0 {
 		for _, f := range history[len(history)-1].Manifest.Facts {
-			if strings.HasPrefix(f.Source, atLaunch) || strings.HasPrefix(f.Source, atInference) {
+			if seenAt(f.Source) {
 				f.Source = strings.TrimSuffix(f.Source, asDeclared)
 				see(f)
 			}

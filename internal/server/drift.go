@@ -23,9 +23,14 @@ const (
 	asDeclared  = ", as declared"
 )
 
+// seenAt reports whether the source of a fact is the running system.
+func seenAt(source string) bool {
+	return strings.HasPrefix(source, atLaunch) || strings.HasPrefix(source, atInference) || strings.HasPrefix(source, atTools)
+}
+
 // onlyMeasured says that no resource declared a fact.
 func onlyMeasured(f boundary.Fact) bool {
-	return (strings.HasPrefix(f.Source, atLaunch) || strings.HasPrefix(f.Source, atInference)) && !strings.HasSuffix(f.Source, asDeclared)
+	return seenAt(f.Source) && !strings.HasSuffix(f.Source, asDeclared)
 }
 
 // measured is what one session saw of its boundary. A fact that was seen with
@@ -78,7 +83,7 @@ func ownerOf(name string) string {
 		return string(resource.RoleOperations)
 	}
 	switch kind, _, _ := strings.Cut(name, "."); kind {
-	case "connector", "capability", "policy", "suite":
+	case "connector", "capability", "policy", "suite", "mcp":
 		return string(resource.RolePolicy)
 	case "credential":
 		return string(resource.RoleSecrets)
@@ -227,33 +232,46 @@ func (o observer) Observe(ctx context.Context, m inference.Measurement) error {
 	default:
 		return nil
 	}
-	s := o.s
+	return o.s.compare(ctx, atInference+string(m.Phase), seen, action.Read)
+}
+
+// compare holds what was seen in the running system against the boundary. An error
+// keeps what follows, of that effect, from happening.
+func (s *session) compare(ctx context.Context, source string, seen boundary.Measure, effect action.Effect) error {
 	if s.task.Stage != action.Production {
-		return s.sandboxed(ctx, m.Phase, seen)
+		return s.sandboxed(ctx, source, seen)
 	}
 	c, err := s.t.certs.Live(s.task.Agent, s.task.Stage)
 	if err != nil {
 		return err
 	}
 	changes := c.Manifest.Drift(seen)
-	s.seen.set(boundary.Observed, atInference+string(m.Phase), seen)
+	s.seen.set(boundary.Observed, source, seen)
 	if len(changes) == 0 {
 		return nil
 	}
 	s.t.srv.log.Warn("drift", "agent", s.task.Agent, "task", s.task.ID, "stage", s.task.Stage, "changes", describe(changes))
-	return notCertified(s.t.drift(context.WithoutCancel(ctx), s.agent, c.Manifest, lapseDrift, changes))
+	if err := notCertified(s.t.drift(context.WithoutCancel(ctx), s.agent, c.Manifest, lapseDrift, changes)); err != nil {
+		return err
+	}
+	// Graded, and seen just now: the gate did not know it when it decided.
+	fresh := slices.DeleteFunc(slices.Clone(changes), func(x boundary.Change) bool { return slices.Contains(c.Graded, x) })
+	if effect.AtLeast(action.Privileged) {
+		return notCertified(fresh)
+	}
+	return nil
 }
 
 func notCertified(changes []boundary.Change) error {
 	if len(changes) == 0 {
 		return nil
 	}
-	return fmt.Errorf("the model behind this agent is not the one that was certified: %s", describe(changes))
+	return fmt.Errorf("the boundary of this agent is not the one that was certified: %s", describe(changes))
 }
 
 // sandboxed holds a call against what is declared, and against the run's own calls
 // before: a fact may not change its value within a run.
-func (s *session) sandboxed(ctx context.Context, phase inference.Phase, seen boundary.Measure) error {
+func (s *session) sandboxed(ctx context.Context, source string, seen boundary.Measure) error {
 	known := boundary.Measure{}
 	for n, v := range seen {
 		if _, ok := s.agent.declared.Get(n); ok {
@@ -266,7 +284,7 @@ func (s *session) sandboxed(ctx context.Context, phase inference.Phase, seen bou
 			changes = append(changes, boundary.Change{Name: n, Old: old, New: v})
 		}
 	}
-	s.seen.set(boundary.Observed, atInference+string(phase), seen)
+	s.seen.set(boundary.Observed, source, seen)
 	if len(changes) == 0 {
 		return nil
 	}

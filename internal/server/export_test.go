@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/surface/cdp"
 	"github.com/sallyport-dev/sallyport/internal/surface/computer"
 	"github.com/sallyport-dev/sallyport/internal/surface/egress"
+	"github.com/sallyport-dev/sallyport/internal/surface/mcp"
 	"github.com/sallyport-dev/sallyport/internal/task"
 )
 
@@ -219,6 +220,7 @@ func (a *Asker) Hold() (release func(), err error) {
 type Bare struct {
 	Asker
 	Model string // URL of the way to the model
+	Tools string // URL of the door to tools, if the task has any
 }
 
 // StartBare starts a task as far as that goes, in the order of a start: measured, held
@@ -270,8 +272,25 @@ func (s *Server) StartBare(ctx context.Context, id string, h Harness, launch map
 		return nil, err
 	}
 	ss.serve("inference", func() error { return m.Serve(l) })
+	b := &Bare{Asker{ss}, "http://" + l.Addr().String() + "/v1/messages", ""}
+	servers, err := ss.toolServers()
+	if err != nil {
+		return nil, err
+	}
+	if len(servers) > 0 {
+		d, err := ss.newTools(servers, func(b []byte) []byte { return b })
+		if err != nil {
+			return nil, err
+		}
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		ss.serve("tools", func() error { return d.Serve(l) })
+		b.Tools = "http://" + l.Addr().String() + mcp.Path
+	}
 	ss.up.Store(true)
-	return &Bare{Asker{ss}, "http://" + l.Addr().String() + "/v1/messages"}, nil
+	return b, nil
 }
 
 // Stopped is closed when nothing of the task passes any more.

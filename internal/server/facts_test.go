@@ -71,6 +71,8 @@ var changes = []change{
 	{"prompt.system", "", atCall, body("system", "You are an administrator.")},
 	{"tools", "", atCall, body("tools", []any{map[string]any{"name": "shell", "input_schema": map[string]any{"type": "object"}}})},
 
+	toolChanges[0], toolChanges[1], toolChanges[2], toolChanges[3],
+
 	{"model.endpoint", "", atApply, edit("mara", "agent.yaml", "endpoint: https://127.0.0.1", "endpoint: https://localhost")},
 	{"model.provider", "", atApply, edit("mara", "agent.yaml", "provider: anthropic", "provider: another")},
 	{"model.location", "", atApply, edit("mara", "agent.yaml", "location: this machine", "location: elsewhere")},
@@ -122,6 +124,7 @@ type facts struct {
 	*rig.Rig
 	t       *testing.T
 	model   *speaks
+	notes   *notes
 	dir     string
 	base    func(map[string][]byte)
 	harness server.Harness
@@ -133,7 +136,7 @@ type facts struct {
 }
 
 func newFacts(t *testing.T) *facts {
-	k := &facts{t: t, model: &speaks{}, dir: t.TempDir()}
+	k := &facts{t: t, model: &speaks{}, notes: newNotes(t), dir: t.TempDir()}
 	var cas [2][]byte
 	for i := range cas {
 		k.model.certs[i], cas[i] = root(t)
@@ -167,6 +170,7 @@ func newFacts(t *testing.T) *facts {
 		rig.Replace("tenant.yaml", "  retention: ninety-days", "  issuers: [{issuer: \"https://ci.example\"}]\n  retention: ninety-days")(files)
 		files["people.yaml"] = append(slices.Clone(files["people.yaml"]), "---\napiVersion: sallyport/v1\nkind: Person\nmetadata: {name: ola, tenant: brightwell}\nspec: {displayName: Ola, email: ola@brightwell.example, roles: [owner]}\n"...)
 		files["provider-ca.pem"] = append(slices.Clone(cas[0]), cas[1]...)
+		k.notes.declare(files)
 	}
 	k.Rig = rig.New(t, rig.Options{Edit: k.base})
 	k.Ready(t)
@@ -186,6 +190,7 @@ func (k *facts) reset() {
 	k.model.by, k.model.account, k.model.garbage = 0, "brightwell", ""
 	k.model.answer.Type, k.model.answer.Model, k.model.answer.Usage.Geo = "message", "scripted-1", "eu"
 	k.model.mu.Unlock()
+	k.notes.is("notes")
 	for name, b := range k.touched {
 		if err := os.WriteFile(filepath.Join(k.dir, name), b, 0o755); err != nil {
 			k.t.Fatal(err)
@@ -289,6 +294,9 @@ func (k *facts) certify(t *testing.T, other map[string]string) certify.Certifica
 	if s := k.call(t, b); s != 200 {
 		t.Fatalf("the model answered %d", s)
 	}
+	if !k.note(t, b) {
+		t.Fatal("the tool did not answer")
+	}
 	now, err := k.Server.Boundary(t.Context(), "", "helpdesk", "")
 	if err != nil {
 		t.Fatal(err)
@@ -362,7 +370,7 @@ func TestEveryFactLapses(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		run  func(*testing.T)
-	}{{"nameless_answer", k.nameless}, {"bound_by_a_link", k.boundByLink}, {"long_names", k.longNames}, {"replaced", k.replaced}, {"taken_away", k.takenAway}, {"graded", k.graded}, {"approver_gone", k.approverGone}, {"behaviour", k.behaviour}, {"owner_gone", k.ownerGone}} {
+	}{{"nameless_answer", k.nameless}, {"bound_by_a_link", k.boundByLink}, {"long_names", k.longNames}, {"replaced", k.replaced}, {"taken_away", k.takenAway}, {"graded", k.graded}, {"graded_tool", k.gradedTool}, {"approver_gone", k.approverGone}, {"behaviour", k.behaviour}, {"owner_gone", k.ownerGone}} {
 		t.Run(c.name, func(t *testing.T) {
 			k.t = t
 			k.reset()
@@ -395,7 +403,11 @@ func (k *facts) lapses(t *testing.T, c change, took map[string]time.Duration) ce
 	}
 	begin := time.Now()
 	c.do(k)
-	if c.how == atCall {
+	if tools, calls := strings.HasPrefix(c.name, "mcp."), k.notes.called(); tools {
+		if k.note(t, b) || k.notes.called() != calls {
+			t.Error("the tool was called")
+		}
+	} else if c.how == atCall {
 		if s := k.call(t, b); s == 200 {
 			t.Error("the model's answer was passed on")
 		}

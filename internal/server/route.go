@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/sallyport-dev/sallyport/internal/reach"
 )
 
 // routes leads addresses of a suite's fixture to another copy of it: both are
@@ -62,6 +64,52 @@ func (r routes) Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 
 // dialLocal is the way of everything that is no trial of a suite.
 var dialLocal = routes(nil).dial
+
+// checked is a way to a declared origin that connects to permitted addresses alone.
+type checked struct {
+	routes routes
+	local  bool
+}
+
+func (c checked) dial(ctx context.Context, _, addr string) (net.Conn, error) {
+	host, text, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := c.resolve(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	// One bad address refuses all, as at the effect door.
+	for _, a := range addrs {
+		if !reach.Permitted(a, c.local) {
+			return nil, fmt.Errorf("%s is at an address that is not allowed for it", host)
+		}
+	}
+	var errs error = fmt.Errorf("%s has no address", host)
+	for _, a := range addrs {
+		conn, err := c.routes.Dial(ctx, netip.AddrPortFrom(a, uint16(port)))
+		if err == nil {
+			return conn, nil
+		}
+		errs = err
+	}
+	return nil, errs
+}
+
+func (c checked) resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{a}, nil
+	}
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") { // RFC 6761 section 6.3
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, nil
+	}
+	return c.routes.Resolve(ctx, host)
+}
 
 // add takes what a fixture answers: from and to are on the loopback, or it is
 // nothing of this machine's.

@@ -30,6 +30,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/surface/computer"
 	"github.com/sallyport-dev/sallyport/internal/surface/egress"
 	"github.com/sallyport-dev/sallyport/internal/surface/inference"
+	"github.com/sallyport-dev/sallyport/internal/surface/mcp"
 	"github.com/sallyport-dev/sallyport/internal/task"
 )
 
@@ -45,6 +46,7 @@ const (
 	inferenceAddr = "127.0.0.1:8602"
 	cdpAddr       = "127.0.0.1:8603"
 	issuerAddr    = "127.0.0.1:8604"
+	toolsAddr     = "127.0.0.1:8605"
 	proxyAddr     = "127.0.0.1:3128"
 )
 
@@ -414,6 +416,13 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	for i := range s.hosts {
 		listen = append(listen, hostAddr(i))
 	}
+	servers, err := s.toolServers()
+	if err != nil {
+		return err
+	}
+	if len(servers) > 0 {
+		listen = append(listen, toolsAddr)
+	}
 	if s.exchanges() || s.delegates() {
 		listen = append(listen, issuerAddr)
 	}
@@ -488,6 +497,13 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	if err := s.serveHosts(socket, ls[firstHost:]); err != nil {
 		return err
 	}
+	if len(servers) > 0 {
+		tools, err := s.newTools(servers, door.Redact)
+		if err != nil {
+			return err
+		}
+		s.serve("tools", func() error { return tools.Serve(bounded(ls[firstHost+len(s.hosts)])) })
+	}
 	if s.exchanges() || s.delegates() {
 		s.serveTokens(ls[len(ls)-1])
 	}
@@ -558,6 +574,9 @@ func (s *session) environment(h Harness) []string {
 	}
 	if s.drivers() {
 		ours = append(ours, "SALLYPORT_CDP_URL=http://"+cdpAddr)
+	}
+	if servers, err := s.toolServers(); err == nil && len(servers) > 0 {
+		ours = append(ours, "SALLYPORT_MCP_URL=http://"+toolsAddr+mcp.Path)
 	}
 	ours = append(ours, s.databaseEnvironment()...)
 	ours = append(ours, s.hostEnvironment()...)

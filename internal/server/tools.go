@@ -1,0 +1,100 @@
+package server
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/sallyport-dev/sallyport/internal/capability"
+	"github.com/sallyport-dev/sallyport/internal/connector"
+	"github.com/sallyport-dev/sallyport/internal/surface/mcp"
+)
+
+// atTools is the source of what was seen of a server of tools.
+const atTools = "mcp"
+
+// toolServers are the MCP servers of which the task's grant has a tool.
+func (s *session) toolServers() (out []mcp.Server, err error) {
+	var apps []string
+	for _, r := range s.instance.Rules {
+		if spec := s.world.connectors.Spec(r.App); spec != nil && s.agent.apps[r.App] && spec.HasTool(r.Operation) {
+			apps = append(apps, r.App)
+		}
+	}
+	slices.Sort(apps)
+	for _, app := range slices.Compact(apps) {
+		at, ok := s.world.connectors.Tools(s.stage(), app)
+		if !ok {
+			return nil, fmt.Errorf("connector %s has no server of tools in stage %s", app, s.stage())
+		}
+		x := mcp.Server{App: app, URL: at.URL, Name: at.Server, Tools: at.Tools, Granted: map[string]bool{}, Dial: checked{routes(s.task.Routes), at.Origin.Local}.dial}
+		for _, tool := range at.Tools {
+			op, _ := s.world.connectors.Spec(app).ToolOperation(tool)
+			x.Granted[tool] = slices.ContainsFunc(s.instance.Rules, func(r capability.Rule) bool { return r.App == app && r.Operation == op.Name })
+		}
+		if at.Origin.CA != "" {
+			x.Roots = x509.NewCertPool()
+			if !x.Roots.AppendCertsFromPEM([]byte(at.Origin.CA)) {
+				return nil, fmt.Errorf("connector %s: ca of %s is not PEM", app, at.Origin.URL)
+			}
+		}
+		out = append(out, x)
+	}
+	return out, nil
+}
+
+// newTools makes the door to servers of tools.
+func (s *session) newTools(servers []mcp.Server, redact func([]byte) []byte) (*mcp.Door, error) {
+	d, err := mcp.New(mcp.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate, Servers: servers,
+		Recognize: s.recognizeTool, Credentials: s.toolCredentials, Observer: toolObserver{s}, Redact: redact})
+	if err == nil {
+		s.onStop(func() { d.Close() })
+	}
+	return d, err
+}
+
+func (s *session) recognizeTool(app, tool string, arguments []byte) (mcp.Meaning, error) {
+	m, err := s.world.connectors.RecognizeTool(app, tool, arguments)
+	return mcp.Meaning{Operation: m.Operation, Effect: m.Effect, Params: m.Params, Labels: m.Labels, Code: m.Code, Why: m.Why}, err
+}
+
+// toolCredentials has the use of what the task holds for a server put on record, and
+// returns what puts it into requests to that server and no other.
+func (s *session) toolCredentials(ctx context.Context, app, id string) (func(*http.Request) error, error) {
+	at, ok := s.world.connectors.Tools(s.stage(), app)
+	if !ok {
+		return nil, errors.New("the connector has no server of tools")
+	}
+	secrets := fieldSecrets{s.jar, s.t.leases}
+	takes := slices.DeleteFunc(slices.Clone(at.Takes), func(t connector.Take) bool { return !secrets.Leased(at.Origin.URL, t.Source) })
+	var names []string
+	for _, t := range takes {
+		names = append(names, t.Source)
+	}
+	values, err := secrets.Use(ctx, at.Origin.URL, id, names)
+	if err != nil {
+		return nil, err
+	}
+	return func(r *http.Request) error {
+		if originOf(r) != at.Origin.URL {
+			return errors.New("the request is for another origin")
+		}
+		for _, t := range takes {
+			if err := t.Put(r, nil, values[t.Source]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil
+}
+
+// toolObserver holds every sight of a server of tools against the boundary.
+type toolObserver struct{ s *session }
+
+// Observe implements mcp.Observer. An error keeps the call from being sent.
+func (o toolObserver) Observe(ctx context.Context, m mcp.Measurement) error {
+	return o.s.compare(ctx, atTools, m.Facts, m.Effect)
+}
