@@ -20,6 +20,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/surface/cdp"
 	"github.com/sallyport-dev/sallyport/internal/surface/computer"
 	"github.com/sallyport-dev/sallyport/internal/surface/inference"
+	"github.com/sallyport-dev/sallyport/internal/surface/mcp"
 )
 
 // nothing is what the doors lead to: asking any of it is a panic.
@@ -48,12 +49,19 @@ func askedDoor(t *testing.T, h http.Handler) *doorAsked {
 		var said struct {
 			Code  string `json:"code"`
 			Error struct {
-				Code string `json:"code"`
+				Code any `json:"code"` // of JSON-RPC a number, and ours in data
+				Data struct {
+					Code string `json:"code"`
+				} `json:"data"`
 			} `json:"error"`
 		}
 		json.Unmarshal(rec.Body.Bytes(), &said) // what cannot be read has no code
 		d.mu.Lock()
-		d.seen[fmt.Sprint(rec.Code, " ", said.Code, said.Error.Code)]++
+		code := said.Code + said.Error.Data.Code
+		if text, ok := said.Error.Code.(string); ok {
+			code += text
+		}
+		d.seen[fmt.Sprint(rec.Code, " ", code)]++
 		d.ways[r.Method+" "+r.Header.Get("Sec-Fetch-Mode")+" "+r.Header.Get("Sec-Fetch-Site")] = true
 		d.mu.Unlock()
 		for k, v := range rec.Header() {
@@ -75,7 +83,7 @@ window.read = [];
 const note = u => r => r.text().then(b => { if (r.type != 'opaque' && r.ok) read.push(u + ' ' + b) });
 const body = JSON.stringify({actions: [{type: 'screenshot'}]});
 function askDoor(base) {
-  for (const path of ['/v1/display', '/v1/actions', '/v1/messages', '/json/version', '/json/new?about:blank', '/devtools/browser/x']) {
+  for (const path of ['/v1/display', '/v1/actions', '/v1/messages', '/json/version', '/json/new?about:blank', '/devtools/browser/x', '/mcp']) {
     const u = base + path;
     for (const mode of ['no-cors', 'cors', 'same-origin']) for (const [method, type] of [['GET'], ['HEAD'], ['POST', 'text/plain'], ['POST', 'application/x-www-form-urlencoded'], ['POST', 'multipart/form-data; boundary=x'], ['POST', 'application/json'], ['PUT', 'application/json']])
       go(() => fetch(u, {method, mode, body: type && body, headers: type ? {'Content-Type': type} : {}}).then(note(u)));
@@ -93,7 +101,7 @@ function askDoor(base) {
 `
 
 // A page of the attacker's is open in a browser that could reach the doors for
-// input, for the model and for the browser's protocol. It asks them by their
+// input, for the model, for tools and for the browser's protocol. It asks them by their
 // addresses, from its own origin; and by a name of its own that leads to them
 // after its page has loaded, from what is then their own origin (DNS rebinding).
 // No way in which a real browser asks is answered, let alone read.
@@ -118,7 +126,12 @@ func TestPageAsksEveryDoor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	doors := map[string]*doorAsked{"input": askedDoor(t, screen), "model": askedDoor(t, model), "protocol": askedDoor(t, protocol)}
+	tools, err := mcp.New(mcp.Config{Tenant: gatetest.Tenant, Task: gatetest.Task, Agent: gatetest.Agent, Gate: kit, Observer: struct{ mcp.Observer }{}, Redact: func(b []byte) []byte { return b },
+		Recognize: func(string, string, []byte) (mcp.Meaning, error) { return mcp.Meaning{}, errors.New("a page was let in") }, Servers: []mcp.Server{{App: "queue", URL: "https://127.0.0.1:1/mcp", Tools: []string{"read"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	doors := map[string]*doorAsked{"tools": askedDoor(t, tools), "input": askedDoor(t, screen), "model": askedDoor(t, model), "protocol": askedDoor(t, protocol)}
 	script := "<script>" + asksDoors
 	var frames strings.Builder
 	for _, d := range doors {
@@ -128,7 +141,7 @@ func TestPageAsksEveryDoor(t *testing.T) {
 	}
 	rebound := "<!doctype html><body><script>" + asksDoors + "askDoor(location.origin); setTimeout(() => parent.postMessage(read, '*'), 2500)</script>"
 	front := "<!doctype html><body>" + frames.String() + script + `
-let came = 0; onmessage = e => { read.push(...e.data); if (++came == 3) fetch('/read', {method: 'POST', body: JSON.stringify(read)}) }</script>`
+let came = 0; onmessage = e => { read.push(...e.data); if (++came == 4) fetch('/read', {method: 'POST', body: JSON.stringify(read)}) }</script>`
 	result := make(chan []string, 1)
 	// The browser's network: two pages of the attacker's, and the doors.
 	network := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -7,9 +7,9 @@ import (
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
 
-// A harness looks for tools outside the doors: there is no MCP surface, and none
-// for the browser's protocol where the boundary seals it, so none may be offered,
-// and nothing but the three known listeners may answer inside.
+// A harness looks for doors that its task has no use for: there is none to tools where
+// the capability has no tool, and none for the browser's protocol where the boundary
+// seals it, so none is offered, and nothing but the three known listeners answers inside.
 //
 // Threats: H1 (containment)
 func TestNoOtherSurface(t *testing.T) {
