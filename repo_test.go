@@ -51,7 +51,7 @@ var layers = []layer{
 		"engines that know each other, a store or a surface cannot be tested or replaced one by one"},
 	{"door", []string{"internal/gate", "internal/task"}, leaves,
 		"the gate decides through interfaces that it declares itself, so that the order of steps is in one place"},
-	{"edges", []string{"internal/surface/cdp", "internal/surface/computer", "internal/surface/database", "internal/surface/egress", "internal/surface/inference", "internal/surface/local", "internal/surface/ssh", "internal/browser", "internal/contain"},
+	{"edges", []string{"internal/surface/cdp", "internal/surface/computer", "internal/surface/database", "internal/surface/egress", "internal/surface/inference", "internal/surface/local", "internal/surface/mcp", "internal/surface/ssh", "internal/browser", "internal/contain"},
 		append([]string{"internal/gate", "internal/surface/local"}, leaves...),
 		"parsers of hostile input live here: an edge that could reach policy, leases or the ledger could grant or write evidence"},
 	{"faces", []string{"internal/api", "internal/api/client", "internal/cli"},

@@ -130,8 +130,7 @@ func (s *sample) grant(task string) (*policy.Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	return policy.CompileGrant(resource.Grant(in, tenantName, agentName, task,
-		func(string) (*resource.CredentialSourceSpec, bool) { return nil, false }, func(string) (*connector.Spec, bool) { return nil, false }))
+	return policy.CompileGrant(resource.Grant(in, tenantName, agentName, task, resource.DeclaredIn(s.resources, tenantName)))
 }
 
 // read is the action of a warm read, which the grant covers: what door 2 makes

@@ -20,7 +20,6 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/capability"
-	"github.com/sallyport-dev/sallyport/internal/connector"
 	"github.com/sallyport-dev/sallyport/internal/estate/agent"
 	"github.com/sallyport-dev/sallyport/internal/policy"
 	"github.com/sallyport-dev/sallyport/internal/resource"
@@ -163,8 +162,7 @@ func TestFromRequestToDecision(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	grant, err := policy.CompileGrant(resource.Grant(in, "brightwell", "helpdesk", "T1",
-		func(string) (*resource.CredentialSourceSpec, bool) { return nil, false }, func(string) (*connector.Spec, bool) { return nil, false }))
+	grant, err := policy.CompileGrant(resource.Grant(in, "brightwell", "helpdesk", "T1", resource.DeclaredIn(all, "brightwell")))
 	if err != nil {
 		t.Fatal(err)
 	}

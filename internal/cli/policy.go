@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sallyport-dev/sallyport/internal/capability"
-	"github.com/sallyport-dev/sallyport/internal/connector"
 	"github.com/sallyport-dev/sallyport/internal/policy"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 )
@@ -180,9 +179,7 @@ func (e *env) testPolicies(cases, cedar, declared []string) (policy.Report, erro
 				if err != nil {
 					return nil, err
 				}
-				return policy.CompileGrant(resource.Grant(in, "test", agent, "test", func(n string) (*resource.CredentialSourceSpec, bool) {
-					return resource.Of[resource.CredentialSourceSpec](all, r.Metadata.Tenant, n)
-				}, func(n string) (*connector.Spec, bool) { return resource.Of[connector.Spec](all, r.Metadata.Tenant, n) }))
+				return policy.CompileGrant(resource.Grant(in, "test", agent, "test", resource.DeclaredIn(all, r.Metadata.Tenant)))
 			}
 		}
 		return nil, fmt.Errorf("there is no capability %q: name resources with -f", name)

@@ -73,16 +73,27 @@ func Guardrails(all []Resource, tenant string, sets ...string) (*policy.Set, err
 	return policy.Parse(files)
 }
 
-// Grant is an instance of a capability as policy compiles it, for one task. find
-// is asked for the instance's credential sources, and app for its connectors.
-func Grant(in *capability.Instance, tenant, agent, task string, find func(name string) (*CredentialSourceSpec, bool), app func(name string) (*connector.Spec, bool)) policy.Grant {
+// Declared finds what a capability names.
+type Declared struct {
+	Source    func(name string) (*CredentialSourceSpec, bool)
+	Connector func(name string) (*connector.Spec, bool)
+}
+
+// DeclaredIn finds it among resources.
+func DeclaredIn(all []Resource, tenant string) Declared {
+	return Declared{func(name string) (*CredentialSourceSpec, bool) { return Of[CredentialSourceSpec](all, tenant, name) },
+		func(name string) (*connector.Spec, bool) { return Of[connector.Spec](all, tenant, name) }}
+}
+
+// Grant is an instance of a capability as policy compiles it, for one task.
+func Grant(in *capability.Instance, tenant, agent, task string, find Declared) policy.Grant {
 	g := policy.Grant{
 		Tenant: tenant, Agent: agent, Task: task, Capability: in.Capability,
 		Reads: in.Reads, Computer: in.Computer, Inference: in.Inference,
 		Control: len(in.Credentials) > 0, Caps: in.Budgets.PerOperation,
 	}
 	for _, name := range in.Credentials {
-		switch s, ok := find(name); {
+		switch s, ok := find.Source(name); {
 		case ok && s.Database() != "":
 			g.Databases = append(g.Databases, name)
 		case ok && s.SSH != nil:
@@ -97,7 +108,7 @@ func Grant(in *capability.Instance, tenant, agent, task string, find func(name s
 		if r.Hold != nil {
 			rule.Hold = r.Hold.Approvers
 		}
-		if c, ok := app(r.App); ok && c.HasTool(r.Operation) {
+		if c, ok := find.Connector(r.App); ok && c.HasTool(r.Operation) {
 			g.ToolServers = append(g.ToolServers, r.App)
 		}
 		g.Rules = append(g.Rules, rule)
@@ -138,9 +149,7 @@ func TestPolicies(all []Resource, tenant string, sets ...string) (policy.Report,
 		if err != nil {
 			return nil, err
 		}
-		return policy.CompileGrant(Grant(in, "test", agent, "test", func(name string) (*CredentialSourceSpec, bool) {
-			return Of[CredentialSourceSpec](all, tenant, name)
-		}, func(name string) (*connector.Spec, bool) { return Of[connector.Spec](all, tenant, name) }))
+		return policy.CompileGrant(Grant(in, "test", agent, "test", DeclaredIn(all, tenant)))
 	}), nil
 }
 

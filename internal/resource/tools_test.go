@@ -27,7 +27,7 @@ metadata: {name: notes, tenant: acme}
 spec:
   stages: {sandbox: {origins: [{name: main, url: "https://notes.example"}]}}
   mcp: {path: /mcp}
-  operations: [{name: notes.read, kind: tool, tool: read, effect: read}, {name: notes.send, kind: tool, tool: share, effect: write}]
+  operations: [{name: notes.note.read, kind: tool, tool: read, effect: read}, {name: notes.send, kind: tool, tool: share, effect: write}]
 ---
 apiVersion: sallyport/v1
 kind: Capability
@@ -36,7 +36,7 @@ spec:
   description: Work.
   version: "1"
   stages: [sandbox]
-  operations: [{operation: mail.send, max: 1}, {operation: notes.read, max: 1}]
+  operations: [{operation: mail.send, max: 1}, {operation: notes.note.read, max: 1}]
   budgets: {actions: 10, seconds: 60}
 `
 
@@ -56,7 +56,7 @@ func TestToolShadowing(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			text := strings.Replace(shadowing, "tool: share", `tool: "`+tt.tool+`"`, 1)
-			all, err := resource.Decode(resource.Source{Name: "x.yaml", Data: []byte(text)})
+			all, err := decode(text)
 			if err == nil {
 				err = resource.Validate(all)
 			}

@@ -35,6 +35,7 @@ func (w *world) decider(a *agent, grant *policy.Set) decider {
 
 // compile turns a filled-in capability into the task's own grant.
 func compile(tenant, agent, task string, in *capability.Instance, w *world) (*policy.Set, error) {
-	return policy.CompileGrant(resource.Grant(in, tenant, agent, task, func(name string) (*resource.CredentialSourceSpec, bool) { s, ok := w.sources[name]; return s, ok },
-		func(name string) (*connector.Spec, bool) { s := w.connectors.Spec(name); return s, s != nil }))
+	return policy.CompileGrant(resource.Grant(in, tenant, agent, task, resource.Declared{
+		Source:    func(name string) (*resource.CredentialSourceSpec, bool) { s, ok := w.sources[name]; return s, ok },
+		Connector: func(name string) (*connector.Spec, bool) { s := w.connectors.Spec(name); return s, s != nil }}))
 }

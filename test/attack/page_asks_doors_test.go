@@ -127,7 +127,9 @@ func TestPageAsksEveryDoor(t *testing.T) {
 		t.Fatal(err)
 	}
 	tools, err := mcp.New(mcp.Config{Tenant: gatetest.Tenant, Task: gatetest.Task, Agent: gatetest.Agent, Gate: kit, Observer: struct{ mcp.Observer }{}, Redact: func(b []byte) []byte { return b },
-		Recognize: func(string, string, []byte) (mcp.Meaning, error) { return mcp.Meaning{}, errors.New("a page was let in") }, Servers: []mcp.Server{{App: "queue", URL: "https://127.0.0.1:1/mcp", Tools: []string{"read"}}}})
+		Recognize: func(string, string, []byte) (mcp.Meaning, error) {
+			return mcp.Meaning{}, errors.New("a page was let in")
+		}, Servers: []mcp.Server{{App: "queue", URL: "https://127.0.0.1:1/mcp", Tools: []string{"read"}}}})
 	if err != nil {
 		t.Fatal(err)
 	}

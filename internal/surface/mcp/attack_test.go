@@ -222,7 +222,7 @@ func TestResults(t *testing.T) {
 
 // TestHostileServer: what a server asks, repeats, keeps back or sends somewhere else.
 //
-// Threats: G7, G8 (door); M1 (door)
+// Threats: G7, G8, M2 (door)
 func TestHostileServer(t *testing.T) {
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		t.Errorf("another host was sent %q", r.Header.Get("Authorization"))
@@ -360,7 +360,7 @@ func TestSessionsOfServers(t *testing.T) {
 // TestForeignRequests: pages, rebound names (CVE-2026-34742), and who brings a session of
 // somebody else or an event to go on after.
 //
-// Threats: T8, B5 (form)
+// Threats: T8, B5, G9 (form)
 func TestForeignRequests(t *testing.T) {
 	up := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a server was asked") }))
 	defer up.Close()

@@ -233,7 +233,7 @@ type refused struct {
 
 // TestRefused: what has no one meaning is refused and recorded, and no server hears of it.
 //
-// Threats: T2 (form)
+// Threats: T2, G9 (form)
 func TestRefused(t *testing.T) {
 	up := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a server was asked") }))
 	defer up.Close()
