@@ -38,8 +38,8 @@ type definition struct {
 func (u *upstream) look(ctx context.Context, p put) (*sight, session, error) {
 	ctx, cancel := context.WithTimeout(ctx, measureTimeout)
 	defer cancel()
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.looking.Lock()
+	defer u.looking.Unlock()
 	se := u.session
 	raw, err := u.list(ctx, &se, p)
 	if errors.Is(err, errSession) { // a list may be asked for twice
@@ -53,7 +53,9 @@ func (u *upstream) look(ctx context.Context, p put) (*sight, session, error) {
 	u.session = se
 	x, err := u.sight(raw, se)
 	if err == nil {
+		u.mu.Lock()
 		u.seen = x
+		u.mu.Unlock()
 	}
 	return x, se, err
 }

@@ -39,10 +39,13 @@ type upstream struct {
 	timeout time.Duration
 	ids     atomic.Int64 // of requests: none is used twice
 
-	mu      sync.Mutex
+	// looking orders looks, and with them sessions.
+	looking sync.Mutex
 	session session
-	seen    *sight                 // the last one
-	kept    map[action.Digest]bool // definitions that are on record
+
+	mu   sync.Mutex
+	seen *sight                 // the last one
+	kept map[action.Digest]bool // definitions that are on record
 }
 
 // session is what the last handshake settled. Nobody else has it, and a server that
