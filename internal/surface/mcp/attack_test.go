@@ -256,6 +256,7 @@ func TestHostileServer(t *testing.T) {
 		{"elicitation", events(`{"jsonrpc":"2.0","id":5,"method":"elicitation/create","params":{"message":"your password?"}}`, good), "it asks something itself", action.Unknown},
 		{"roots", json(`{"jsonrpc":"2.0","id":5,"method":"roots/list"}`), "it asks something itself", action.Unknown},
 		{"input_required", result(`{"resultType":"input_required","inputRequests":{"who":{}},"requestState":"s"}`), "it wants more input", action.Unknown},
+		{"says_that_it_failed", result(`{"isError":true,"content":[{"type":"text","text":"no"}]}`), "no", action.Unknown},
 		{"a_task", result(`{"task":{"taskId":"7","status":"working"}}`), "", action.Done},
 		{"another_id", json(strings.Replace(good, `"id":ID`, `"id":99`, 1)), "cannot be read", action.Unknown},
 		{"two_answers", json(`[` + good + `,` + good + `]`), "cannot be read", action.Unknown},
@@ -264,7 +265,7 @@ func TestHostileServer(t *testing.T) {
 		{"html", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "<html>") }, "cannot be read", action.Unknown},
 		{"carriage_returns", events("{\"jsonrpc\":\"2.0\",\rdata: x"), "cannot be read", action.Unknown},
 		{"no_answer", events(), "cannot be read", action.Unknown},
-		{"error", json(`{"jsonrpc":"2.0","id":ID,"error":{"code":-32602,"message":"no: ` + secret + `"}}`), "the server refused the call with error -32602: no: [redacted]", action.Done},
+		{"error", json(`{"jsonrpc":"2.0","id":ID,"error":{"code":-32602,"message":"no: ` + secret + `"}}`), "the server refused the call with error -32602: no: [redacted]", action.Unknown},
 		{"redirect", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
 		}, "status 307", action.Unknown},
@@ -300,7 +301,7 @@ func TestHostileServer(t *testing.T) {
 					}
 				})
 			text, failed := r.tool("read", `{"id":1}`)
-			if !strings.Contains(text, tc.want) || failed != (tc.state == action.Unknown || tc.name == "error") || strings.Contains(text, secret) || calls.Load() != 1 {
+			if !strings.Contains(text, tc.want) || failed != (tc.state == action.Unknown) || strings.Contains(text, secret) || calls.Load() != 1 {
 				t.Errorf("got %s (%t), %d calls", text, failed, calls.Load())
 			}
 			if o := r.outcome(); o.State != tc.state || strings.Contains(o.Detail, secret) || strings.Contains(o.Detail, "password") {

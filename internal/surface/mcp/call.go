@@ -137,9 +137,9 @@ func (c *call) send(ctx context.Context, se *session, p put) action.Outcome {
 	switch {
 	case errors.Is(err, errNotSent):
 		return c.failed(action.Failed, "upstream_failed", err.Error())
-	case errors.As(err, &said): // the server's own word, for the agent alone
+	case errors.As(err, &said): // how far it came is the server's secret
 		c.result = refused(said, c.s.c.Redact)
-		return action.Outcome{State: action.Done, Detail: said.Error()}
+		return action.Outcome{State: action.Unknown, Detail: said.Error()}
 	case err != nil:
 		return c.failed(action.Unknown, "upstream_failed", "after the call may have been made: "+err.Error())
 	}
@@ -148,6 +148,9 @@ func (c *call) send(ctx context.Context, se *session, p put) action.Outcome {
 		return c.failed(action.Unknown, "answer_refused", "the call was made: "+err.Error())
 	}
 	c.result = result
+	if result["isError"] == true {
+		return action.Outcome{State: action.Unknown, Detail: "the tool says that it failed"}
+	}
 	return action.Outcome{State: action.Done, Detail: note}
 }
 

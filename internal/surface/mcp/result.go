@@ -57,7 +57,7 @@ func pass(raw []byte, redact func([]byte) []byte) (result map[string]any, note s
 		result["structuredContent"] = r.Structured
 	}
 	if r.IsError {
-		result["isError"], note = true, "the tool says that it failed"
+		result["isError"] = true
 	}
 	if left > 0 {
 		note = strconv.Itoa(left) + " parts of the answer were left out"
