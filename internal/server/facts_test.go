@@ -407,6 +407,7 @@ func (k *facts) lapses(t *testing.T, c change, took map[string]time.Duration) ce
 		if k.note(t, b) || k.notes.called() != calls {
 			t.Error("the tool was called")
 		}
+		k.measured(t, c, cert)
 	} else if c.how == atCall {
 		if s := k.call(t, b); s == 200 {
 			t.Error("the model's answer was passed on")

@@ -13,6 +13,7 @@ import (
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/server"
 	"github.com/sallyport-dev/sallyport/test/rig"
 )
@@ -94,6 +95,27 @@ func (k *facts) note(t *testing.T, b *server.Bare) bool {
 		t.Logf("the tool: %s", text)
 	}
 	return done
+}
+
+// measured: what the server says now is on record, in its own words for who may read them.
+func (k *facts) measured(t *testing.T, c change, cert certify.Certification) {
+	t.Helper()
+	was, _ := cert.Manifest.Get(c.fact())
+	for _, e := range k.Records(t, k.from) {
+		var m struct {
+			Connector string
+			Facts     map[string]string
+		}
+		if e.Type != "tools.measured" || json.Unmarshal(e.Body, &m) != nil || m.Facts[c.fact()] == was.Value {
+			continue
+		}
+		_, b, err := k.Server.Payload(t.Context(), "", rig.As("lin"), e.Seq, 0)
+		if err != nil || m.Connector != "notes" || !strings.HasPrefix(string(b), `[{"description":"Adds a note.`) {
+			t.Errorf("the definitions on record: %s %v", b, err)
+		}
+		return
+	}
+	t.Errorf("%s is not on record as it is now", c.fact())
 }
 
 // tool changes what the server says of its tool.

@@ -7,9 +7,13 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 
+	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/capability"
 	"github.com/sallyport-dev/sallyport/internal/connector"
+	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/surface/mcp"
 )
 
@@ -49,7 +53,7 @@ func (s *session) toolServers() (out []mcp.Server, err error) {
 // newTools makes the door to servers of tools.
 func (s *session) newTools(servers []mcp.Server, redact func([]byte) []byte) (*mcp.Door, error) {
 	d, err := mcp.New(mcp.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate, Servers: servers,
-		Recognize: s.recognizeTool, Credentials: s.toolCredentials, Observer: toolObserver{s}, Redact: redact})
+		Recognize: s.recognizeTool, Credentials: s.toolCredentials, Observer: &toolObserver{s: s, kept: map[string]action.Digest{}}, Redact: redact})
 	if err == nil {
 		s.onStop(func() { d.Close() })
 	}
@@ -91,10 +95,38 @@ func (s *session) toolCredentials(ctx context.Context, app, id string) (func(*ht
 	}, nil
 }
 
-// toolObserver holds every sight of a server of tools against the boundary.
-type toolObserver struct{ s *session }
+// toolObserver holds every sight of a server of tools against the boundary. What is seen
+// there for the first time in a task, or otherwise than before, is on record before
+// anything follows from it: facts, and definitions as evidence, since the facts have
+// only digests of what a server says.
+type toolObserver struct {
+	s    *session
+	mu   sync.Mutex
+	kept map[string]action.Digest // what is on record, by connector
+}
 
 // Observe implements mcp.Observer. An error keeps the call from being sent.
-func (o toolObserver) Observe(ctx context.Context, m mcp.Measurement) error {
+func (o *toolObserver) Observe(ctx context.Context, m mcp.Measurement) error {
+	if err := o.record(ctx, m); err != nil {
+		return err
+	}
 	return o.s.compare(ctx, atTools, m.Facts, m.Effect)
+}
+
+func (o *toolObserver) record(ctx context.Context, m mcp.Measurement) error {
+	sum, err := canon.DigestOf(map[string]any{"facts": m.Facts, "definitions": canon.Digest(m.Definitions)})
+	if err != nil {
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.kept[m.App] == sum {
+		return nil
+	}
+	_, err = o.s.t.log.Append(ctx, record.Draft{Type: "tools.measured", Task: o.s.task.ID, Agent: o.s.task.Agent, Actor: "sallyport",
+		Body: map[string]any{"connector": m.App, "facts": m.Facts}, Blobs: []record.Blob{{Name: "tool-definitions", Type: "application/json", Data: m.Definitions}}})
+	if err == nil {
+		o.kept[m.App] = sum
+	}
+	return err
 }

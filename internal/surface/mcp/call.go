@@ -66,14 +66,7 @@ func (s *Door) call(w http.ResponseWriter, r *http.Request, q *request) {
 	maps.Copy(a.Params, m.Params)
 	a.Labels, a.Digest = m.Labels, c.form().digest()
 	blobs := []record.Blob{{Name: "tool-arguments", Type: "application/json", Data: c.arguments}}
-	fresh := c.u.fresh(shown)
-	if fresh != "" {
-		blobs = append(blobs, record.Blob{Name: "tool-definition", Type: "application/json", Data: shown.text})
-	}
 	res := s.c.Gate.Act(gate.WithPatience(r.Context(), s.c.Patience), a, blobs, c.dispatch)
-	if res.Seq >= 0 && fresh != "" {
-		c.u.record(fresh)
-	}
 	switch {
 	case c.result != nil:
 		s.answer(w, q, c.result)

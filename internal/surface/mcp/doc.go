@@ -8,9 +8,9 @@
 //     header fields that say what the body says must say the same
 //  2. the call becomes an operation of its connector: declared arguments and no others,
 //     in canonical JSON, and valid by the tool's own schema where that is known
-//  3. gate: decided and recorded, with the arguments, and the tool's definition if it
-//     is not on record yet. A call that people are asked about is answered as held
-//     after Config.Patience; the same call passes once they have approved
+//  3. gate: decided and recorded, with the arguments. A call that people are asked
+//     about is answered as held after Config.Patience; the same call passes once they
+//     have approved
 //  4. dispatch: permit over server, tool and arguments; then credentials, by lease
 //  5. the server's identity and whole list of tools are measured, and Observer.Observe
 //     is asked. Another server or list than the certified one gets no call
@@ -119,6 +119,9 @@ type Measurement struct {
 	// Facts by name: mcp.APP.server, mcp.APP.tools, and of each declared tool
 	// mcp.APP.tool.TOOL.says and mcp.APP.tool.TOOL.takes.
 	Facts map[string]string
+	// Definitions are those of the declared tools, as they are passed on: a list in
+	// canonical JSON.
+	Definitions []byte
 }
 
 // Observer compares measurements with the boundary manifest. An error means that

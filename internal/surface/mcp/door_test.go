@@ -86,8 +86,8 @@ func TestOfficialPeers(t *testing.T) {
 	}
 }
 
-// TestDecision: what is decided has the arguments as parameters, and on record are they
-// and, once, the definition that the model saw.
+// TestDecision: what is decided has the arguments as parameters, and they are on record;
+// what is observed has the definitions as they are passed on.
 func TestDecision(t *testing.T) {
 	q := newQueue("queue")
 	up := httptest.NewServer(q.handler(true))
@@ -104,13 +104,13 @@ func TestDecision(t *testing.T) {
 	all := r.kit.Log.Decisions(t)
 	for i, d := range all[1:] {
 		want := `tool-arguments {"id":4711}`
-		if i == 0 {
-			want += ` tool-definition {"description":"Reads a ticket.","inputSchema":{"properties":{"id":{"type":"integer"}},"required":["id"],"type":"object"},"name":"read"}`
-		}
 		a := d.Action
 		if got := strings.Join(r.evidence(i+1), " "); got != want || a.Surface != action.MCP || a.Source != "harness" || a.App != "queue" || a.Params["ticket"] != "4711" || len(a.Params) != 1 || a.Effect != action.Read {
 			t.Errorf("%d: %s; %+v", i, got, a)
 		}
+	}
+	if want := `{"description":"Reads a ticket.","inputSchema":{"properties":{"id":{"type":"integer"}},"required":["id"],"type":"object"},"name":"read"}]`; !strings.HasSuffix(r.pins.definitions, want) {
+		t.Errorf("definitions: %s", r.pins.definitions)
 	}
 	if got := all[1].Labels; len(got) != 0 {
 		t.Errorf("labels before: %v", got)

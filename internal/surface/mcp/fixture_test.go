@@ -84,11 +84,14 @@ type pins struct {
 	mu    sync.Mutex
 	facts map[string]string
 	drift []string
+	// definitions are the last ones
+	definitions string
 }
 
 func (p *pins) Observe(_ context.Context, m mcp.Measurement) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.definitions = string(m.Definitions)
 	if p.facts == nil {
 		p.facts = map[string]string{}
 	}

@@ -187,7 +187,15 @@ func plain(s string) string {
 
 // observe has a sight compared with what is certified.
 func (s *Door) observe(ctx context.Context, u *upstream, x *sight, e action.Effect) error {
-	return s.c.Observer.Observe(ctx, Measurement{App: u.App, Effect: e, Facts: maps.Clone(x.facts)})
+	list := []canon.Value{}
+	for _, name := range slices.Sorted(maps.Keys(x.tools)) {
+		list = append(list, x.tools[name].text)
+	}
+	text, err := canon.Marshal(list)
+	if err != nil {
+		return err
+	}
+	return s.c.Observer.Observe(ctx, Measurement{App: u.App, Effect: e, Facts: maps.Clone(x.facts), Definitions: text})
 }
 
 // form is what is decided and then asked of a server.
@@ -214,25 +222,4 @@ func (u *upstream) shown(tool string) *definition {
 		return nil
 	}
 	return u.seen.tools[tool]
-}
-
-// fresh is the digest of a definition that is not on record yet, or "".
-func (u *upstream) fresh(d *definition) action.Digest {
-	if d == nil {
-		return ""
-	}
-	sum := canon.Digest(d.text)
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.kept[sum] {
-		return ""
-	}
-	return sum
-}
-
-// record says that a definition is on record.
-func (u *upstream) record(sum action.Digest) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.kept[sum] = true
 }

@@ -17,7 +17,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 )
 
@@ -44,8 +43,7 @@ type upstream struct {
 	session session
 
 	mu   sync.Mutex
-	seen *sight                 // the last one
-	kept map[action.Digest]bool // definitions that are on record
+	seen *sight // the last one
 }
 
 // session is what the last handshake settled. Nobody else has it, and a server that
@@ -57,7 +55,7 @@ type session struct {
 }
 
 func newUpstream(x Server, timeout time.Duration) *upstream {
-	return &upstream{Server: x, timeout: timeout, kept: map[action.Digest]bool{}, client: &http.Client{
+	return &upstream{Server: x, timeout: timeout, client: &http.Client{
 		// No proxy of the environment, no compression, no redirect: what is read is
 		// what the declared server sent.
 		Transport: &http.Transport{DialContext: x.Dial, TLSClientConfig: &tls.Config{RootCAs: x.Roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
