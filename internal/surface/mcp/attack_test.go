@@ -155,6 +155,7 @@ func TestBadDefinitions(t *testing.T) {
 		"no_schema":     `{"name":"read"}`,
 		"true":          `{"name":"read","inputSchema":true}`,
 		"in_headers":    `{"name":"read","inputSchema":{"type":"object","properties":{"id":{"type":"integer","x-mcp-header":"Id"}}}}`,
+		"in_headers_2":  `{"name":"read","inputSchema":{"type":"object","properties":{"id":{"type":"integer","x\u002dmcp-header":"Id"}}}}`,
 		"twice":         `{"name":"read","inputSchema":{"type":"object"}},{"name":"read","inputSchema":{"type":"object"}}`,
 		"member_twice":  `{"name":"read","name":"other","inputSchema":{"type":"object"}}`,
 		"of_no_name":    `{"inputSchema":{"type":"object"}}`,
