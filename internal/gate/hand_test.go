@@ -39,6 +39,7 @@ func TestOneHand(t *testing.T) {
 		want(t, k.Act(t.Context(), by("", action.Computer, "harness"), []record.Blob{{Name: action.Screenshot, Data: []byte("x")}}, sent(&n)), verdict, layer, code)
 		want(t, k.Act(t.Context(), by("", action.Egress, "harness"), nil, sent(&n)), verdict, layer, code)
 		want(t, k.Act(t.Context(), by("", action.Database, "harness"), nil, sent(&n)), verdict, layer, code)
+		want(t, k.Act(t.Context(), by("", action.MCP, "harness"), nil, sent(&n)), verdict, layer, code)
 		want(t, k.Act(t.Context(), by("", action.Inference, "harness"), nil, sent(&n)), action.Allow, action.LayerGrant, "test_allow")
 		want(t, k.Act(t.Context(), by("", action.Egress, "browser"), nil, sent(&n)), action.Allow, action.LayerGrant, "test_allow")
 	}

@@ -16,12 +16,14 @@ const CodeShadow = "shadow"
 
 // goesOn reports whether what policy lets through really passes in shadow: what
 // only looks or reads, what is put into the screen (a request that comes of it is
-// decided at door 2), and calls of the model. A socket can write, whatever its handshake
+// decided at door 2), tools that are declared to read, and calls of the model. A socket can write, whatever its handshake
 // looks like, and what is done in a session of a database or host is not decided here.
 func goesOn(a action.Action) bool {
 	switch a.Surface {
 	case action.Computer, action.Inference:
 		return true
+	case action.MCP:
+		return !a.Effect.Changes()
 	case action.Egress:
 		return !a.Effect.Changes() && a.Request != nil && a.Request.Destination != "websocket"
 	}

@@ -31,7 +31,7 @@ func decide(v action.Verdict) gatetest.Policy {
 //
 // Threats: T61 (shadow)
 func TestShadowLetsNothingTakeEffect(t *testing.T) {
-	surfaces := []action.Surface{action.Computer, action.Egress, action.Inference, action.Database, action.SSH, action.Control}
+	surfaces := []action.Surface{action.Computer, action.Egress, action.Inference, action.Database, action.SSH, action.MCP, action.Control}
 	effects := []action.Effect{action.Observe, action.Read, action.Write, action.Privileged, action.Irreversible}
 	for _, v := range []action.Verdict{action.Allow, action.Hold, action.Deny, "", "permit"} {
 		var questions atomic.Int64
@@ -43,7 +43,7 @@ func TestShadowLetsNothingTakeEffect(t *testing.T) {
 					a.Surface, a.Effect, a.Request = s, e, &action.Request{Method: "GET", Destination: destination}
 					var n atomic.Int64
 					r := k.Act(t.Context(), a, nil, sent(&n))
-					reads := s == action.Egress && !e.Changes() && destination != "websocket"
+					reads := s == action.Egress && !e.Changes() && destination != "websocket" || s == action.MCP && !e.Changes()
 					passes := v == action.Allow && (reads || s == action.Computer || s == action.Inference)
 					if (n.Load() == 1) != passes || (r.Decision.Verdict == action.Allow) != passes {
 						t.Errorf("%s %s %s, %q by policy: got %d effects and %s, want it to pass: %v", s, e, destination, v, n.Load(), r.Decision.Verdict, passes)
