@@ -100,7 +100,12 @@ var changes = []change{
 	{"policy.<name>", "policy.company", atApply, edit("noor", "policies/company.cedar", "context.request.bodySize > 4000", "context.request.bodySize > 4000000")},
 	{"suite.<name>", "suite.helpdesk-core", atApply, edit("noor", "suite.yaml", "required: {success: 20", "required: {success: 21")},
 	{"credential.<name>", "credential.iam-helpdesk", atApply, edit("sven", "credentials.yaml", "sealed: iam-helpdesk}", "sealed: another}")},
-	{"tier", "", atApply, edit("noor", "connectors.yaml", "effect: privileged\n      readBack: {path: \"/api/users/{user}\", pointer: /mfaResetAt", "effect: write\n      readBack: {path: \"/api/users/{user}\", pointer: /mfaResetAt")},
+	{"tier", "", atApply, func(k *facts) {
+		k.apply("noor", func(files map[string][]byte) {
+			rig.Replace("connectors.yaml", "effect: privileged\n      readBack: {path: \"/api/users/{user}\", pointer: /mfaResetAt", "effect: write\n      readBack: {path: \"/api/users/{user}\", pointer: /mfaResetAt")(files)
+			rig.Replace("connectors.yaml", "tool: wipe, effect: privileged", "tool: wipe, effect: write")(files)
+		})
+	}},
 
 	{"browser.binary", "", inWatch, func(k *facts) { k.touch("browser/chromium") }},
 	{"harness.binary", "", inWatch, func(k *facts) { k.touch("agent") }},
@@ -381,7 +386,7 @@ func TestEveryFactLapses(t *testing.T) {
 }
 
 // named are names that stand for all of their kind.
-var named = map[string]string{"connector": "iam", "capability": "reset-mfa", "policy": "company", "suite": "helpdesk-core", "credential": "iam-helpdesk"}
+var named = map[string]string{"connector": "iam", "capability": "reset-mfa", "policy": "company", "suite": "helpdesk-core", "credential": "iam-helpdesk", "mcp": "notes.server"}
 
 func (k *facts) lapses(t *testing.T, c change, took map[string]time.Duration) certify.Certification {
 	if c.how == atStart {

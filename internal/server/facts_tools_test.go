@@ -44,6 +44,7 @@ func (n *notes) is(name string) {
 	defer n.mu.Unlock()
 	n.server = sdk.NewServer(&sdk.Implementation{Name: name, Version: "1"}, nil)
 	n.add("note", "Adds a note.", noteSchema)
+	n.add("wipe", "Takes them all away.", `{"type":"object"}`)
 }
 
 // add adds a tool, or puts another one in its place. The caller holds mu, or no server runs.
@@ -76,15 +77,21 @@ spec:
   mcp: {path: /mcp}
   operations:
     - {name: notes.note.add, kind: tool, tool: note, effect: write, arguments: {text: {param: text}}}
+    - {name: notes.wipe, kind: tool, tool: wipe, effect: privileged}
 `...)
-	rig.Replace("capability.yaml", "  reads: [iam, tickets]", "    - {operation: notes.note.add, where: {text: {any: true}}, max: 100}\n  reads: [iam, tickets]")(files)
+	rig.Replace("capability.yaml", "  reads: [iam, tickets]", "    - {operation: notes.note.add, where: {text: {any: true}}, max: 100}\n    - {operation: notes.wipe, max: 100}\n  reads: [iam, tickets]")(files)
 	rig.Replace("agent.yaml", "connectors: [iam, tickets]", "connectors: [iam, tickets, notes]")(files)
 }
 
 // note has the agent call its tool once; it reports whether the tool answered.
 func (k *facts) note(t *testing.T, b *server.Bare) bool {
 	t.Helper()
-	resp, err := http.Post(b.Tools, "application/json", strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"note","arguments":{"text":"hi"}}}`))
+	return k.tool(t, b, `{"name":"note","arguments":{"text":"hi"}}`)
+}
+
+func (k *facts) tool(t *testing.T, b *server.Bare, call string) bool {
+	t.Helper()
+	resp, err := http.Post(b.Tools, "application/json", strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":`+call+`}`))
 	if err != nil {
 		return false // the task ended while it asked
 	}
@@ -130,8 +137,9 @@ var toolChanges = []change{
 	{"mcp.<name>.tool.<tool>.takes", "mcp.notes.tool.note.takes", atCall, tool("note", "Adds a note.", strings.Replace(noteSchema, `"text":`, `"bcc":{"type":"string"},"text":`, 1))},
 }
 
-// gradedTool: a rule grades what a tool says of itself. A call that only writes goes on;
-// the description is on record as changed, and what is privileged waits for a person.
+// gradedTool: a rule grades what a tool says of itself. A call that only writes goes on,
+// with the change on record. What is privileged does not when the change is seen just
+// before it, since the gate did not know; the next one waits for a person.
 func (k *facts) gradedTool(t *testing.T) {
 	k.apply("mara", rig.Replace("agent.yaml", "policySets:", "drift: [{facts: [mcp.*.says], then: hold}]\n  policySets:"))
 	cert := k.certify(t, nil)
@@ -146,6 +154,27 @@ func (k *facts) gradedTool(t *testing.T) {
 	c := k.Certification(t, cert.ID)
 	if fmt.Sprint(c.State) != "live" || len(c.Graded) != 1 || c.Graded[0].Name != "mcp.notes.tool.note.says" {
 		t.Errorf("the certification is %s with %v", c.State, c.Graded)
+	}
+	const wipe = `{"name":"wipe"}`
+	if !k.tool(t, b, wipe) { // the scripted approver says yes
+		t.Error("a privileged call that was approved did not pass")
+	}
+	k.notes.add("wipe", "Takes them all away, said better.", `{"type":"object"}`)
+	asked := k.notes.called()
+	if k.tool(t, b, wipe) || k.notes.called() != asked {
+		t.Error("a privileged call passed before anybody knew of the drift")
+	}
+	if !k.tool(t, b, wipe) {
+		t.Error("a privileged call that was approved after it did not pass")
+	}
+	held := 0
+	for _, e := range k.Records(t, k.from) {
+		if e.Type == "action.decided" && strings.Contains(string(e.Body), "notes.wipe") && strings.Contains(string(e.Body), `"code":"approved"`) {
+			held++
+		}
+	}
+	if held != 3 { // the refused one was approved too, for the drift before
+		t.Errorf("people were asked about %d calls", held)
 	}
 	k.notes.add("note_v2", "Not graded.", noteSchema)
 	calls := k.notes.called()
