@@ -325,7 +325,7 @@ func (r *auditReading) record(ctx context.Context, e record.Entry) error {
 			return fmt.Errorf("record %d: %w", e.Seq, err)
 		}
 		a := d.Action
-		if d.Decision.Verdict != action.Allow || a.Surface != action.Egress || a.App != r.name || d.Stage.Conditions() != action.Production {
+		if d.Decision.Verdict != action.Allow || a.Surface != action.Egress && a.Surface != action.MCP || a.App != r.name || d.Stage.Conditions() != action.Production {
 			return nil
 		}
 		i := slices.IndexFunc(r.spec.Audit.Operations, func(o connector.AuditOperation) bool { return o.Operation == a.Operation })

@@ -300,6 +300,23 @@ func TestAroundTheDoors(t *testing.T) {
 	w.ended()
 }
 
+// TestToolIsAnEffect: what a tool of the application did is in its log as anything else,
+// and no way around the doors.
+func TestToolIsAnEffect(t *testing.T) {
+	r := newReconciled(t, nil)
+	r.read("tickets")
+	w := r.start()
+	f := w.form("done")
+	a := action.Action{Surface: action.MCP, Source: "harness", Operation: "tickets.ticket.comment", App: "tickets", Effect: action.Write, Params: map[string]string{"ticket": "4711", "text": "done"}}
+	if d := w.a.Act(t.Context(), a).Decision; d.Verdict != action.Allow {
+		t.Fatalf("%+v", d)
+	}
+	w.send("POST", comments, f)
+	if x := r.read("tickets"); !x.Good() || x.Matched != 1 || x.Bypass+x.Missing != 0 {
+		t.Errorf("%+v", x)
+	}
+}
+
 // TestStolenPassword: somebody signs in to the application by the agent's account, and
 // does nothing yet that is on its log. It is no sign-in of a lease, also if it is made to
 // look like one that is over.
