@@ -262,7 +262,7 @@ func answerOutlives(t *testing.T, r *apitest.Rig) {
 			t.Errorf("%s: got %s, %v; answered %s", c.path, got.Approval.State, err, w.Body)
 		}
 	}
-	r.Apply(t) // asks again what was said no to
+	r.ApplyAs(t, "mara") // whose agent it is: asks again what was said no to
 }
 
 func approvalUsedOnce(t *testing.T, r *apitest.Rig) {

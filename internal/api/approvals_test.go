@@ -27,6 +27,7 @@ func heldActions(t *testing.T, r *apitest.Rig) {
 	go func() {
 		_, err := r.As("mara").Certify(ctx, "helpdesk", "", false, nil)
 		ran <- err
+		close(ran)
 	}()
 	defer func() { cancel(); <-ran }()
 	a := held(t, r, ran)

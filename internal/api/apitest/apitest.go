@@ -121,7 +121,10 @@ func (r *Rig) As(person string) *client.Client {
 }
 
 // Apply declares the sample tenant and stores its secrets.
-func (r *Rig) Apply(t testing.TB) {
+func (r *Rig) Apply(t testing.TB) { t.Helper(); r.ApplyAs(t, "noor") }
+
+// ApplyAs is Apply by another person.
+func (r *Rig) ApplyAs(t testing.TB, person string) {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(r.Files, "*.yaml"))
 	if err != nil {
@@ -142,7 +145,7 @@ func (r *Rig) Apply(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.As("noor").Apply(t.Context(), all); err != nil {
+	if _, err := r.As(person).Apply(t.Context(), all); err != nil {
 		t.Fatal(err)
 	}
 	for name, value := range r.Sample.Secrets {
