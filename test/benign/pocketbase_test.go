@@ -69,9 +69,9 @@ var keeping = []workflow{
 	wf("note a visit: a day, a document, a relation, an address", "press:btn:visits", "see:sort:notes", "press:btn:New record", "see:frame:Rich Text Area",
 		"press:field:day", "press:day:November 17, 2026", "press:field:meta", "key:ctrl+a", `type:{"drift": 0.2}`, "scroll:down 10 460 125", "press:btn:Open picker", "press:btn:device 47",
 		"press:btn:Set selection", "press:field:link", "type:https://reports.example/17?a=b&c=d", save, shut).writes("pocketbase.visit.create"),
-	in("copy a record", "press:row:device 48", "press:btn:More record options", "press:btn:Duplicate", "press:field:name", "key:ctrl+a", "type:second probe", save, shut).
+	in("copy a record", "press:row:device 48", "still:btn:More record options", "press:btn:More record options", "press:btn:Duplicate", "press:field:name", "key:ctrl+a", "type:second probe", save, shut).
 		writes("pocketbase.device.create second probe"),
-	in("delete a record", "press:row:device 49", "press:btn:More record options", "press:btn:Delete", "press:btn:Yes", "gone:row:device 49").
+	in("delete a record", "press:row:device 49", "still:btn:More record options", "press:btn:More record options", "press:btn:Delete", "press:btn:Yes", "gone:row:device 49").
 		writes("pocketbase.device.delete " + deviceID(49)).asks("pocketbase.device.delete"),
 	wf("rename the application", "press:btn:Settings", "press:field:Application name", "key:ctrl+a", "type:Device register", "press:btn:Save changes", "gone:btn:Cancel").
 		writes("pocketbase.settings.update").asks("pocketbase.settings.update"),

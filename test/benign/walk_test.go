@@ -111,6 +111,14 @@ func (w *walker) step(ctx context.Context, s string) (code string, err error) {
 	case "see", "gone":
 		_, err := w.find(ctx, arg, kind == "see")
 		return "", err
+	case "still": // until it is where it was at the look before
+		for before := (marks.Mark{}); ; {
+			m, err := w.find(ctx, arg, true)
+			if err != nil || m == before {
+				return "", err
+			}
+			before = m
+		}
 	case "type":
 		return w.Type(ctx, arg)
 	case "key":
