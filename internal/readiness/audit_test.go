@@ -2,6 +2,7 @@ package readiness_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +48,7 @@ func TestReconciledCount(t *testing.T) {
 		t.Fatal("the story has no reset")
 	}
 	want := fmt.Sprintf("%d effects", len(pairs))
+	b.audit("audit.matched", map[string]any{"pairs": slices.Clone(pairs)}) // and again, as after a crash
 	pairs = append(pairs, map[string]any{"event": "8", "action": "a-of-another-agent"})
 	b.audit("audit.matched", map[string]any{"pairs": pairs})
 	b.audit("audit.bypass", finding("bypass", "somebody-else"))

@@ -74,14 +74,15 @@ func (k *check) audit(a Audit) (events int) {
 	if e.w.Live != nil {
 		since = e.w.Live.Issued
 	}
-	missing := 0
+	missing, counted := 0, map[string]bool{}
 	var matched, gone []ref
 	for _, x := range e.h.audits {
 		if x.Connector != a.Connector {
 			continue
 		}
 		for _, p := range x.Pairs {
-			if _, ours := e.h.decisions[p.Action]; ours {
+			if _, ours := e.h.decisions[p.Action]; ours && !counted[p.Action] {
+				counted[p.Action] = true
 				events++
 				matched = append(matched, x.ref)
 			}

@@ -25,7 +25,8 @@ import (
 // A reading takes a page of the log, then the records up to the newest one, so that all
 // are read that can explain the page. Order of writes: what is found, with how far log
 // and records were read, in one record (audit.*); then the lapses. A crash before the
-// record reads the same again and finds the same; a crash after it finds in the state
+// record reads the same again and finds the same, but for pairs that were too many for
+// one record: those before the last are on record twice then, and count once; a crash after it finds in the state
 // which lapses it comes to, and they are done before anything is served. A reading that
 // finds nothing new writes nothing, but for once an hour.
 
@@ -41,8 +42,13 @@ const (
 	auditRetry = 10 * time.Second
 	// auditHeartbeat is how old the state on record may be.
 	auditHeartbeat = time.Hour
-	// auditListed bounds how many findings a record and the state name.
+	// auditListed bounds how many findings a record and the state name, and auditRoom
+	// how large they are in a record, which has 64 KiB: their texts are what somebody had
+	// the application write.
 	auditListed = 20
+	auditRoom   = 32 << 10 // bytes
+	// auditPairs bounds how many pairs are in one record.
+	auditPairs = 400
 )
 
 // auditState is how far one application's log is read.
@@ -103,10 +109,9 @@ type auditedBody struct {
 	Pairs     []reconcile.Pair `json:"pairs,omitempty"`
 	Bypass    int              `json:"bypass"`
 	Missing   int              `json:"missing"`
-	Findings  []AuditFinding   `json:"findings,omitempty"` // at most auditListed
-	Lapses    []auditLapse     `json:"lapses,omitempty"`
-	Since     time.Time        `json:"since,omitzero"` // of audit.unread: when it was read last
-	Why       string           `json:"why,omitempty"`  // of audit.unread
+	Findings  []AuditFinding   `json:"findings,omitempty"` // the first, as far as there is room
+	Since     time.Time        `json:"since,omitzero"`     // of audit.unread: when it was read last
+	Why       string           `json:"why,omitempty"`      // of audit.unread
 }
 
 // auditing is what this process knows of the readings of one log. Readings do not wait

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/connector"
 	"github.com/sallyport-dev/sallyport/internal/reconcile"
 	"github.com/sallyport-dev/sallyport/internal/record"
@@ -83,10 +84,16 @@ func (r *auditReading) append(ctx context.Context, typ string, b auditedBody) er
 	s.Lapses = r.lapses()
 	s.Findings = append(s.Findings, r.findings...)
 	s.Findings = s.Findings[max(0, len(s.Findings)-auditListed):]
-	b.V, b.Connector, b.Log, b.To, b.Records, b.Lapses = 1, r.name, s.Log, s.Cursor.Last, s.Records, s.Lapses
-	b.Findings = r.findings[:min(len(r.findings), auditListed)]
+	b.V, b.Connector, b.Log, b.To, b.Records = 1, r.name, s.Log, s.Cursor.Last, s.Records
+	b.Findings = listed(r.findings)
 	// Found is found, whoever asked for it and went away.
 	ctx = context.WithoutCancel(ctx)
+	for len(b.Pairs) > auditPairs {
+		if _, err := r.t.log.Append(ctx, record.Draft{Type: "audit.matched", Actor: "sallyport", Body: auditedBody{V: 1, Connector: r.name, Log: s.Log, Records: s.Records, Pairs: b.Pairs[:auditPairs]}}); err != nil {
+			return err
+		}
+		b.Pairs = b.Pairs[auditPairs:]
+	}
 	kept := *s
 	if _, err := r.t.log.Append(ctx, record.Draft{Type: typ, Actor: "sallyport", Body: b,
 		Change: func(tx record.Tx) error { return tx.Put(kindAudit, r.name, kept) }}); err != nil {
@@ -98,6 +105,18 @@ func (r *auditReading) append(ctx context.Context, typ string, b auditedBody) er
 	r.t.auditLapses(ctx, s.Lapses)
 	r.found, r.findings, r.events, r.start = reconcile.Result{}, nil, 0, s.Records
 	return nil
+}
+
+// listed are the findings that a record names: the first, as far as it has room.
+func listed(all []AuditFinding) []AuditFinding {
+	room := auditRoom
+	for i, f := range all {
+		b, err := canon.Marshal(f)
+		if room -= len(b); err != nil || room < 0 || i == auditListed {
+			return all[:i]
+		}
+	}
+	return all
 }
 
 // lapses are what the findings come to: one for each agent that is certified now.

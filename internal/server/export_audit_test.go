@@ -2,12 +2,15 @@ package server
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/gate"
+	"github.com/sallyport-dev/sallyport/internal/reconcile"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/surface/egress"
 )
@@ -68,6 +71,37 @@ func (s *Server) ReadAuditUnkept(ctx context.Context, connector string) (bypass 
 		err = r.settle(ctx, time.Now())
 	}
 	return len(r.found.Bypass), err
+}
+
+// KeepPairs puts n matched events on record, as one reading would, and returns how many
+// the records have.
+func (s *Server) KeepPairs(ctx context.Context, connector string, n int) (on int, err error) {
+	t, err := s.tenant("")
+	if err != nil {
+		return 0, err
+	}
+	x := t.auditOf(connector)
+	x.reading.Lock()
+	defer x.reading.Unlock()
+	r, err := t.newAuditReading(ctx, t.current(), connector)
+	if err != nil {
+		return 0, err
+	}
+	for i := range n {
+		r.found.Matched = append(r.found.Matched, reconcile.Pair{Event: fmt.Sprint(1e9 + i), Action: fmt.Sprintf("a-%024d", i), Record: int64(1e9 + i)})
+	}
+	from := r.state.Records
+	if err := r.keep(ctx, time.Now()); err != nil {
+		return 0, err
+	}
+	err = t.log.Entries(ctx, from, func(e record.Entry) error {
+		var b auditedBody
+		if e.Type == "audit.matched" && json.Unmarshal(e.Body, &b) == nil {
+			on += len(b.Pairs)
+		}
+		return nil
+	})
+	return on, err
 }
 
 // OweLapse leaves a finding on record as a crash before its lapse does.
