@@ -1,6 +1,7 @@
 package resource_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -64,5 +65,42 @@ func TestToolShadowing(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// Each tool is facts of the boundary, which have to fit a record.
+func TestTooManyTools(t *testing.T) {
+	var ops []string
+	for i := range 33 {
+		ops = append(ops, fmt.Sprintf("{name: notes.n%d, kind: tool, tool: n%d, effect: write}", i, i))
+	}
+	for n, want := range map[int]string{32: "", 33: "spec.connectors: they declare 33 tools, and an agent has at most 32"} {
+		_, rest, _ := strings.Cut(shadowing, "operations: [{name: notes.note.read")
+		_, rest, _ = strings.Cut(rest, "\n")
+		head, _, _ := strings.Cut(shadowing, "operations: [{name: notes.note.read")
+		all, err := decode(head + "operations: [" + strings.Join(ops[:n], ", ") + "]\n" + rest + `---
+apiVersion: sallyport/v1
+kind: Agent
+metadata: {name: clerk, tenant: acme}
+spec:
+  owner: ann
+  deputy: bob
+  purpose: Notes.
+  reviewBy: 2027-01-01
+  model: {provider: anthropic, endpoint: "https://model.example", id: m, location: here, key: {sealed: key}}
+  harness: {name: h}
+  browser: {kind: shell}
+  connectors: [notes]
+  capabilities: [work]
+  policySets: [p]
+  suites: [s]
+`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = resource.Validate(all)
+		if has := err != nil && strings.Contains(err.Error(), "tools, and an agent"); has != (want != "") || has && !strings.Contains(err.Error(), want) {
+			t.Errorf("%d tools: got %v, want %q", n, err, want)
+		}
 	}
 }

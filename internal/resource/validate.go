@@ -233,6 +233,10 @@ func (v *validator) clash(r *Resource, at string, c *connector.Spec, source stri
 // maxDatabases of one task: each has an address in the harness's namespace.
 const maxDatabases = 8
 
+// maxTools of one agent: each is two facts of its boundary, and a certification has all
+// of them in one record.
+const maxTools = 32
+
 // maxHosts of one task, for the same reason.
 const maxHosts = 3
 
@@ -433,6 +437,19 @@ func (v *validator) agent(r *Resource, s *AgentSpec) {
 				v.bad(r, fmt.Sprintf("spec.suites[%d]", i), "scenario %s of %s is of capability %s, which the agent does not have", sc.Name, name, sc.Capability)
 			}
 		}
+	}
+	tools := 0
+	for _, app := range s.Connectors {
+		if c, ok := Of[connector.Spec](v.all, r.Metadata.Tenant, app); ok {
+			for _, op := range c.Operations {
+				if op.Kind == connector.KindTool {
+					tools++
+				}
+			}
+		}
+	}
+	if tools > maxTools {
+		v.bad(r, "spec.connectors", "they declare %d tools, and an agent has at most %d: leave out those that no capability needs", tools, maxTools)
 	}
 	v.canary(r, s)
 	if s.Model.Scripted && !v.demo(r.Metadata.Tenant) {

@@ -115,7 +115,7 @@ func (u *upstream) sight(list []canon.Value, se session) (*sight, error) {
 	}
 	prefix := "mcp." + u.App + "."
 	s.facts[prefix+"server"] = se.server
-	s.facts[prefix+"tools"] = listed(names)
+	s.facts[prefix+"tools"] = listed(names, 1000)
 	for _, name := range u.Tools {
 		at := prefix + "tool." + name + "."
 		d := found[name]
@@ -151,12 +151,12 @@ func (d *definition) finish() (says, takes string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	return string(a), listed(d.schema.arguments) + "; " + string(b), nil
+	return string(a), listed(d.schema.arguments, 120) + "; " + string(b), nil
 }
 
 // listed is a list of names that somebody else chose, for people: sorted, and as a digest
-// where it is long.
-func listed(names []string) string {
+// where it has more bytes than most.
+func listed(names []string, most int) string {
 	var out []string
 	for _, n := range slices.Sorted(slices.Values(names)) {
 		out = append(out, plain(n))
@@ -165,7 +165,7 @@ func listed(names []string) string {
 	switch {
 	case len(out) == 0:
 		return "none"
-	case len(text) > 1000:
+	case len(text) > most:
 		return fmt.Sprintf("%d, %s", len(out), canon.Digest([]byte(text)))
 	}
 	return text
