@@ -307,7 +307,8 @@ type Engine struct {
 	ids func() string
 	key ed25519.PrivateKey
 
-	// issuing is held for the whole of Issue and Settle, and taken before mu.
+	// issuing is held for the whole of Issue, Settle and History, and taken before mu:
+	// who reads that one is live finds it in force.
 	issuing sync.Mutex
 
 	// mu orders lapse against Live: after a lapse took it, no Live returns the
@@ -361,6 +362,8 @@ func (e *Engine) Public() ed25519.PublicKey { return e.key.Public().(ed25519.Pub
 
 // History lists certifications by rising id, of one agent or of all ("").
 func (e *Engine) History(ctx context.Context, agent string) ([]Certification, error) {
+	e.issuing.Lock()
+	defer e.issuing.Unlock()
 	var out []Certification
 	err := e.log.View(ctx, func(tx record.Tx) error {
 		out = nil

@@ -108,6 +108,50 @@ func TestLiveDoesNotWaitForIssue(t *testing.T) {
 	b.live(e, second.ID)
 }
 
+// issuedLog stops between the record of an issue and what follows it.
+type issuedLog struct {
+	record.Log
+	issued func()
+}
+
+func (l *issuedLog) Append(ctx context.Context, d record.Draft) (record.Entry, error) {
+	r, err := l.Log.Append(ctx, d)
+	if err == nil && d.Type == "certification.issued" {
+		l.issued()
+	}
+	return r, err
+}
+
+// Who reads that a certification is live finds it in force.
+func TestWhatIsReadAsLiveIsInForce(t *testing.T) {
+	b := newBench(t)
+	log := &issuedLog{Log: b.log}
+	e, err := certify.Open(t.Context(), log, b.seal, b.ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	log.issued = func() {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			all, err := e.History(t.Context(), "helpdesk")
+			if err == nil && len(all) == 1 && all[0].State == certify.Live {
+				_, err = e.Live("helpdesk", action.Production)
+			}
+			read <- err
+		}()
+		select {
+		case <-done:
+		case <-time.After(50 * time.Millisecond): // it waits, as it should
+		}
+	}
+	b.issue(e, b.record(e, b.passed("m1")).ID)
+	if err := <-read; err != nil {
+		t.Error(err)
+	}
+}
+
 // Nothing un-lapses: not a second lapse, not a restart, not the same run again.
 func TestNothingUnlapses(t *testing.T) {
 	b := newBench(t)
