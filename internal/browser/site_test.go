@@ -177,31 +177,39 @@ func (w *world) eval(script string) string {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
 	defer cancel()
-	page, err := w.current(ctx)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	r, err := w.conn.eval(ctx, page.id, "Runtime.evaluate", obj{"expression": script, "returnByValue": true, "awaitPromise": true})
+	out, err := w.evaluate(ctx, script)
 	if err != nil {
 		w.t.Fatalf("%v: %s", err, script)
-	}
-	var out string
-	if json.Unmarshal(r.Value, &out) != nil {
-		return string(r.Value)
 	}
 	return out
 }
 
-// until waits until script is true in the page.
+func (w *world) evaluate(ctx context.Context, script string) (string, error) {
+	page, err := w.current(ctx)
+	if err != nil {
+		return "", err
+	}
+	r, err := w.conn.eval(ctx, page.id, "Runtime.evaluate", obj{"expression": script, "returnByValue": true, "awaitPromise": true})
+	var out string
+	if err == nil && json.Unmarshal(r.Value, &out) != nil {
+		out = string(r.Value)
+	}
+	return out, err
+}
+
+// until waits until script is true in the page, also across a navigation, which ends
+// what is being evaluated.
 func (w *world) until(script string) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
 	defer cancel()
+	var err error
 	for ctx.Err() == nil {
-		if w.eval("String(!!("+script+"))") == "true" {
+		var out string
+		if out, err = w.evaluate(ctx, "String(!!("+script+"))"); out == "true" {
 			return
 		}
-		w.eval("new Promise(r=>setTimeout(r,10))")
+		time.Sleep(10 * time.Millisecond)
 	}
-	w.t.Fatalf("never true: %s", script)
+	w.t.Fatalf("never true: %s (%v)", script, err)
 }
