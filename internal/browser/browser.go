@@ -141,7 +141,7 @@ func (b *Browser) Navigate(ctx context.Context, raw string) error {
 		return err
 	}
 	b.mu.Lock()
-	before, crashes := page.loads, page.crashes
+	crashes := page.crashes
 	b.mu.Unlock()
 	var r struct {
 		Error    string `json:"errorText"`
@@ -159,7 +159,7 @@ func (b *Browser) Navigate(ctx context.Context, raw string) error {
 	case r.Loader == "": // within the document: nothing loads
 		return nil
 	}
-	return b.await(ctx, func() bool { return page.loads > before || page.crashes > crashes || b.sessions[page.id] == nil })
+	return b.await(ctx, func() bool { return page.hasLoaded(r.Loader) || page.crashes > crashes || b.sessions[page.id] == nil })
 }
 
 // CheckURL accepts exactly the addresses that Navigate opens: absolute, http

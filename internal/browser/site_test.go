@@ -36,6 +36,7 @@ type site struct {
 	pages map[string]string
 	hits  []string // "METHOD host/path?query body"
 	woken chan struct{}
+	held  map[string]chan struct{} // by path: answered when it is closed
 }
 
 func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -46,7 +47,14 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	page, ok := s.pages[r.URL.Path]
 	close(s.woken)
 	s.woken = make(chan struct{})
+	held := s.held[r.URL.Path]
 	s.mu.Unlock()
+	if held != nil {
+		select {
+		case <-held:
+		case <-r.Context().Done():
+		}
+	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	if strings.HasSuffix(r.URL.Path, ".js") {
 		w.Header().Set("Content-Type", "text/javascript")
@@ -71,6 +79,15 @@ func (s *site) set(path, html string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pages[path] = html
+}
+
+// hold has a path answered only when release is called.
+func (s *site) hold(path string) (release func()) {
+	ch := make(chan struct{})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held[path] = ch
+	return func() { close(ch) }
 }
 
 // hit reports whether a request with that beginning has come.
@@ -120,7 +137,7 @@ func open(t testing.TB, cfg Config) *world {
 
 // serve answers for all that the browser asks for.
 func serve(t testing.TB, b *Browser) *world {
-	s := &site{pages: map[string]string{}, woken: make(chan struct{})}
+	s := &site{pages: map[string]string{}, woken: make(chan struct{}), held: map[string]chan struct{}{}}
 	srv := &http.Server{Handler: s}
 	go srv.Serve(b.ProxyListener())
 	t.Cleanup(func() { b.Close(); srv.Close() })

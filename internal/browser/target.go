@@ -13,6 +13,7 @@ import (
 
 const (
 	maxPages    = 8   // pages open at once; one more is closed as it opens
+	maxLoaders  = 16  // documents of a page that are told apart
 	maxSessions = 512 // frames with their own process, and workers, of all pages
 )
 
@@ -26,7 +27,8 @@ type session struct {
 	// guarded by Browser.mu
 	worlds    map[string]int // frame id -> execution context of the guard's world
 	documents int            // counts the documents the main frame was given
-	loads     int            // counts main-frame loads that ended
+	loaders   []string       // of the last of them, the newest at the end
+	loaded    int            // which of them was loaded last
 	crashed   bool
 	crashes   int
 	refusal   string // the load of its document that the egress door answered
@@ -34,6 +36,13 @@ type session struct {
 	gone      chan struct{}
 
 	info jsontext.Value // TargetInfo as it was when it was attached; never changed
+}
+
+// hasLoaded reports whether the document of a loader, or one that took its place, has
+// loaded. Needs Browser.mu.
+func (s *session) hasLoaded(loader string) bool {
+	i := slices.Index(s.loaders, loader)
+	return i >= 0 && s.loaded > s.documents-len(s.loaders)+i
 }
 
 func (s *session) page() *session {
@@ -101,7 +110,7 @@ func (b *Browser) event(m message) {
 	case "Page.loadEventFired":
 		b.mu.Lock()
 		if s := b.sessions[m.session]; s != nil {
-			s.loads++
+			s.loaded = s.documents
 			b.changed()
 		}
 		b.mu.Unlock()
@@ -320,6 +329,7 @@ func (b *Browser) onNavigated(m message) error {
 	defer b.mu.Unlock()
 	if s := b.sessions[m.session]; s != nil && p.Frame.Parent == "" {
 		s.documents++
+		s.loaders = append(s.loaders[max(0, len(s.loaders)-maxLoaders+1):], p.Frame.Loader)
 		s.refused = p.Frame.Unreachable != "" || s.refusal != "" && s.refusal == p.Frame.Loader
 		b.changed()
 	}
