@@ -99,8 +99,7 @@ func TestPoolGivesEachBrowserOnce(t *testing.T) {
 		}
 		w.load("state2", `<script>fetch("/has?" + [document.cookie, localStorage.length, sessionStorage.length].join())</script>`)
 		w.waitHit(t, "GET site.test/has?task=1,1,1") // what the next must not find can be found
-		b.Close()
-	}
+	} // All are alive until here: the system gives the numbers of what has ended again.
 }
 
 // TestPoolKeepsOnlyWhatCanBeUsed: one that died, that waited too long, or that is
