@@ -46,6 +46,8 @@ func bundled(media, material, envelope string) string {
 
 // A model's signature is a bundle whose subject is over all of its files; whatever
 // is not that is refused.
+//
+// Threats: P2, P4, P5 (policy)
 func TestModelSignature(t *testing.T) {
 	k, public := newECDSA(t, elliptic.P384())
 	signed := func(payload string) string { return envelope(t, k, inTotoMedia, payload) }
@@ -199,6 +201,8 @@ func TestModelSignatureOfOtherNames(t *testing.T) {
 
 // With one byte changed, anywhere, a bundle is refused, or says what it said: that
 // byte is of a hint.
+//
+// Threats: P2 (policy)
 func TestModelSignatureEveryByte(t *testing.T) {
 	k, public := newECDSA(t, elliptic.P256())
 	good := bundled(bundleV03, byKey, envelope(t, k, inTotoMedia, statementOf()))

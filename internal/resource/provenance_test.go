@@ -59,6 +59,8 @@ func envelope(t *testing.T, k *ecdsa.PrivateKey, payloadType, payload string) st
 
 // Provenance that in-toto's own library makes is taken, and says which program was
 // built by whom; anything else than that is refused.
+//
+// Threats: P2 (policy)
 func TestProvenance(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds a program of another module")

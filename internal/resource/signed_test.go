@@ -25,6 +25,8 @@ var provenanceOf = fmt.Sprintf(`{"_type":"https://in-toto.io/Statement/v1","subj
 
 // What cosign and OpenSSF's tool for models have signed is taken for what it is, and
 // with any byte changed it is not.
+//
+// Threats: P2 (policy)
 func TestSignedByTools(t *testing.T) {
 	read := func(name string) string {
 		b, err := os.ReadFile(filepath.Join("testdata", "signed", name))
@@ -63,6 +65,8 @@ func TestSignedByTools(t *testing.T) {
 
 // Bundles that Sigstore's own packages make are taken, and what is taken here, they
 // take: with any byte of it changed too.
+//
+// Threats: P2 (policy)
 func TestSigstoreBundles(t *testing.T) {
 	if testing.Short() {
 		t.Skip("installs modules of another registry")
@@ -144,6 +148,8 @@ func TestSigstoreBundles(t *testing.T) {
 
 // What others have published: npm's registry has signed with its key, and a build of
 // GitHub's with a certificate. They are in the tests of Sigstore's library for Go.
+//
+// Threats: P2, P5 (policy)
 func TestPublishedBundles(t *testing.T) {
 	if testing.Short() {
 		t.Skip("downloads another module")

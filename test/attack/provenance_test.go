@@ -24,6 +24,8 @@ import (
 // An agent's declaration says who builds its harness. Somebody who can write to
 // the harness's place brings a program of their own: it is not started, though
 // nothing else is wrong with it. The build's own program is.
+//
+// Threats: P1 (authority)
 func TestProgramThatNobodyBuilt(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
@@ -77,6 +79,8 @@ func TestProgramThatNobodyBuilt(t *testing.T) {
 // A publisher's signature of a model is over the digests of files in a row. Somebody
 // who has the publisher sign the same contents under other names, so that another file
 // is what runs, has the same root; the boundary says that it is another model.
+//
+// Threats: P3 (authority)
 func TestModelOfOtherNames(t *testing.T) {
 	s := newSigner(t)
 	signed := func(first, second string) func(map[string][]byte) {
