@@ -23,7 +23,7 @@ const builder = "https://ci.example/builders/1"
 var provenanceOf = fmt.Sprintf(`{"_type":"https://in-toto.io/Statement/v1","subject":[{"name":"harness","digest":{"sha256":%q}}],"predicateType":"https://slsa.dev/provenance/v1",
 "predicate":{"buildDefinition":{"buildType":"https://ci.example/v1","externalParameters":{}},"runDetails":{"builder":{"id":%q}}}}`, sum("harness"), builder)
 
-// What cosign and OpenSSF's tool for models have signed is taken for what it is, and
+// What cosign and the tool for models in Go have signed is taken for what it is, and
 // with any byte changed it is not.
 //
 // Threats: P2 (policy)
