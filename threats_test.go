@@ -48,7 +48,7 @@ var stoppers = map[string]string{
 // ids are T1 and on for the list of computer use, and a letter for the groups of
 // the list of bad inputs.
 var (
-	threatID   = regexp.MustCompile(`^[A-IKMR-TW][0-9]{1,2}$`)
+	threatID   = regexp.MustCompile(`^[A-IKMPR-TW][0-9]{1,2}$`)
 	threatLine = regexp.MustCompile(`(?m)^Threats: (.*)$`)
 	claim      = regexp.MustCompile(`^([A-Z0-9, ]+) \(([a-z, ]+)\)$`)
 )
@@ -57,7 +57,7 @@ var (
 var groups = []struct{ letter, title string }{
 	{"T", "Computer use"}, {"A", "URL and origin"}, {"B", "Addresses and names"}, {"C", "Framing and headers"}, {"D", "Paths"},
 	{"E", "Identity"}, {"F", "Tokens"}, {"G", "Tools"}, {"H", "The browser"}, {"I", "Approvals"}, {"K", "Leases and kill"}, {"M", "Exhaustion"},
-	{"R", "Roles"}, {"S", "Signals"}, {"W", "Behaviour"},
+	{"P", "Parts that others signed"}, {"R", "Roles"}, {"S", "Signals"}, {"W", "Behaviour"},
 }
 
 type threat struct {

@@ -374,13 +374,13 @@ func (s *AgentSpec) Validate(_ string, report func(path, problem string)) {
 	}
 	if p := s.Harness.Provenance; p != nil && s.Harness.Name != "" {
 		report("harness.provenance", "is of a harness by path; a built-in one is part of Sallyport's own program")
-	} else if p != nil {
+	} else if p != nil && p.File == "" && p.KeyFile == "" { // else Inline asks again
 		if _, err := p.Verify(); err != nil {
 			report("harness.provenance", err.Error())
 		}
 	}
-	if m := s.Model.Signature; m != nil {
-		if _, _, err := m.Verify(); err != nil {
+	if m := s.Model.Signature; m != nil && m.File == "" && m.KeyFile == "" {
+		if _, err := m.Verify(); err != nil {
 			report("model.signature", err.Error())
 		}
 	}

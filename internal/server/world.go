@@ -293,11 +293,11 @@ func (w *world) declare(a *agent) (boundary.Manifest, error) {
 	}
 	add(boundary.Declared, here, "model.kind", kind)
 	if m.Signature != nil {
-		files, key, err := m.Signature.Verify()
+		signed, err := m.Signature.Verify()
 		if err != nil {
 			return boundary.Manifest{}, fmt.Errorf("model.signature: %w", err)
 		}
-		add(boundary.Declared, "model signature", "model.signature", fmt.Sprintf("%s by key %s", files, key))
+		add(boundary.Declared, "model signature", "model.signature", fmt.Sprintf("%s manifest %s by key %s", signed.Root, signed.Manifest, signed.Key))
 	}
 	add(boundary.Declared, here, "model.key", m.Key.Sealed)
 	// The inference surface trusts no other roots, and lets no other beta pass.

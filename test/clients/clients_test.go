@@ -25,6 +25,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/contain"
 	"github.com/sallyport-dev/sallyport/internal/gate/gatetest"
 	"github.com/sallyport-dev/sallyport/internal/surface/cdp"
+	"github.com/sallyport-dev/sallyport/test/peer"
 )
 
 func TestMain(m *testing.M) {
@@ -148,24 +149,8 @@ func (w *world) until(what string, ok func() bool) {
 	}
 }
 
-// install runs npm ci where the modules are missing or are not those of the
-// lock file.
-var install = sync.OnceValue(func() error {
-	lock, err := os.ReadFile("package-lock.json")
-	if err != nil {
-		return err
-	}
-	mark := filepath.Join("node_modules", ".sallyport-lock")
-	if have, err := os.ReadFile(mark); err == nil && string(have) == string(lock) {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	if out, err := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--omit=optional").CombinedOutput(); err != nil {
-		return fmt.Errorf("npm ci: %w\n%s", err, out)
-	}
-	return os.WriteFile(mark, lock, 0o644)
-})
+// install brings the clients that the lock file names.
+var install = sync.OnceValue(func() error { return peer.Modules(".") })
 
 // scenario is what became of one, with the codes of what the door refused
 // meanwhile.

@@ -3,11 +3,14 @@
 package peer
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Go runs the go command in the module test/NAME, and returns what it prints.
@@ -34,4 +37,25 @@ func Build(t testing.TB, name string) string {
 	bin := filepath.Join(t.TempDir(), name)
 	Go(t, name, "build", "-o", bin, ".")
 	return bin
+}
+
+// Modules runs npm ci in a folder where the modules are missing or are not those of
+// its lock file.
+func Modules(dir string) error {
+	lock, err := os.ReadFile(filepath.Join(dir, "package-lock.json"))
+	if err != nil {
+		return err
+	}
+	mark := filepath.Join(dir, "node_modules", ".sallyport-lock")
+	if have, err := os.ReadFile(mark); err == nil && string(have) == string(lock) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	c := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--omit=optional")
+	c.Dir = dir
+	if out, err := c.CombinedOutput(); err != nil {
+		return fmt.Errorf("npm ci: %w\n%s", err, out)
+	}
+	return os.WriteFile(mark, lock, 0o644)
 }
