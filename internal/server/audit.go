@@ -54,7 +54,7 @@ const (
 // auditState is how far one application's log is read.
 type auditState struct {
 	V       int              `json:"v"`
-	Log     string           `json:"log"`     // its URL: at another one is another log
+	Log     string           `json:"log"`     // its URL, without what is asked of it: at another one is another log
 	Began   time.Time        `json:"began"`   // what happened before is not judged
 	Read    time.Time        `json:"read"`    // the last reading to the end that is on record
 	Records int64            `json:"records"` // the next one to read
@@ -67,6 +67,13 @@ type auditState struct {
 	// Findings are the newest ones.
 	Findings []AuditFinding `json:"findings,omitempty"`
 	Lapses   []auditLapse   `json:"lapses,omitempty"` // that the findings of the last record come to
+}
+
+// anew begins with another log. Effects in flight may still show in it; what was done
+// before does not.
+func (s *auditState) anew() {
+	s.Cursor, s.Began, s.Pending.Events = reconcile.Cursor{}, time.Now().UTC(), nil
+	s.Pending.Effects = slices.DeleteFunc(s.Pending.Effects, func(e reconcile.Effect) bool { return !e.Settled.IsZero() })
 }
 
 type auditLapse struct {
@@ -117,7 +124,8 @@ type auditedBody struct {
 // auditing is what this process knows of the readings of one log. Readings do not wait
 // for each other: an application that answers slowly holds up its own alone.
 type auditing struct {
-	reading sync.Mutex // held while the log is read
+	reading sync.Mutex    // held while the log is read
+	last    *auditReading // of reading: the last one, if all went well, so that the next goes on from it
 
 	// Of tenant.auditMu.
 	read  time.Time // last to the end
@@ -172,9 +180,12 @@ func (t *tenant) audit(ctx context.Context, w *world, name string, x *auditing) 
 	ctx, cancel := context.WithTimeout(ctx, auditLimit)
 	defer cancel()
 	began := time.Now()
-	r, err := t.newAuditReading(ctx, w, name)
+	r, err := t.newAuditReading(ctx, w, name, x.last)
+	x.last = nil
 	if err == nil {
-		err = r.read(ctx)
+		if err = r.read(ctx); err == nil {
+			x.last = r
+		}
 	}
 	if err != nil && errors.Is(context.Cause(ctx), context.Canceled) {
 		return err // the server stops, or who asked for it went away
@@ -225,29 +236,40 @@ func (t *tenant) auditLapses(ctx context.Context, all []auditLapse) {
 }
 
 // auditAgents are the agents that act at a connector, by the account that they act as,
-// in lower case. Accounts that are made for tasks are not among them: see accountOfTask.
+// in lower case. Accounts that are made for tasks are not among them: see whose.
 func (w *world) auditAgents(name string) map[string][]string {
-	spec, out := w.connectors.Spec(name), map[string][]string{}
-	add := func(account, source string) {
-		if account == "" || source == spec.Audit.Credential.Source {
-			return
+	out := map[string][]string{}
+	for source := range w.sources {
+		for _, account := range w.auditAccounts(name, source) {
+			out[account] = append(out[account], w.agentsWith(source)...)
+			slices.Sort(out[account])
+			out[account] = slices.Compact(out[account])
 		}
-		account = strings.ToLower(account)
-		out[account] = append(out[account], w.agentsWith(source)...)
-		slices.Sort(out[account])
-		out[account] = slices.Compact(out[account])
 	}
-	for source, src := range w.sources {
-		if src.Connector != name {
-			continue
+	return out
+}
+
+// auditAccounts are the accounts, in lower case, as which a source acts at a connector.
+func (w *world) auditAccounts(name, source string) (out []string) {
+	a, src := w.connectors.Spec(name).Audit, w.sources[source]
+	add := func(account string) {
+		if account != "" {
+			out = append(out, strings.ToLower(account))
 		}
-		add(src.Account, source)
+	}
+	if src == nil || source == a.Credential.Source {
+		return nil
+	}
+	if src.Connector == name {
+		add(src.Account)
 		if src.LDAP != nil {
-			add(src.LDAP.Stages[action.Production].Login, source)
+			add(src.LDAP.Stages[action.Production].Login)
 		}
 	}
-	for account, source := range spec.Audit.Accounts {
-		add(account, source)
+	for account, s := range a.Accounts {
+		if s == source {
+			add(account)
+		}
 	}
 	return out
 }

@@ -103,7 +103,7 @@ func (v view) reconciliations(ctx context.Context) (out []Reconciliation, err er
 				if r.Log == "" {
 					r.Log = spec.Audit.Path
 				}
-				r.Began, r.Read, r.Last, r.Matched, r.Bypass, r.Missing = s.Began, s.Read, s.Cursor.Last, s.Matched, s.Bypass, s.Missing
+				r.Began, r.Read, r.Last, r.Matched, r.Bypass, r.Missing = s.Began, s.Read, s.Cursor.Read(), s.Matched, s.Bypass, s.Missing
 				if x := now[name]; !x.Read.IsZero() {
 					r.Read = x.Read.UTC()
 				}

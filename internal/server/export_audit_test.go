@@ -57,13 +57,18 @@ func (s *Server) ReadAuditUnkept(ctx context.Context, connector string) (bypass 
 	x := t.auditOf(connector)
 	x.reading.Lock()
 	defer x.reading.Unlock()
-	r, err := t.newAuditReading(ctx, t.current(), connector)
+	r, err := t.newAuditReading(ctx, t.current(), connector, nil)
 	if err != nil {
 		return 0, err
 	}
-	page, err := r.page(ctx, r.state.Cursor.Last)
-	for _, e := range page {
-		if err == nil {
+	walk := r.state.Cursor.Walk(r.spec.Audit.Consecutive)
+	page, err := r.page(ctx, walk.From())
+	if err != nil {
+		return 0, err
+	}
+	fresh, err := walk.Page(places(page))
+	for i, e := range page {
+		if err == nil && fresh[i] {
 			err = r.take(ctx, e)
 		}
 	}
@@ -83,10 +88,11 @@ func (s *Server) KeepPairs(ctx context.Context, connector string, n int) (on int
 	x := t.auditOf(connector)
 	x.reading.Lock()
 	defer x.reading.Unlock()
-	r, err := t.newAuditReading(ctx, t.current(), connector)
+	r, err := t.newAuditReading(ctx, t.current(), connector, nil)
 	if err != nil {
 		return 0, err
 	}
+	x.last = nil
 	for i := range n {
 		r.found.Matched = append(r.found.Matched, reconcile.Pair{Event: fmt.Sprint(1e9 + i), Action: fmt.Sprintf("a-%024d", i), Record: int64(1e9 + i)})
 	}
