@@ -74,7 +74,7 @@ type Effect struct {
 	// Person did it, who had taken the session over and may be signed in by their own
 	// name: then it is not by an agent's account.
 	Person bool `json:"person,omitempty"`
-	// Judged says that it should have shown by now.
+	// Judged says that it should have shown by now, or need not show: it only explains.
 	Judged bool `json:"judged,omitempty"`
 }
 
@@ -181,7 +181,7 @@ func (s *State) Settle(skew time.Duration, p Progress) (r Result) {
 		}
 	}
 	crowded := len(s.Effects) > MaxPending/2
-	s.Effects = slices.DeleteFunc(s.Effects, func(e Effect) bool { return e.Judged && (crowded || !e.Settled.Add(skew+Kept).After(p.Log)) })
+	s.Effects = slices.DeleteFunc(s.Effects, func(e Effect) bool { return e.Judged && !e.Settled.IsZero() && (crowded || !e.Settled.Add(skew+Kept).After(p.Log)) })
 	return r
 }
 

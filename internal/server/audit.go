@@ -47,6 +47,8 @@ const (
 	// the application write.
 	auditListed = 20
 	auditRoom   = 32 << 10 // bytes
+	// auditBefore is how many records before a log's first reading are read with it.
+	auditBefore = 1000
 	// auditPairs bounds how many pairs are in one record.
 	auditPairs = 400
 )
@@ -69,11 +71,14 @@ type auditState struct {
 	Lapses   []auditLapse   `json:"lapses,omitempty"` // that the findings of the last record come to
 }
 
-// anew begins with another log. Effects in flight may still show in it; what was done
-// before does not.
+// anew begins with another log. What was done before may still explain an event of it,
+// and need not show there.
 func (s *auditState) anew() {
 	s.Cursor, s.Began, s.Pending.Events = reconcile.Cursor{}, time.Now().UTC(), nil
-	s.Pending.Effects = slices.DeleteFunc(s.Pending.Effects, func(e reconcile.Effect) bool { return !e.Settled.IsZero() })
+	s.Pending.Effects = slices.Clone(s.Pending.Effects)
+	for i := range s.Pending.Effects {
+		s.Pending.Effects[i].Judged = true
+	}
 }
 
 type auditLapse struct {

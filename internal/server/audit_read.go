@@ -70,13 +70,13 @@ func (t *tenant) newAuditReading(ctx context.Context, w *world, name string, las
 		r.start = r.state.Records
 	}
 	if log := r.origin + r.spec.Audit.Path; r.state.Log != log {
-		// A connector is a fact of boundaries: no task of production that was certified
-		// with another one runs.
 		head, err := t.log.Head(ctx)
 		if err != nil {
 			return nil, err
 		}
-		r.state.V, r.state.Log, r.state.Records, r.state.Read, r.state.Unread = 1, log, head.Size, time.Time{}, time.Time{}
+		// What was done just before may be in flight, or of now by the application's clock.
+		r.state.Records = max(r.state.Records, head.Size-auditBefore)
+		r.state.V, r.state.Log, r.state.Read, r.state.Unread = 1, log, time.Time{}, time.Time{}
 		r.state.anew()
 		if err := r.append(ctx, "audit.began", auditedBody{}); err != nil {
 			return nil, err
@@ -226,7 +226,7 @@ func (r *auditReading) clock(date string, asked, answered time.Time) error {
 
 // take takes in one event, if it is by an agent's account.
 func (r *auditReading) take(ctx context.Context, e connector.AuditEvent) error {
-	if e.Time.Before(r.state.Began.Add(r.spec.Audit.Skew())) { // by a clock that may be ahead
+	if e.Time.Before(r.state.Began) {
 		return nil
 	}
 	agents, ours, err := r.whose(ctx, e.Actor)
@@ -361,7 +361,7 @@ func (r *auditReading) record(ctx context.Context, e record.Entry) error {
 			params[p] = a.Params[p]
 		}
 		r.state.Pending.Decided(reconcile.Effect{Action: a.ID, Record: e.Seq, Agent: a.Agent, Task: a.Task, Operation: a.Operation,
-			Params: shown(params), Same: reconcile.Same(a.Operation, params), Decided: e.Time, Read: !a.Effect.Changes() || a.Request != nil && a.Request.Method == http.MethodGet, Person: a.Actor != ""})
+			Params: shown(params), Same: reconcile.Same(a.Operation, params), Decided: e.Time, Judged: e.Time.Before(r.state.Began), Read: !a.Effect.Changes() || a.Request != nil && a.Request.Method == http.MethodGet, Person: a.Actor != ""})
 	case "action.outcome":
 		var o struct {
 			Action  string         `json:"action"`

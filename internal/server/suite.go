@@ -3,8 +3,8 @@ package server
 import (
 	"context"
 	"fmt"
-	"maps"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
