@@ -112,6 +112,9 @@ func TestAuditPage(t *testing.T) {
 		{"id is a line", page(strings.Replace(event, `"id":7`, `"id":"a\nb"`, 1)), "no text"},
 		{"id is long", page(strings.Replace(event, `"id":7`, `"id":"`+strings.Repeat("a", 257)+`"`, 1)), "no text"},
 		{"no time", page(strings.Replace(event, "2026-01-02", "yesterday", 1)), "no time"},
+		{"a text that was cut in a character", page(strings.Replace(event, `"Jo"`, `"\ud83d"`, 1), strings.Replace(event, `"Jo"`, "\"\xf0\x9f\"", 1)), ""},
+		{"an id that was", page(strings.Replace(event, `"id":7`, `"id":"\ud83d"`, 1)), "no text"},
+		{"a member twice, as it is read", page(strings.Replace(event, `"id":7`, `"\ud83d":7,"\ud83e":8`, 1)), "json"},
 		{"another's weird texts", page(`{"id":7,"time":"2026-01-02T03:04:05Z","who":{"name":["x"]},"what":{"\u0000":1}}`), ""},
 	} {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {

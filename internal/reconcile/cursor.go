@@ -29,7 +29,7 @@ type Line struct {
 }
 
 // MaxTail bounds how many events are not final.
-const MaxTail = 5000
+const MaxTail = 4000
 
 // Rewritten is an error that says what shows that a log is not the one that was read
 // before. It may be another application, a restored one, or somebody's work.
@@ -146,7 +146,7 @@ func (w *Walk) Final(until time.Time) error {
 	}
 	w.keep()
 	if len(w.c.Tail) > MaxTail {
-		return fmt.Errorf("more than %d events are no older than the log may be late", MaxTail)
+		return fmt.Errorf("more than %d events are no older than the log may be late: narrow it by query, or lower lateSeconds", MaxTail)
 	}
 	return nil
 }

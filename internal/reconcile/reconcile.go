@@ -44,7 +44,7 @@ const MaxFlight = 10 * time.Minute
 const Kept = time.Hour
 
 // MaxPending bounds how many effects, and how many events, are kept unmatched.
-const MaxPending = 2000
+const MaxPending = 1500
 
 // Same is what an effect and the event of it agree on: the operation, and the whole
 // values of the parameters that events say.
@@ -181,7 +181,9 @@ func (s *State) Settle(skew time.Duration, p Progress) (r Result) {
 		}
 	}
 	crowded := len(s.Effects) > MaxPending/2
-	s.Effects = slices.DeleteFunc(s.Effects, func(e Effect) bool { return e.Judged && !e.Settled.IsZero() && (crowded || !e.Settled.Add(skew+Kept).After(p.Log)) })
+	s.Effects = slices.DeleteFunc(s.Effects, func(e Effect) bool {
+		return e.Judged && !e.Settled.IsZero() && (crowded || !e.Settled.Add(skew+Kept).After(p.Log))
+	})
 	return r
 }
 

@@ -53,6 +53,10 @@ const (
 	auditPairs = 400
 )
 
+// auditApart is how far the times of records may be from their order: our clock can be
+// set back. Tests have less of it.
+var auditApart = time.Minute
+
 // auditState is how far one application's log is read.
 type auditState struct {
 	V       int              `json:"v"`
@@ -274,6 +278,17 @@ func (w *world) auditAccounts(name, source string) (out []string) {
 	for account, s := range a.Accounts {
 		if s == source {
 			add(account)
+		}
+	}
+	return out
+}
+
+// nameless are the sources that requests of an agent's tasks take at a connector, and of
+// which nothing says as whom they act there: what is done by them is nobody's.
+func (w *world) nameless(name string, a *agent) (out []string) {
+	for _, source := range w.credentialsOf(a) {
+		if spec := w.connectors.Spec(name); spec.Audit != nil && len(spec.TakesOf(source)) > 0 && len(w.auditAccounts(name, source)) == 0 {
+			out = append(out, source)
 		}
 	}
 	return out

@@ -26,14 +26,15 @@ type crm struct {
 	lines []string
 	odd   http.HandlerFunc
 	asked int
+	edit  func(files map[string][]byte)
 }
 
-func newCRM(t *testing.T) *crm {
+func newCRM(t *testing.T, more ...func(files map[string][]byte)) *crm {
 	t.Helper()
 	c := &crm{}
 	s := httptest.NewServer(c)
 	t.Cleanup(s.Close)
-	c.reconciled = newReconciled(t, func(files map[string][]byte) {
+	c.edit = func(files map[string][]byte) {
 		files["connectors.yaml"] = fmt.Appendf(files["connectors.yaml"], `---
 apiVersion: sallyport/v1
 kind: Connector
@@ -65,7 +66,12 @@ metadata: {name: crm-auditor, tenant: brightwell}
 spec: {type: static-request, connector: crm, secret: {sealed: crm-auditor}}
 `...)
 		rig.Replace("agent.yaml", "connectors: [iam, tickets]", "connectors: [crm, iam, tickets]")(files)
-	})
+		rig.Replace("capability.yaml", "  reads: [iam, tickets]", "    - operation: crm.note.add\n      where: {note: {any: true}}\n      max: 20\n  reads: [iam, tickets]")(files)
+		for _, edit := range more {
+			edit(files)
+		}
+	}
+	c.reconciled = newReconciled(t, c.edit)
 	if err := c.Server.PutSecret(t.Context(), "", rig.As("sven"), "crm-auditor", []byte(crmToken)); err != nil {
 		t.Fatal(err)
 	}
@@ -165,6 +171,14 @@ func TestUnreadableAuditLog(t *testing.T) {
 		}, "limit"},
 		{"the credential", text("[" + one + "," + event(2, `"what":"\u0063rm-auditors-token"`) + "]"), "repeats the credential"},
 		{"the credential as a member", text("[" + one + "," + event(2, `"what":"note","note":{"a":[{"`+crmToken+`":1}]}`) + "]"), "repeats the credential"},
+		{"the credential as a member twice", text(`[{"` + crmToken + `":1,"` + crmToken + `":2}]`), "the answer repeats the credential"},
+		{"the credential in a head that is none", func(w http.ResponseWriter, _ *http.Request) {
+			conn, _, err := w.(http.Hijacker).Hijack()
+			if err == nil {
+				io.WriteString(conn, "HTTP/1.1 200 OK\r\n"+crmToken+"\r\n\r\n")
+				conn.Close()
+			}
+		}, "the answer repeats the credential"},
 		{"one without a time", text("[" + one + `,{"id":2,"who":"svc-crm","what":"note"}]`), "no time"},
 		{"the future", text(strings.Replace("["+one+","+event(2, `"what":"sign-in"`)+"]", `{"id":2,"time":"20`, `{"id":2,"time":"21`, 1)), "clock is wrong"},
 		{"another clock", func(w http.ResponseWriter, _ *http.Request) {

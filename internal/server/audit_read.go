@@ -116,9 +116,13 @@ func (r *auditReading) pages(ctx context.Context) error {
 				return err
 			}
 		}
-		until := asked
+		until, newest := asked, asked
 		for i, e := range page {
-			if until = e.Time; !fresh[i] {
+			until = e.Time
+			if i == 0 || e.Time.After(newest) {
+				newest = e.Time
+			}
+			if !fresh[i] {
 				continue
 			}
 			r.events++
@@ -126,7 +130,9 @@ func (r *auditReading) pages(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := r.settle(ctx, until.Add(-a.Late()-a.Skew())); err != nil {
+		// A log that is far behind is held against the records of its time, and not
+		// against all that came since, which are more than can wait.
+		if err := r.settle(ctx, until.Add(-a.Late()-a.Skew()), newest.Add(a.Skew()+auditApart)); err != nil {
 			return err
 		}
 		// What is wrong with the log does not lose what was found in it.
@@ -300,20 +306,24 @@ func (r *auditReading) signedIn(ctx context.Context, agent, actor string, when t
 	return "", nil
 }
 
-// settle reads the records to the newest one, and judges. until is up to when all
-// events were read.
-func (r *auditReading) settle(ctx context.Context, until time.Time) error {
+// settle reads the records to the newest one, or to those of a time, and judges. until is
+// up to when all events were read.
+func (r *auditReading) settle(ctx context.Context, until, to time.Time) error {
 	for {
 		p := reconcile.Progress{Log: until}
-		full := errors.New("full")
+		full, enough := errors.New("full"), errors.New("enough")
 		err := r.t.log.Entries(ctx, r.state.Records, func(e record.Entry) error {
-			if r.state.Pending.Full() {
+			switch {
+			case r.state.Pending.Full():
 				return full
+			case e.Time.After(to):
+				p.Records = e.Time
+				return enough
 			}
 			r.state.Records, p.Records = e.Seq+1, e.Time
 			return r.record(ctx, e)
 		})
-		if err != nil && !errors.Is(err, full) {
+		if err != nil && !errors.Is(err, full) && !errors.Is(err, enough) {
 			return err
 		}
 		if p.Head = err == nil; p.Head {
@@ -326,7 +336,7 @@ func (r *auditReading) settle(ctx context.Context, until time.Time) error {
 		switch {
 		case r.state.Pending.Full():
 			return fmt.Errorf("more than %d effects or events wait for each other", reconcile.MaxPending)
-		case p.Head:
+		case p.Head, errors.Is(err, enough):
 			return nil
 		}
 	}
