@@ -132,12 +132,13 @@ func (r *auditReading) pages(ctx context.Context) error {
 		}
 		// A log that is far behind is held against the records of its time, and not
 		// against all that came since, which are more than can wait.
-		if err := r.settle(ctx, until.Add(-a.Late()-a.Skew()), newest.Add(a.Skew()+auditApart)); err != nil {
-			return err
+		crowded := r.settle(ctx, until.Add(-a.Late()-a.Skew()), newest.Add(a.Skew()+auditApart))
+		if crowded != nil && !errors.Is(crowded, errCrowded) {
+			return crowded
 		}
-		// What is wrong with the log does not lose what was found in it.
-		wrong := walk.Final(asked.Add(-a.Late() - a.Skew()))
-		if r.end && s.Read.Add(auditHeartbeat).Before(asked) || r.worth() {
+		// Neither what is wrong with the log nor a crowd loses what was found in it.
+		wrong := errors.Join(crowded, walk.Final(asked.Add(-a.Late()-a.Skew())))
+		if r.end = r.end && wrong == nil; r.end && s.Read.Add(auditHeartbeat).Before(asked) || r.worth() {
 			if err := r.keep(ctx, asked); err != nil {
 				return err
 			}
@@ -148,6 +149,10 @@ func (r *auditReading) pages(ctx context.Context) error {
 	}
 	return nil
 }
+
+// errCrowded says that records are left that were not read: nothing more can wait. What
+// was found until then is found.
+var errCrowded = fmt.Errorf("more than %d effects or events wait for each other", reconcile.MaxPending)
 
 func places(page []connector.AuditEvent) []reconcile.Line {
 	out := make([]reconcile.Line, len(page))
@@ -335,7 +340,7 @@ func (r *auditReading) settle(ctx context.Context, until, to time.Time) error {
 		r.found.Missing = append(r.found.Missing, x.Missing...)
 		switch {
 		case r.state.Pending.Full():
-			return fmt.Errorf("more than %d effects or events wait for each other", reconcile.MaxPending)
+			return errCrowded
 		case p.Head, errors.Is(err, enough):
 			return nil
 		}

@@ -178,6 +178,14 @@ func TestLogAfterAnOutage(t *testing.T) {
 	if x := c.says(pages); x.Failing != "" || x.Matched != 2*batch || x.Bypass+x.Missing != 0 {
 		t.Errorf("%+v", x)
 	}
+	// Nor does a crowd hide what nothing explains.
+	if err := c.Server.FillNotes(t.Context(), 2*batch, reconcile.MaxPending+batch); err != nil {
+		t.Fatal(err)
+	}
+	log = append(log, event(len(log)+1, `"what":"export everything"`))
+	if x := c.says(pages); !strings.Contains(x.Failing, "wait for each other") || x.Bypass != 1 || c.lapse() == nil {
+		t.Errorf("in a crowd: %+v", x)
+	}
 }
 
 // TestWorstAuditState: whatever an application and its people write, what waits to be

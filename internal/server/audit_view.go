@@ -88,6 +88,16 @@ func (v view) reconciliations(ctx context.Context) (out []Reconciliation, err er
 	now := v.audits()
 	err = v.log.View(ctx, func(tx record.Tx) error {
 		out = []Reconciliation{}
+		unanswered := map[string]int{}
+		for agent := range v.world.agents {
+			all, err := getAgainst(tx, agent)
+			if err != nil {
+				return err
+			}
+			for connector, x := range all {
+				unanswered[connector] = max(unanswered[connector], x.Count)
+			}
+		}
 		for _, name := range v.world.connectors.Names() {
 			spec := v.world.connectors.Spec(name)
 			if _, ok := spec.Stages[action.Production]; !ok {
@@ -119,6 +129,7 @@ func (v view) reconciliations(ctx context.Context) (out []Reconciliation, err er
 						r.Open++
 					}
 				}
+				r.Open = max(r.Open, unanswered[name]) // those that are not listed any more, too
 			}
 			out = append(out, r)
 		}
