@@ -22,13 +22,14 @@ import (
 // ends the agent's certification, and so does a log that is not the one that was read
 // before, since nothing is known of what happened in between.
 //
-// A reading takes a page of the log, then the records up to the newest one, so that all
-// are read that can explain the page. Order of writes: what is found, with how far log
+// A reading takes a page of the log, then the records up to its time, or to the newest
+// one, so that all are read that can explain the page. Order of writes: what is found, with how far log
 // and records were read, in one record (audit.*); then the lapses. A crash before the
 // record reads the same again and finds the same, but for pairs that were too many for
-// one record: those before the last are on record twice then, and count once; a crash after it finds in the state
-// which lapses it comes to, and they are done before anything is served. A reading that
-// finds nothing new writes nothing, but for once an hour.
+// one record: those before the last are on record twice then, and count once; a crash
+// after it finds in the state which lapses it comes to, and they are done before anything
+// is served. A reading that finds nothing new writes nothing, but for once an hour; the
+// next one goes on from memory, and after one that failed from what is on record.
 
 const (
 	kindAudit = "audit" // an auditState by connector

@@ -26,6 +26,7 @@ type crm struct {
 	lines []string
 	odd   http.HandlerFunc
 	asked int
+	url   string
 	edit  func(files map[string][]byte)
 }
 
@@ -34,6 +35,7 @@ func newCRM(t *testing.T, more ...func(files map[string][]byte)) *crm {
 	c := &crm{}
 	s := httptest.NewServer(c)
 	t.Cleanup(s.Close)
+	c.url = s.URL
 	c.edit = func(files map[string][]byte) {
 		files["connectors.yaml"] = fmt.Appendf(files["connectors.yaml"], `---
 apiVersion: sallyport/v1
@@ -52,11 +54,13 @@ spec:
     accounts: {svc-crm: tickets-helpdesk}
     operations:
       - {event: note, operation: crm.note.add, params: {note: /note}}
+      - {event: drop, operation: crm.note.drop, params: {note: /note}}
       - {event: move, operation: crm.note.move, params: {note: /note, to: /to, by: /by, at: /at}}
     ignored: [sign-in]
     everySeconds: 3600
   operations:
     - {name: crm.note.add, method: POST, path: "/notes/{note}", effect: write}
+    - {name: crm.note.drop, method: GET, path: "/drop/{note}", effect: write}
     - {name: crm.note.move, method: POST, path: "/notes/{note}/{to}/{by}/{at}", effect: write}
 `, s.URL)
 		files["credentials.yaml"] = append(files["credentials.yaml"], `---
@@ -66,7 +70,7 @@ metadata: {name: crm-auditor, tenant: brightwell}
 spec: {type: static-request, connector: crm, secret: {sealed: crm-auditor}}
 `...)
 		rig.Replace("agent.yaml", "connectors: [iam, tickets]", "connectors: [crm, iam, tickets]")(files)
-		rig.Replace("capability.yaml", "  reads: [iam, tickets]", "    - operation: crm.note.add\n      where: {note: {any: true}}\n      max: 20\n  reads: [iam, tickets]")(files)
+		rig.Replace("capability.yaml", "  reads: [iam, tickets]", "    - operation: crm.note.add\n      where: {note: {any: true}}\n      max: 20\n    - operation: crm.note.drop\n      where: {note: {any: true}}\n      max: 20\n  reads: [iam, tickets]")(files)
 		for _, edit := range more {
 			edit(files)
 		}

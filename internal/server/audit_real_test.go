@@ -44,10 +44,20 @@ func TestSlowAndWordyLog(t *testing.T) {
 			t.Errorf("of honest work: %+v, %s", x, x.Failing)
 		}
 	}
+	// By GET, with an answer that was lost.
+	if got, err := w.a.Do(t.Context(), action.Request{Method: "GET", Origin: c.url, Path: "/drop/7"}, "", func() action.Outcome {
+		return action.Outcome{State: action.Failed, Detail: "upstream_failed"}
+	}); err != nil || got.Decision.Verdict != action.Allow {
+		t.Fatalf("%+v, %v", got.Decision, err)
+	}
+	drop := event(7, `"what":"drop","note":"7"`)
+	if x := c.says(nil, one, late, ours, six, drop); !x.Good() || x.Matched != 3 {
+		t.Errorf("by GET: %+v", x)
+	}
 	// In a gap before what was read, and with a text that begins as one of ours.
 	w.note(long)
 	around := event(3, fmt.Sprintf(`"what":"note","note":%q`, long+"!"))
-	x := c.says(nil, one, late, around, ours, six)
+	x := c.says(nil, one, late, around, ours, six, drop)
 	if l := c.lapse(); x.Bypass != 1 || l == nil || !strings.Contains(l.Why, "event 3") {
 		t.Fatalf("got %+v, %+v", l, x)
 	}
@@ -60,7 +70,7 @@ func TestSlowAndWordyLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Ready(t)
-	if x := c.says(nil, one, late, around, ours, six, event(7, `"what":"sign-in"`)); x.Bypass != 1 || x.Matched != 2 || x.Failing != "" {
+	if x := c.says(nil, one, late, around, ours, six, drop, event(8, `"what":"sign-in"`)); x.Bypass != 1 || x.Matched != 3 || x.Failing != "" {
 		t.Errorf("after a restart: %+v", x)
 	}
 }
