@@ -119,13 +119,14 @@ func (w *Walk) next(l Line) (fresh bool, err error) {
 	return false, nil
 }
 
-// End says that there is no page any more: what was read before must have been met.
-func (w *Walk) End() error {
-	switch {
-	case w.last == nil && w.c.Last != "":
+// End says that there is no page any more: what was read before, and is of until then, must
+// have been met. A later one may be there again: replicas of a log are late one by one.
+func (w *Walk) End(until time.Time) error {
+	if w.last == nil && w.c.Last != "" {
 		return Rewritten("event " + w.c.Last + ", which was read before, is not there any more, nor is any after it")
-	case len(w.ahead) > 0:
-		return Rewritten("event " + w.ahead[0].ID + ", which was read before, is not there any more")
+	}
+	if i := slices.IndexFunc(w.ahead, func(l Line) bool { return !l.Time.After(until) }); i >= 0 {
+		return Rewritten("event " + w.ahead[i].ID + ", which was read before, is not there any more")
 	}
 	return nil
 }

@@ -40,7 +40,7 @@ func walk(c *reconcile.Cursor, consecutive bool, final, log string) (fresh strin
 			return "", err
 		}
 	}
-	return strings.Join(all, " "), w.End()
+	return strings.Join(all, " "), w.End(second(final))
 }
 
 // TestRewritten: a log that is not the one that was read before, and one that is late.
@@ -71,8 +71,9 @@ func TestRewritten(t *testing.T) {
 		{"edited", "1@1 2@2", false, "2x@2", "10", "", "not what it was"},
 		{"first one edited", "1@1", false, "1x@1", "10", "", "not what it was"},
 		{"edited at once", "1@1 2@11", false, "1@1 2x@11", "10", "", "event 2 is not what it was"},
-		{"cut off at once", "1@1 2@11", false, "1@1", "10", "", "event 2, which was read before, is not there any more"},
-		{"cut out at once", "1@1 2@11 3@11", false, "1@1 3@11", "20", "", "event 2, which was read before, is not there any more"},
+		{"a replica that is late", "1@1 2@11", false, "1@1", "10", "", ""},
+		{"cut off, and not yet final", "1@1 2@11", false, "1@1", "11", "", "event 2, which was read before, is not there any more"},
+		{"cut out, and not yet final", "1@1 2@11 3@11", false, "1@1 3@11", "20", "", "event 2, which was read before, is not there any more"},
 		{"back", "5@5 6@6", false, "6@6 | 3@7", "10", "", "ids go back"},
 		{"back within a page", "", false, "1@1 3@3 2@3", "10", "", "ids go back"},
 		{"twice", "1@1", false, "1@1 | 1@1", "10", "", "twice"},
@@ -117,6 +118,16 @@ func TestWalkIsCut(t *testing.T) {
 	}
 	if len(cur.Tail) != 0 || cur.Last != "6" || cur.Read() != "6" {
 		t.Errorf("%+v", cur)
+	}
+}
+
+// TestLateReplica: what one reading does not show, and the next does, is not new.
+func TestLateReplica(t *testing.T) {
+	var cur reconcile.Cursor
+	for i, c := range []struct{ log, fresh string }{{"1@1 2@11 3@12", "1 2 3"}, {"1@1 3@12", ""}, {"1@1", ""}, {"1@1 2@11 3@12 4@13", "4"}} {
+		if fresh, err := walk(&cur, true, "10", c.log); err != nil || fresh != c.fresh {
+			t.Errorf("%d: got %q, %v, want %q", i, fresh, err, c.fresh)
+		}
 	}
 }
 

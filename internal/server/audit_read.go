@@ -111,8 +111,9 @@ func (r *auditReading) pages(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		shown := asked.Add(-a.Late() - a.Skew()) // all that happened until then is
 		if r.end = len(page) == 0; r.end {
-			if err := walk.End(); err != nil {
+			if err := walk.End(shown); err != nil {
 				return err
 			}
 		}
@@ -137,7 +138,7 @@ func (r *auditReading) pages(ctx context.Context) error {
 			return crowded
 		}
 		// Neither what is wrong with the log nor a crowd loses what was found in it.
-		wrong := errors.Join(crowded, walk.Final(asked.Add(-a.Late()-a.Skew())))
+		wrong := errors.Join(crowded, walk.Final(shown))
 		if r.end = r.end && wrong == nil; r.end && s.Read.Add(auditHeartbeat).Before(asked) || r.worth() {
 			if err := r.keep(ctx, asked); err != nil {
 				return err

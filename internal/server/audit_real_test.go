@@ -29,7 +29,7 @@ func (w *worker) note(text string) {
 // events whose texts are longer than is shown. What is ours is no finding, and what is
 // not is one wherever it appears.
 //
-// Threats: W11 (watch), W12 (watch)
+// Threats: W11, W12 (watch)
 func TestSlowAndWordyLog(t *testing.T) {
 	c := newCRM(t)
 	c.says(nil)
