@@ -91,11 +91,20 @@ func UnmarshalOpen(data []byte, limit int, v any) error {
 }
 
 // Check reports whether data is exactly one strict JSON document.
-func Check(data []byte, limit int) error {
+func Check(data []byte, limit int) error { return check(data, limit) }
+
+// CheckForeign is Check for documents whose texts are other people's: bytes that are no
+// UTF-8, and halves of surrogate pairs, as they are left where a text was cut, are no
+// error. Readers have U+FFFD in their place.
+func CheckForeign(data []byte, limit int) error {
+	return check(data, limit, jsontext.AllowInvalidUTF8(true))
+}
+
+func check(data []byte, limit int, o ...jsontext.Options) error {
 	if len(data) > limit {
 		return fmt.Errorf("%w: %d bytes, limit %d", ErrTooLarge, len(data), limit)
 	}
-	d := jsontext.NewDecoder(bytes.NewReader(data))
+	d := jsontext.NewDecoder(bytes.NewReader(data), o...)
 	for {
 		if _, err := d.ReadToken(); err != nil {
 			return fmt.Errorf("json: %w", err)

@@ -169,16 +169,17 @@ func (c *checker) auditEvents(a *Audit) {
 	for i, o := range a.Operations {
 		at := fmt.Sprintf("audit.operations[%d]", i)
 		name(at+".event", o.Event)
-		n := slices.IndexFunc(c.spec.Operations, func(op Operation) bool { return op.Name == o.Operation })
-		if n < 0 {
+		if !slices.ContainsFunc(c.spec.Operations, func(op Operation) bool { return op.Name == o.Operation }) {
 			c.bad(at+".operation", "the connector has no operation %s", o.Operation)
 			continue
 		}
-		_, always := c.spec.Operations[n].Params()
 		params := slices.Sorted(maps.Keys(o.Params))
 		for _, p := range params {
-			if !slices.Contains(always, p) {
-				c.bad(at+".params."+p, "%s has not always a parameter %q", o.Operation, p)
+			for _, op := range c.spec.Operations { // several requests can be one operation
+				if _, always := op.Params(); op.Name == o.Operation && !slices.Contains(always, p) {
+					c.bad(at+".params."+p, "%s has not always a parameter %q", o.Operation, p)
+					break
+				}
 			}
 			if !pointerForm(o.Params[p]) || o.Params[p] == "" {
 				c.bad(at+".params."+p, "want a JSON pointer (RFC 6901), as in /target/id")

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
@@ -38,15 +37,15 @@ type AuditMeaning struct {
 	Event     string // name
 	Ignored   bool
 	SignIn    bool
-	UserAgent string // of a sign-in, as it came
-	Operation string // empty: it is none that is known
-	Params    map[string]string
-	Why       string // it is of an operation, and does not say of what
+	UserAgent string            // of a sign-in, as it came
+	Operation string            // empty: it is none that is known
+	Params    map[string]string // whole, and as they came
+	Why       string            // it is of an operation, and does not say of what
 }
 
 // ReadAudit reads a page. An error means that nothing of it can be relied on.
 func (a *Audit) ReadAudit(page []byte) ([]AuditEvent, error) {
-	if err := canon.Check(page, MaxAuditPage); err != nil {
+	if err := canon.CheckForeign(page, MaxAuditPage); err != nil {
 		return nil, err
 	}
 	var doc any
@@ -98,15 +97,24 @@ func (a *Audit) event(raw any) (AuditEvent, error) {
 	default:
 		return e, fmt.Errorf("it has no id at %q", a.ID)
 	}
-	when, _ := at(raw, a.Time)
-	text, _ := when.(string)
-	if e.Time, err = time.Parse(time.RFC3339, text); err != nil || e.Time.Year() < 2000 || e.Time.Year() > 9999 {
+	said, _ := at(raw, a.Time)
+	when, _ := said.(string)
+	if e.Time, err = time.Parse(time.RFC3339, when); err != nil || e.Time.Year() < 2000 || e.Time.Year() > 9999 {
 		return e, fmt.Errorf("it has no time (RFC 3339) at %q", a.Time)
 	}
 	e.Time = e.Time.UTC()
 	actor, _ := at(raw, a.Actor)
-	e.Actor, _ = actor.(string)
+	e.Actor, _ = spelled(actor)
 	return e, nil
+}
+
+// spelled is a value that says one thing: a text, or a number as it is spelled.
+func spelled(v any) (string, bool) {
+	if n, ok := v.(json.Number); ok {
+		return n.String(), true
+	}
+	s, ok := v.(string)
+	return s, ok
 }
 
 // Repeats says that the event has a text in it, wherever: in what is shown of it, the
@@ -148,15 +156,12 @@ func (s *Spec) Means(e AuditEvent) AuditMeaning {
 	m.Operation, m.Params = a.Operations[i].Operation, map[string]string{}
 	for p, where := range a.Operations[i].Params {
 		v, _ := at(e.raw, where)
-		text, ok := v.(string)
-		if n, number := v.(json.Number); number {
-			text, ok = n.String(), true
-		}
-		if !ok || len(text) > maxAuditText || strings.ContainsFunc(text, unicode.IsControl) {
+		value, ok := spelled(v)
+		if !ok {
 			m.Why = "it does not say " + p
 			continue
 		}
-		m.Params[p] = text
+		m.Params[p] = value
 	}
 	if r := s.spell(m.Params); m.Why == "" && r != nil {
 		m.Why = "its parameters are none that this connector decides"
@@ -167,11 +172,15 @@ func (s *Spec) Means(e AuditEvent) AuditMeaning {
 // Quoted is a foreign text as it may stand in a record and on a terminal: bounded, and
 // of visible ASCII, with the rest as \u escapes.
 func Quoted(text string) string {
-	if len(text) > maxAuditText {
-		text = text[:maxAuditText]
+	n := min(len(text), maxAuditText)
+	for {
+		q := strconv.QuoteToASCII(text[:n])
+		over := len(q) - 2 - maxAuditText
+		if over <= 0 {
+			return q[1 : len(q)-1]
+		}
+		n -= (over + 3) / 4 // a byte is at most four, as \xff
 	}
-	q := strconv.QuoteToASCII(text)
-	return q[1 : len(q)-1]
 }
 
 // at resolves a JSON pointer (RFC 6901) through objects.

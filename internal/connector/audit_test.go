@@ -59,6 +59,9 @@ func TestAuditIsChecked(t *testing.T) {
 		{"a parameter that may be absent", func(s *connector.Spec, a *connector.Audit) {
 			a.Operations = append(a.Operations, connector.AuditOperation{Event: "note", Operation: "iam.user.note", Params: map[string]string{"text": "/t"}})
 		}, "audit.operations[2].params.text"},
+		{"a parameter that another request of the operation has not", func(s *connector.Spec, a *connector.Audit) {
+			s.Operations = append(s.Operations, connector.Operation{Name: "iam.user.reset", Method: "POST", Path: "/reset-all", Effect: action.Privileged})
+		}, "audit.operations[0].params.user"},
 		{"other parameters of the same", func(s *connector.Spec, a *connector.Audit) { a.Operations[1].Params = nil }, "audit.operations[1].params: an event before"},
 		{"event twice", func(s *connector.Spec, a *connector.Audit) { a.Operations[1].Event = "reset" }, "audit.operations[1].event"},
 		{"ignored and not", func(s *connector.Spec, a *connector.Audit) { a.Ignored = []string{"reset"} }, "audit.ignored[0]"},
@@ -109,6 +112,9 @@ func TestAuditPage(t *testing.T) {
 		{"id is a line", page(strings.Replace(event, `"id":7`, `"id":"a\nb"`, 1)), "no text"},
 		{"id is long", page(strings.Replace(event, `"id":7`, `"id":"`+strings.Repeat("a", 257)+`"`, 1)), "no text"},
 		{"no time", page(strings.Replace(event, "2026-01-02", "yesterday", 1)), "no time"},
+		{"a text that was cut in a character", page(strings.Replace(event, `"Jo"`, `"\ud83d"`, 1), strings.Replace(event, `"Jo"`, "\"\xf0\x9f\"", 1)), ""},
+		{"an id that was", page(strings.Replace(event, `"id":7`, `"id":"\ud83d"`, 1)), "no text"},
+		{"a member twice, as it is read", page(strings.Replace(event, `"id":7`, `"\ud83d":7,"\ud83e":8`, 1)), "json"},
 		{"another's weird texts", page(`{"id":7,"time":"2026-01-02T03:04:05Z","who":{"name":["x"]},"what":{"\u0000":1}}`), ""},
 	} {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
@@ -125,6 +131,9 @@ func TestAuditPage(t *testing.T) {
 	again, err := audited().Audit.ReadAudit([]byte(page(strings.ReplaceAll(event, ",", " ,\n"))))
 	if err != nil || again[0].Digest != es[0].Digest {
 		t.Errorf("the same event, spelled otherwise, is another one: %v", err)
+	}
+	if es, err := audited().Audit.ReadAudit([]byte(page(strings.Replace(event, `"svc"`, `1234`, 1)))); err != nil || es[0].Actor != "1234" {
+		t.Errorf("an account that is a number: %+v, %v", es, err)
 	}
 	if got := audited().Audit.URL("https://iam.example", "a&b"); got != "https://iam.example/log?after=a%26b&limit=100" {
 		t.Error(got)
@@ -148,7 +157,9 @@ func TestAuditMeaning(t *testing.T) {
 		{"long", `"what":"` + strings.Repeat("a", 5000) + `"`, "unknown " + strings.Repeat("a", 256)},
 		{"nobody", `"what":"reset","target":{}`, "iam.user.reset: it does not say user"},
 		{"several", `"what":"reset","target":{"user":["jo"]}`, "iam.user.reset: it does not say user"},
-		{"a control character", `"what":"reset","target":{"user":"jo\u0000"}`, "iam.user.reset: it does not say user"},
+		{"a control character", `"what":"reset","target":{"user":"jo\u0000"}`, "iam.user.reset: its parameters are none that this connector decides"},
+		{"longer than is shown", `"what":"reset","target":{"user":"` + strings.Repeat("jo", 1000) + `"}`, "iam.user.reset map[user:" + strings.Repeat("jo", 1000) + "]"},
+		{"escapes without end", `"what":"` + strings.Repeat(`\u0000`, 5000) + `"`, "unknown " + strings.Repeat(`\x00`, 64)},
 		{"letters without a certain case", `"what":"reset","target":{"user":"jö"}`, "iam.user.reset: its parameters are none that this connector decides"},
 	} {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {

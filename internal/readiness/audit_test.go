@@ -29,6 +29,9 @@ var auditBreaks = []one{
 	{"audit_log_not_read_yet", "runtime-policy", func(b *broken) {
 		b.w.Audits = []readiness.Audit{{Connector: "iam", Declared: true, Failing: "answers 401"}}
 	}},
+	{"audit_log_of_accounts_that_are_not_known", "runtime-policy", func(b *broken) {
+		b.w.Audits = []readiness.Audit{{Connector: "iam", Declared: true, Read: time.Now(), Nameless: []string{"iam-token"}}}
+	}},
 	{"audit_log_not_read_for_long", "runtime-policy", func(b *broken) {
 		b.w.Audits = []readiness.Audit{{Connector: "iam", Declared: true, Read: time.Now().Add(-time.Hour), Stale: true}}
 	}},

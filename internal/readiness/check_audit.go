@@ -16,6 +16,7 @@ type Audit struct {
 	Read      time.Time // last to the end
 	Stale     bool      // it was not read for too long
 	Failing   string    // why it cannot be read
+	Nameless  []string  // sources of the agent of which it is not known as whom they act
 }
 
 // audited is audit.* (package server).
@@ -107,6 +108,9 @@ func (k *check) audit(a Audit) (events int) {
 	case a.Stale:
 		k.fail(look, nil, "the audit log of %s was not read for %s%s", a.Connector, age(e.now.Sub(a.Read)), because(a.Failing))
 		return events
+	}
+	if len(a.Nameless) > 0 {
+		k.unknown("say it in audit.accounts of the connector", nil, "as whom %s acts at %s is not known, so whether it is used around the doors is not", list(a.Nameless, "and"), a.Connector)
 	}
 	k.ok(matched, "%s of the agent in the audit log of %s, read %s ago, each with a record of its own", count(events, "effect"), a.Connector, age(e.now.Sub(a.Read)))
 	if missing > 0 {

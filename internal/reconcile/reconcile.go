@@ -26,11 +26,13 @@
 package reconcile
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/canon"
 )
 
 // MaxFlight is how long after its record an effect may be dispatched or answered, if
@@ -42,7 +44,17 @@ const MaxFlight = 10 * time.Minute
 const Kept = time.Hour
 
 // MaxPending bounds how many effects, and how many events, are kept unmatched.
-const MaxPending = 2000
+const MaxPending = 1500
+
+// Same is what an effect and the event of it agree on: the operation, and the whole
+// values of the parameters that events say.
+func Same(operation string, params map[string]string) action.Digest {
+	b := fmt.Appendf(nil, "%q", operation)
+	for _, k := range slices.Sorted(maps.Keys(params)) {
+		b = fmt.Appendf(b, " %q=%q", k, params[k])
+	}
+	return canon.Digest(b)
+}
 
 // Effect is an action that was let through, until it is matched or judged.
 type Effect struct {
@@ -51,16 +63,18 @@ type Effect struct {
 	Agent     string            `json:"agent"`
 	Task      string            `json:"task"`
 	Operation string            `json:"operation"`
-	Params    map[string]string `json:"params,omitempty"` // those that events say
+	Params    map[string]string `json:"params,omitempty"` // as they are shown
+	Same      action.Digest     `json:"same"`             // of the operation, and of the parameters that events say
 	Decided   time.Time         `json:"decided"`
-	// Settled is when its outcome was recorded; zero is in flight.
+	// Settled is when its time is over: its outcome was recorded, and it says what became
+	// of it. Zero is in flight.
 	Settled time.Time `json:"settled,omitzero"`
 	Done    bool      `json:"done,omitempty"` // and was answered with success
 	Read    bool      `json:"read,omitempty"` // it changes nothing
 	// Person did it, who had taken the session over and may be signed in by their own
 	// name: then it is not by an agent's account.
 	Person bool `json:"person,omitempty"`
-	// Judged says that it should have shown by now.
+	// Judged says that it should have shown by now, or need not show: it only explains.
 	Judged bool `json:"judged,omitempty"`
 }
 
@@ -72,7 +86,8 @@ type Event struct {
 	Agents    []string          `json:"agents,omitempty"` // whose account it is
 	Name      string            `json:"name"`
 	Operation string            `json:"operation,omitempty"`
-	Params    map[string]string `json:"params,omitempty"`
+	Params    map[string]string `json:"params,omitempty"` // as they are shown
+	Same      action.Digest     `json:"same,omitempty"`
 	// Why is set where the event cannot be an effect of ours, whatever is on record.
 	Why string `json:"why,omitempty"`
 }
@@ -110,7 +125,8 @@ type Progress struct {
 func (s *State) Decided(e Effect) { s.Effects = append(s.Effects, e) }
 
 // Outcome takes in what became of an effect. One that was certainly not sent explains
-// nothing; a read may have been sent whatever is said.
+// nothing; a read may have been sent whatever is said. One whose answer was lost, or does
+// not say that it is over (a gateway that gave up, 202), may still take effect for a while.
 func (s *State) Outcome(id string, when time.Time, o action.Outcome) {
 	i := slices.IndexFunc(s.Effects, func(e Effect) bool { return e.Action == id })
 	if i < 0 || !s.Effects[i].Settled.IsZero() {
@@ -122,6 +138,9 @@ func (s *State) Outcome(id string, when time.Time, o action.Outcome) {
 	}
 	e := &s.Effects[i]
 	e.Settled, e.Done = when, o.State == action.Done && o.Status < 400 && o.ReadBack != "failed" && !e.Person
+	if until := e.Decided.Add(MaxFlight); (o.State != action.Done || o.Status >= 500 || o.Status == 202) && until.After(when) {
+		e.Settled = until
+	}
 }
 
 // Seen takes in an event.
@@ -162,7 +181,9 @@ func (s *State) Settle(skew time.Duration, p Progress) (r Result) {
 		}
 	}
 	crowded := len(s.Effects) > MaxPending/2
-	s.Effects = slices.DeleteFunc(s.Effects, func(e Effect) bool { return e.Judged && (crowded || !e.Settled.Add(skew+Kept).After(p.Log)) })
+	s.Effects = slices.DeleteFunc(s.Effects, func(e Effect) bool {
+		return e.Judged && !e.Settled.IsZero() && (crowded || !e.Settled.Add(skew+Kept).After(p.Log))
+	})
 	return r
 }
 
@@ -171,7 +192,7 @@ func (s *State) Settle(skew time.Duration, p Progress) (r Result) {
 func (s *State) cause(ev Event, skew time.Duration) (best int, flying bool) {
 	best = -1
 	for i, e := range s.Effects {
-		if ev.Why != "" || !slices.Contains(ev.Agents, e.Agent) || e.Operation != ev.Operation || !maps.Equal(e.Params, ev.Params) || ev.Time.Before(e.Decided.Add(-skew)) {
+		if ev.Why != "" || !slices.Contains(ev.Agents, e.Agent) || e.Same != ev.Same || ev.Time.Before(e.Decided.Add(-skew)) {
 			continue
 		}
 		switch {

@@ -70,6 +70,13 @@ func (s *Server) Approve(ctx context.Context, tenantName, id, person string, sig
 				approved{Digest: st.Digest, Approval: st.Nonce, At: time.Now().UTC()})
 		}
 	}
+	if a.Statement.Kind == approval.Certification {
+		t.answers.Lock()
+		defer t.answers.Unlock()
+		if err := t.answered(ctx, a.Statement); err != nil {
+			return a, err
+		}
+	}
 	out, err := t.grantNow(ctx, a.Statement, person, signature, release)
 	if err != nil {
 		return out, err
@@ -118,8 +125,10 @@ func (t *tenant) issue(ctx context.Context, st approval.Statement) error {
 	}
 	// Not with the approver: memory has what the record has.
 	c, err := t.certs.Issue(context.WithoutCancel(ctx), st.Subject, st.Nonce, by, func(tx record.Tx) error {
-		_, err := t.approvals.Consume(tx, st.Nonce, st.Digest)
-		return err
+		if _, err := t.approvals.Consume(tx, st.Nonce, st.Digest); err != nil {
+			return err
+		}
+		return tx.Delete(kindAgainst, st.Agent) // they have read of it
 	})
 	if err == nil {
 		t.replaced(c.Agent, c.ID)

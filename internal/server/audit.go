@@ -22,13 +22,14 @@ import (
 // ends the agent's certification, and so does a log that is not the one that was read
 // before, since nothing is known of what happened in between.
 //
-// A reading takes a page of the log, then the records up to the newest one, so that all
-// are read that can explain the page. Order of writes: what is found, with how far log
+// A reading takes a page of the log, then the records up to its time, or to the newest
+// one, so that all are read that can explain the page. Order of writes: what is found, with how far log
 // and records were read, in one record (audit.*); then the lapses. A crash before the
 // record reads the same again and finds the same, but for pairs that were too many for
-// one record: those before the last are on record twice then, and count once; a crash after it finds in the state
-// which lapses it comes to, and they are done before anything is served. A reading that
-// finds nothing new writes nothing, but for once an hour.
+// one record: those before the last are on record twice then, and count once; a crash
+// after it finds in the state which lapses it comes to, and they are done before anything
+// is served. A reading that finds nothing new writes nothing, but for once an hour; the
+// next one goes on from memory, and after one that failed from what is on record.
 
 const (
 	kindAudit = "audit" // an auditState by connector
@@ -47,14 +48,20 @@ const (
 	// the application write.
 	auditListed = 20
 	auditRoom   = 32 << 10 // bytes
+	// auditBefore is how many records before a log's first reading are read with it.
+	auditBefore = 1000
 	// auditPairs bounds how many pairs are in one record.
 	auditPairs = 400
 )
 
+// auditApart is how far the times of records may be from their order: our clock can be
+// set back. Tests have less of it.
+var auditApart = time.Minute
+
 // auditState is how far one application's log is read.
 type auditState struct {
 	V       int              `json:"v"`
-	Log     string           `json:"log"`     // its URL: at another one is another log
+	Log     string           `json:"log"`     // its URL, without what is asked of it: at another one is another log
 	Began   time.Time        `json:"began"`   // what happened before is not judged
 	Read    time.Time        `json:"read"`    // the last reading to the end that is on record
 	Records int64            `json:"records"` // the next one to read
@@ -67,6 +74,16 @@ type auditState struct {
 	// Findings are the newest ones.
 	Findings []AuditFinding `json:"findings,omitempty"`
 	Lapses   []auditLapse   `json:"lapses,omitempty"` // that the findings of the last record come to
+}
+
+// anew begins with another log. What was done before may still explain an event of it,
+// and need not show there.
+func (s *auditState) anew() {
+	s.Cursor, s.Began, s.Pending.Events = reconcile.Cursor{}, time.Now().UTC(), nil
+	s.Pending.Effects = slices.Clone(s.Pending.Effects)
+	for i := range s.Pending.Effects {
+		s.Pending.Effects[i].Judged = true
+	}
 }
 
 type auditLapse struct {
@@ -117,7 +134,8 @@ type auditedBody struct {
 // auditing is what this process knows of the readings of one log. Readings do not wait
 // for each other: an application that answers slowly holds up its own alone.
 type auditing struct {
-	reading sync.Mutex // held while the log is read
+	reading sync.Mutex    // held while the log is read
+	last    *auditReading // of reading: the last one, if all went well, so that the next goes on from it
 
 	// Of tenant.auditMu.
 	read  time.Time // last to the end
@@ -172,9 +190,12 @@ func (t *tenant) audit(ctx context.Context, w *world, name string, x *auditing) 
 	ctx, cancel := context.WithTimeout(ctx, auditLimit)
 	defer cancel()
 	began := time.Now()
-	r, err := t.newAuditReading(ctx, w, name)
+	r, err := t.newAuditReading(ctx, w, name, x.last)
+	x.last = nil
 	if err == nil {
-		err = r.read(ctx)
+		if err = r.read(ctx); err == nil {
+			x.last = r
+		}
 	}
 	if err != nil && errors.Is(context.Cause(ctx), context.Canceled) {
 		return err // the server stops, or who asked for it went away
@@ -225,29 +246,51 @@ func (t *tenant) auditLapses(ctx context.Context, all []auditLapse) {
 }
 
 // auditAgents are the agents that act at a connector, by the account that they act as,
-// in lower case. Accounts that are made for tasks are not among them: see accountOfTask.
+// in lower case. Accounts that are made for tasks are not among them: see whose.
 func (w *world) auditAgents(name string) map[string][]string {
-	spec, out := w.connectors.Spec(name), map[string][]string{}
-	add := func(account, source string) {
-		if account == "" || source == spec.Audit.Credential.Source {
-			return
+	out := map[string][]string{}
+	for source := range w.sources {
+		for _, account := range w.auditAccounts(name, source) {
+			out[account] = append(out[account], w.agentsWith(source)...)
+			slices.Sort(out[account])
+			out[account] = slices.Compact(out[account])
 		}
-		account = strings.ToLower(account)
-		out[account] = append(out[account], w.agentsWith(source)...)
-		slices.Sort(out[account])
-		out[account] = slices.Compact(out[account])
 	}
-	for source, src := range w.sources {
-		if src.Connector != name {
-			continue
+	return out
+}
+
+// auditAccounts are the accounts, in lower case, as which a source acts at a connector.
+func (w *world) auditAccounts(name, source string) (out []string) {
+	a, src := w.connectors.Spec(name).Audit, w.sources[source]
+	add := func(account string) {
+		if account != "" {
+			out = append(out, strings.ToLower(account))
 		}
-		add(src.Account, source)
+	}
+	if src == nil || source == a.Credential.Source {
+		return nil
+	}
+	if src.Connector == name {
+		add(src.Account)
 		if src.LDAP != nil {
-			add(src.LDAP.Stages[action.Production].Login, source)
+			add(src.LDAP.Stages[action.Production].Login)
 		}
 	}
-	for account, source := range spec.Audit.Accounts {
-		add(account, source)
+	for account, s := range a.Accounts {
+		if s == source {
+			add(account)
+		}
+	}
+	return out
+}
+
+// nameless are the sources that requests of an agent's tasks take at a connector, and of
+// which nothing says as whom they act there: what is done by them is nobody's.
+func (w *world) nameless(name string, a *agent) (out []string) {
+	for _, source := range w.credentialsOf(a) {
+		if spec := w.connectors.Spec(name); spec.Audit != nil && len(spec.TakesOf(source)) > 0 && len(w.auditAccounts(name, source)) == 0 {
+			out = append(out, source)
+		}
 	}
 	return out
 }

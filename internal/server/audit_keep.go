@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -31,12 +32,12 @@ func (r *auditReading) keep(ctx context.Context, asked time.Time) error {
 		if why == "" {
 			why = "nothing on record explains it"
 		}
-		r.findings = append(r.findings, AuditFinding{Kind: AuditBypass, At: time.Now().UTC(), Agents: e.Agents, Event: e.ID, Name: e.Name, Time: e.Time,
-			Actor: e.Actor, Operation: e.Operation, Params: quotedParams(e.Params), Why: why})
+		r.findings = append(r.findings, AuditFinding{Kind: AuditBypass, Agents: e.Agents, Event: e.ID, Name: e.Name, Time: e.Time,
+			Actor: e.Actor, Operation: e.Operation, Params: e.Params, Why: why})
 	}
 	for _, e := range r.found.Missing {
-		r.findings = append(r.findings, AuditFinding{Kind: AuditMissing, At: time.Now().UTC(), Agents: []string{e.Agent}, Action: e.Action, Operation: e.Operation,
-			Params: quotedParams(e.Params), Time: e.Decided, Why: "it was answered with success, and the application's audit log does not show it"})
+		r.findings = append(r.findings, AuditFinding{Kind: AuditMissing, Agents: []string{e.Agent}, Action: e.Action, Operation: e.Operation,
+			Params: e.Params, Time: e.Decided, Why: "it was answered with success, and the application's audit log does not show it"})
 	}
 	typ := "audit.matched"
 	switch {
@@ -48,12 +49,10 @@ func (r *auditReading) keep(ctx context.Context, asked time.Time) error {
 	return r.append(ctx, typ, auditedBody{Pairs: r.found.Matched, Bypass: len(r.found.Bypass), Missing: len(r.found.Missing)})
 }
 
-// rewritten begins anew with a log that is not the one that was read before. Effects in
-// flight may still show in it; what was done before may be gone with it.
+// rewritten begins anew with a log that is not the one that was read before.
 func (r *auditReading) rewritten(ctx context.Context, why reconcile.Rewritten) error {
-	r.findings = append(r.findings, AuditFinding{Kind: AuditRewritten, At: time.Now().UTC(), Agents: r.w.agentsAt(r.name), Why: string(why)})
-	r.state.Cursor, r.state.Began, r.state.Pending.Events = reconcile.Cursor{}, time.Now().UTC(), nil
-	r.state.Pending.Effects = slices.DeleteFunc(r.state.Pending.Effects, func(e reconcile.Effect) bool { return !e.Settled.IsZero() })
+	r.findings = append(r.findings, AuditFinding{Kind: AuditRewritten, Agents: r.w.agentsAt(r.name), Why: string(why)})
+	r.state.anew()
 	r.found = reconcile.Result{}
 	return r.append(ctx, "audit.rewritten", auditedBody{})
 }
@@ -68,7 +67,7 @@ func (r *auditReading) unread(ctx context.Context, x auditStanding) error {
 		return nil
 	}
 	// What this reading took in is not kept with it.
-	again, err := r.t.newAuditReading(ctx, r.w, r.name)
+	again, err := r.t.newAuditReading(ctx, r.w, r.name, nil)
 	if err != nil {
 		return err
 	}
@@ -77,26 +76,20 @@ func (r *auditReading) unread(ctx context.Context, x auditStanding) error {
 }
 
 func (r *auditReading) append(ctx context.Context, typ string, b auditedBody) error {
+	// Found is found, whoever asked for it and went away.
+	ctx = context.WithoutCancel(ctx)
 	s := &r.state
 	s.Matched += int64(len(b.Pairs))
 	s.Bypass += int64(b.Bypass)
 	s.Missing += int64(b.Missing)
-	s.Lapses = r.lapses()
-	s.Findings = append(s.Findings, r.findings...)
-	s.Findings = s.Findings[max(0, len(s.Findings)-auditListed):]
-	b.V, b.Connector, b.Log, b.To, b.Records = 1, r.name, s.Log, s.Cursor.Last, s.Records
-	b.Findings = listed(r.findings)
-	// Found is found, whoever asked for it and went away.
-	ctx = context.WithoutCancel(ctx)
+	b.V, b.Connector, b.Log, b.To, b.Records = 1, r.name, s.Log, s.Cursor.Read(), s.Records
 	for len(b.Pairs) > auditPairs {
 		if _, err := r.t.log.Append(ctx, record.Draft{Type: "audit.matched", Actor: "sallyport", Body: auditedBody{V: 1, Connector: r.name, Log: s.Log, Records: s.Records, Pairs: b.Pairs[:auditPairs]}}); err != nil {
 			return err
 		}
 		b.Pairs = b.Pairs[auditPairs:]
 	}
-	kept := *s
-	if _, err := r.t.log.Append(ctx, record.Draft{Type: typ, Actor: "sallyport", Body: b,
-		Change: func(tx record.Tx) error { return tx.Put(kindAudit, r.name, kept) }}); err != nil {
+	if err := r.write(ctx, typ, &b); err != nil {
 		return err
 	}
 	for _, f := range b.Findings {
@@ -105,6 +98,29 @@ func (r *auditReading) append(ctx context.Context, typ string, b auditedBody) er
 	r.t.auditLapses(ctx, s.Lapses)
 	r.found, r.findings, r.events, r.start = reconcile.Result{}, nil, 0, s.Records
 	return nil
+}
+
+// write puts what was found on record with the state. No certification becomes live
+// between the look at what is in force and the record.
+func (r *auditReading) write(ctx context.Context, typ string, b *auditedBody) error {
+	r.t.answers.Lock()
+	defer r.t.answers.Unlock()
+	s := &r.state
+	for i := range r.findings {
+		r.findings[i].At = time.Now().UTC()
+	}
+	s.Lapses = r.lapses()
+	s.Findings = slices.Concat(s.Findings, r.findings)
+	s.Findings = slices.Clone(s.Findings[max(0, len(s.Findings)-auditListed):])
+	b.Findings = listed(r.findings)
+	kept, against := *s, r.against()
+	_, err := r.t.log.Append(ctx, record.Draft{Type: typ, Actor: "sallyport", Body: *b, Change: func(tx record.Tx) error {
+		if err := putAgainst(tx, r.name, against); err != nil {
+			return err
+		}
+		return tx.Put(kindAudit, r.name, kept)
+	}})
+	return err
 }
 
 // listed are the findings that a record names: the first, as far as it has room.
@@ -140,10 +156,20 @@ func (r *auditReading) lapses() (out []auditLapse) {
 	return out
 }
 
-func quotedParams(params map[string]string) map[string]string {
-	out := map[string]string{}
-	for k, v := range params {
-		out[k] = connector.Quoted(v)
+// auditShown bounds what is shown of all parameters of an effect or event, in bytes: the
+// state has thousands of them.
+const auditShown = 256
+
+// shown is a prefix of what parameters say, as it may stand in a record.
+func shown(params map[string]string) map[string]string {
+	out, room := map[string]string{}, auditShown
+	for _, k := range slices.Sorted(maps.Keys(params)) {
+		if room -= len(k); room <= 0 {
+			break
+		}
+		v := connector.Quoted(params[k])
+		out[k] = v[:min(len(v), room)]
+		room -= len(out[k])
 	}
 	return out
 }

@@ -42,7 +42,9 @@ type auditReading struct {
 	end      bool // of the log
 }
 
-func (t *tenant) newAuditReading(ctx context.Context, w *world, name string) (*auditReading, error) {
+// newAuditReading goes on where the last reading of this process ended, or from what is on
+// record.
+func (t *tenant) newAuditReading(ctx context.Context, w *world, name string, last *auditReading) (*auditReading, error) {
 	r := &auditReading{t: t, w: w, name: name, spec: w.connectors.Spec(name), agents: w.auditAgents(name), routed: map[string]bool{}}
 	stage := r.spec.Stages[action.Production]
 	i := 0
@@ -58,23 +60,28 @@ func (t *tenant) newAuditReading(ctx context.Context, w *world, name string) (*a
 		return nil, err
 	}
 	r.client = boundaryClient(pools(r.origin))
-	err = t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindAudit, name, &r.state) })
-	if err != nil && !errors.Is(err, record.ErrNotFound) {
-		return nil, err
+	if last != nil {
+		r.state, r.start = last.state, last.start
+	} else {
+		err = t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindAudit, name, &r.state) })
+		if err != nil && !errors.Is(err, record.ErrNotFound) {
+			return nil, err
+		}
+		r.start = r.state.Records
 	}
-	if log := r.spec.Audit.URL(r.origin, ""); r.state.Log != log {
-		// A connector is a fact of boundaries: no task of production that was certified
-		// with another one runs.
+	if log := r.origin + r.spec.Audit.Path; r.state.Log != log {
 		head, err := t.log.Head(ctx)
 		if err != nil {
 			return nil, err
 		}
-		r.state = auditState{V: 1, Log: log, Began: time.Now().UTC(), Records: head.Size}
+		// What was done just before may be in flight, or of now by the application's clock.
+		r.state.Records = max(r.state.Records, head.Size-auditBefore)
+		r.state.V, r.state.Log, r.state.Read, r.state.Unread = 1, log, time.Time{}, time.Time{}
+		r.state.anew()
 		if err := r.append(ctx, "audit.began", auditedBody{}); err != nil {
 			return nil, err
 		}
 	}
-	r.start = r.state.Records
 	return r, nil
 }
 
@@ -93,51 +100,65 @@ func (r *auditReading) read(ctx context.Context) error {
 
 func (r *auditReading) pages(ctx context.Context) error {
 	a, s := r.spec.Audit, &r.state
-	if s.Cursor.Last != "" {
-		page, err := r.page(ctx, s.Cursor.After)
-		if err != nil {
-			return err
-		}
-		if err := s.Cursor.Again(places(page)); err != nil {
-			return err
-		}
-	}
+	walk := s.Cursor.Walk(a.Consecutive)
 	for range auditPages {
 		asked := time.Now()
-		page, err := r.page(ctx, s.Cursor.Last)
+		page, err := r.page(ctx, walk.From())
 		if err != nil {
 			return err
 		}
-		if err := s.Cursor.Follow(places(page), a.Consecutive); err != nil {
+		fresh, err := walk.Page(places(page))
+		if err != nil {
 			return err
 		}
-		r.end = len(page) == 0
-		until := asked
-		for _, e := range page {
+		shown := asked.Add(-a.Late() - a.Skew()) // all that happened until then is
+		if r.end = len(page) == 0; r.end {
+			if err := walk.End(shown); err != nil {
+				return err
+			}
+		}
+		until, newest := asked, asked
+		for i, e := range page {
 			until = e.Time
+			if i == 0 || e.Time.After(newest) {
+				newest = e.Time
+			}
+			if !fresh[i] {
+				continue
+			}
+			r.events++
 			if err := r.take(ctx, e); err != nil {
 				return err
 			}
 		}
-		if err := r.settle(ctx, until.Add(-a.Late()-a.Skew())); err != nil {
-			return err
+		// A log that is far behind is held against the records of its time, and not
+		// against all that came since, which are more than can wait.
+		crowded := r.settle(ctx, until.Add(-a.Late()-a.Skew()), newest.Add(a.Skew()+auditApart))
+		if crowded != nil && !errors.Is(crowded, errCrowded) {
+			return crowded
 		}
-		if r.events += len(page); r.end && s.Read.Add(auditHeartbeat).Before(asked) || r.worth() {
+		// Neither what is wrong with the log nor a crowd loses what was found in it.
+		wrong := errors.Join(crowded, walk.Final(shown))
+		if r.end = r.end && wrong == nil; r.end && s.Read.Add(auditHeartbeat).Before(asked) || r.worth() {
 			if err := r.keep(ctx, asked); err != nil {
 				return err
 			}
 		}
-		if r.end {
-			return nil
+		if wrong != nil || r.end {
+			return wrong
 		}
 	}
 	return nil
 }
 
+// errCrowded says that records are left that were not read: nothing more can wait. What
+// was found until then is found.
+var errCrowded = fmt.Errorf("more than %d effects or events wait for each other", reconcile.MaxPending)
+
 func places(page []connector.AuditEvent) []reconcile.Line {
 	out := make([]reconcile.Line, len(page))
 	for i, e := range page {
-		out[i] = reconcile.Line{ID: e.ID, Number: e.Number, Digest: e.Digest}
+		out[i] = reconcile.Line{ID: e.ID, Number: e.Number, Digest: e.Digest, Time: e.Time}
 	}
 	return out
 }
@@ -160,9 +181,28 @@ func (r *auditReading) page(ctx context.Context, after string) ([]connector.Audi
 		return nil, err
 	}
 	q.Header.Set("Accept", "application/json")
+	q.Header.Set("Cache-Control", "no-cache") // a page from a cache would hide what happened since
 	if err := a.Credential.Take().Put(q, nil, credential); err != nil {
 		return nil, err
 	}
+	sent := q.Header.Get(a.Credential.Take().Fields()[0])
+	sent = sent[strings.IndexByte(sent, ' ')+1:] // without its scheme
+	page, err := r.get(q)
+	if err != nil && (strings.Contains(err.Error(), string(secret)) || strings.Contains(err.Error(), sent)) {
+		return nil, errors.New("the answer repeats the credential that the log is read with") // errors quote answers
+	}
+	for _, e := range page {
+		if e.Repeats(string(secret)) || e.Repeats(sent) { // it would be on record
+			return nil, errors.New("an event repeats the credential that the log is read with")
+		}
+		if e.Time.After(time.Now().Add(a.Skew() + time.Second)) {
+			return nil, fmt.Errorf("event %s is of %s, which is not yet: the application's clock is wrong, or ours", e.ID, e.Time.Format(time.RFC3339))
+		}
+	}
+	return page, err
+}
+
+func (r *auditReading) get(q *http.Request) ([]connector.AuditEvent, error) {
 	asked := time.Now()
 	resp, err := r.client.Do(q)
 	if err != nil {
@@ -179,18 +219,7 @@ func (r *auditReading) page(ctx context.Context, after string) ([]connector.Audi
 	if err := r.clock(resp.Header.Get("Date"), asked, time.Now()); err != nil {
 		return nil, err
 	}
-	page, err := a.ReadAudit(b)
-	sent := q.Header.Get(a.Credential.Take().Fields()[0])
-	sent = sent[strings.IndexByte(sent, ' ')+1:] // without its scheme
-	for _, e := range page {
-		if e.Repeats(string(secret)) || e.Repeats(sent) { // it would be on record
-			return nil, errors.New("an event repeats the credential that the log is read with")
-		}
-		if e.Time.After(time.Now().Add(a.Skew() + time.Second)) {
-			return nil, fmt.Errorf("event %s is of %s, which is not yet: the application's clock is wrong, or ours", e.ID, e.Time.Format(time.RFC3339))
-		}
-	}
-	return page, err
+	return r.spec.Audit.ReadAudit(b)
 }
 
 // clock refuses a log whose times could not be compared with ours, if the application
@@ -220,16 +249,18 @@ func (r *auditReading) take(ctx context.Context, e connector.AuditEvent) error {
 	if m.Ignored {
 		return nil
 	}
-	ev := reconcile.Event{ID: e.ID, Time: e.Time, Actor: connector.Quoted(e.Actor), Agents: agents, Name: m.Event, Operation: m.Operation, Params: m.Params}
+	ev := reconcile.Event{ID: e.ID, Time: e.Time, Actor: connector.Quoted(e.Actor), Agents: agents, Name: m.Event, Operation: m.Operation, Params: shown(m.Params)}
 	switch {
 	case m.SignIn:
-		if ev.Why, err = r.signedIn(ctx, m.UserAgent, e.Time); err != nil || ev.Why == "" {
+		if ev.Why, err = r.signedIn(ctx, m.UserAgent, e.Actor, e.Time); err != nil || ev.Why == "" {
 			return err
 		}
 	case m.Operation == "":
 		ev.Why = "the connector does not say what such an event is"
 	case m.Why != "":
 		ev.Why, ev.Params = m.Why, nil
+	default:
+		ev.Same = reconcile.Same(m.Operation, m.Params)
 	}
 	r.state.Pending.Seen(ev)
 	return nil
@@ -259,9 +290,9 @@ func (r *auditReading) whose(ctx context.Context, actor string) (agents []string
 }
 
 // signedIn says why a sign-in was none of the boundary's. Each of those is under the
-// label of a lease, which is on record before it and until after it; that a thief of the
-// label signs in under it while the lease is open is not seen.
-func (r *auditReading) signedIn(ctx context.Context, agent string, when time.Time) (why string, err error) {
+// label of a lease of that account, which is on record before it and until after it; that a
+// thief of the label signs in under it while the lease is open is not seen.
+func (r *auditReading) signedIn(ctx context.Context, agent, actor string, when time.Time) (why string, err error) {
 	label := strings.TrimSuffix(agent, lease.SweepSuffix)
 	if !labelForm.MatchString(label) {
 		return "no lease signed in so", nil
@@ -273,26 +304,32 @@ func (r *auditReading) signedIn(ctx context.Context, agent string, when time.Tim
 		return "no lease signed in so", nil
 	case err != nil:
 		return "", err
+	case src != nil && !strings.EqualFold(actor, l.Label) && !slices.Contains(r.w.auditAccounts(r.name, l.Source), strings.ToLower(actor)):
+		return "the lease that it names is of another account", nil
 	case when.Before(l.Asked.Add(-skew)), l.State == lease.Revoked && when.After(l.Since.Add(skew)):
 		return "the lease that it names was not open then", nil
 	}
 	return "", nil
 }
 
-// settle reads the records to the newest one, and judges. until is up to when all
-// events were read.
-func (r *auditReading) settle(ctx context.Context, until time.Time) error {
+// settle reads the records to the newest one, or to those of a time, and judges. until is
+// up to when all events were read.
+func (r *auditReading) settle(ctx context.Context, until, to time.Time) error {
 	for {
 		p := reconcile.Progress{Log: until}
-		full := errors.New("full")
+		full, enough := errors.New("full"), errors.New("enough")
 		err := r.t.log.Entries(ctx, r.state.Records, func(e record.Entry) error {
-			if r.state.Pending.Full() {
+			switch {
+			case r.state.Pending.Full():
 				return full
+			case e.Time.After(to):
+				p.Records = e.Time
+				return enough
 			}
 			r.state.Records, p.Records = e.Seq+1, e.Time
 			return r.record(ctx, e)
 		})
-		if err != nil && !errors.Is(err, full) {
+		if err != nil && !errors.Is(err, full) && !errors.Is(err, enough) {
 			return err
 		}
 		if p.Head = err == nil; p.Head {
@@ -304,8 +341,8 @@ func (r *auditReading) settle(ctx context.Context, until time.Time) error {
 		r.found.Missing = append(r.found.Missing, x.Missing...)
 		switch {
 		case r.state.Pending.Full():
-			return fmt.Errorf("more than %d effects or events wait for each other", reconcile.MaxPending)
-		case p.Head:
+			return errCrowded
+		case p.Head, errors.Is(err, enough):
 			return nil
 		}
 	}
@@ -340,7 +377,7 @@ func (r *auditReading) record(ctx context.Context, e record.Entry) error {
 			params[p] = a.Params[p]
 		}
 		r.state.Pending.Decided(reconcile.Effect{Action: a.ID, Record: e.Seq, Agent: a.Agent, Task: a.Task, Operation: a.Operation,
-			Params: params, Decided: e.Time, Read: !a.Effect.Changes(), Person: a.Actor != ""})
+			Params: shown(params), Same: reconcile.Same(a.Operation, params), Decided: e.Time, Judged: e.Time.Before(r.state.Began), Read: !a.Effect.Changes() || a.Request != nil && a.Request.Method == http.MethodGet, Person: a.Actor != ""})
 	case "action.outcome":
 		var o struct {
 			Action  string         `json:"action"`

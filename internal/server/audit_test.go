@@ -323,10 +323,24 @@ func TestToolIsAnEffect(t *testing.T) {
 //
 // Threats: W11 (watch)
 func TestStolenPassword(t *testing.T) {
-	r := newReconciled(t, nil)
+	r := newReconciled(t, func(files map[string][]byte) {
+		// Another account of the agent, by another of its credentials.
+		files["connectors.yaml"] = bytes.ReplaceAll(files["connectors.yaml"], []byte("    credential: {source: tickets-auditor"), []byte("    accounts: {auditor: iam-helpdesk}\n    credential: {source: tickets-auditor"))
+	})
+	r.read("tickets")
 	w := r.start()
 	label, err := r.Server.LeaseLabel(t.Context(), w.id, "tickets-helpdesk")
 	if err != nil {
+		t.Fatal(err)
+	}
+	r.signIn(estate.ReadOnlyAccount, label)
+	if x, l := r.read("tickets"), r.lapse(); l == nil || !strings.Contains(l.Why, "session.sign-in by auditor") || !strings.Contains(l.Why, "the lease that it names is of another account") {
+		t.Errorf("under the label of another account: %+v, %+v", l, x)
+	}
+	w.ended()
+	r.certify()
+	w = r.start()
+	if label, err = r.Server.LeaseLabel(t.Context(), w.id, "tickets-helpdesk"); err != nil {
 		t.Fatal(err)
 	}
 	others, err := r.Server.LeaseLabel(t.Context(), w.id, "iam-helpdesk")
@@ -350,7 +364,7 @@ func TestStolenPassword(t *testing.T) {
 		{label, "was not open then"},
 		{label + "/sweep", "was not open then"},
 	} {
-		r.signIn(o.agent)
+		r.signIn(estate.ServiceAccount, o.agent)
 		x := r.read("tickets")
 		if l := r.lapse(); l == nil || l.Code != "bypass" || !strings.Contains(l.Why, "session.sign-in by svc-helpdesk") || !strings.Contains(l.Why, o.why) {
 			t.Errorf("%s: got %+v, want %q; %+v", o.agent, l, o.why, x)
@@ -359,11 +373,11 @@ func TestStolenPassword(t *testing.T) {
 	}
 }
 
-// signIn signs in to the ticket queue with the password of the agent's account.
-func (r *reconciled) signIn(agent string) {
+// signIn signs in to the ticket queue with the password of an account.
+func (r *reconciled) signIn(account, agent string) {
 	r.Helper()
 	c, at := r.Estate.HTTPClient(), r.Estate.URL(estate.Production, estate.Tickets)+"/login"
-	who := r.Estate.Credentials(estate.Production, estate.Tickets)
+	who, _ := r.Estate.CredentialsOf(estate.Production, estate.Tickets, account)
 	do := func(method string, form url.Values) (int, string) {
 		q, err := http.NewRequestWithContext(r.Context(), method, at, strings.NewReader(form.Encode()))
 		if err != nil {

@@ -88,6 +88,16 @@ func (v view) reconciliations(ctx context.Context) (out []Reconciliation, err er
 	now := v.audits()
 	err = v.log.View(ctx, func(tx record.Tx) error {
 		out = []Reconciliation{}
+		unanswered := map[string]int{}
+		for agent := range v.world.agents {
+			all, err := getAgainst(tx, agent)
+			if err != nil {
+				return err
+			}
+			for connector, x := range all {
+				unanswered[connector] = max(unanswered[connector], x.Count)
+			}
+		}
 		for _, name := range v.world.connectors.Names() {
 			spec := v.world.connectors.Spec(name)
 			if _, ok := spec.Stages[action.Production]; !ok {
@@ -103,7 +113,7 @@ func (v view) reconciliations(ctx context.Context) (out []Reconciliation, err er
 				if r.Log == "" {
 					r.Log = spec.Audit.Path
 				}
-				r.Began, r.Read, r.Last, r.Matched, r.Bypass, r.Missing = s.Began, s.Read, s.Cursor.Last, s.Matched, s.Bypass, s.Missing
+				r.Began, r.Read, r.Last, r.Matched, r.Bypass, r.Missing = s.Began, s.Read, s.Cursor.Read(), s.Matched, s.Bypass, s.Missing
 				if x := now[name]; !x.Read.IsZero() {
 					r.Read = x.Read.UTC()
 				}
@@ -119,6 +129,7 @@ func (v view) reconciliations(ctx context.Context) (out []Reconciliation, err er
 						r.Open++
 					}
 				}
+				r.Open = max(r.Open, unanswered[name]) // those that are not listed any more, too
 			}
 			out = append(out, r)
 		}

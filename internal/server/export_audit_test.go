@@ -3,12 +3,15 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/connector"
 	"github.com/sallyport-dev/sallyport/internal/gate"
 	"github.com/sallyport-dev/sallyport/internal/reconcile"
 	"github.com/sallyport-dev/sallyport/internal/record"
@@ -57,18 +60,23 @@ func (s *Server) ReadAuditUnkept(ctx context.Context, connector string) (bypass 
 	x := t.auditOf(connector)
 	x.reading.Lock()
 	defer x.reading.Unlock()
-	r, err := t.newAuditReading(ctx, t.current(), connector)
+	r, err := t.newAuditReading(ctx, t.current(), connector, nil)
 	if err != nil {
 		return 0, err
 	}
-	page, err := r.page(ctx, r.state.Cursor.Last)
-	for _, e := range page {
-		if err == nil {
+	walk := r.state.Cursor.Walk(r.spec.Audit.Consecutive)
+	page, err := r.page(ctx, walk.From())
+	if err != nil {
+		return 0, err
+	}
+	fresh, err := walk.Page(places(page))
+	for i, e := range page {
+		if err == nil && fresh[i] {
 			err = r.take(ctx, e)
 		}
 	}
 	if err == nil {
-		err = r.settle(ctx, time.Now())
+		err = r.settle(ctx, time.Now(), time.Now())
 	}
 	return len(r.found.Bypass), err
 }
@@ -83,10 +91,11 @@ func (s *Server) KeepPairs(ctx context.Context, connector string, n int) (on int
 	x := t.auditOf(connector)
 	x.reading.Lock()
 	defer x.reading.Unlock()
-	r, err := t.newAuditReading(ctx, t.current(), connector)
+	r, err := t.newAuditReading(ctx, t.current(), connector, nil)
 	if err != nil {
 		return 0, err
 	}
+	x.last = nil
 	for i := range n {
 		r.found.Matched = append(r.found.Matched, reconcile.Pair{Event: fmt.Sprint(1e9 + i), Action: fmt.Sprintf("a-%024d", i), Record: int64(1e9 + i)})
 	}
@@ -137,6 +146,54 @@ func (s *Server) AuditUnreadSince(connector string, when time.Time) error {
 	defer t.auditMu.Unlock()
 	x.read, x.since = when, when
 	return nil
+}
+
+// FillNotes puts n notes at the CRM on record, as done, of agent helpdesk, from the first
+// on, and has the clock of records be right to the second.
+func (s *Server) FillNotes(ctx context.Context, first, n int) error {
+	t, err := s.tenant("")
+	if err != nil {
+		return err
+	}
+	auditApart = 0
+	errs := make(chan error, n)
+	for i := first; i < first+n; i++ {
+		go func() {
+			a := action.Action{ID: fmt.Sprint("a-", i), Agent: "helpdesk", Surface: action.Egress, Operation: "crm.note.add", App: "crm", Effect: action.Write, Params: map[string]string{"note": fmt.Sprint(i)}}
+			_, err := t.log.Append(ctx, record.Draft{Type: "action.decided", Agent: "helpdesk", Actor: "agent:helpdesk", Body: gate.Decided{Action: a, Decision: action.Decision{Verdict: action.Allow}, Stage: action.Production}})
+			if err == nil {
+				_, err = t.log.Append(ctx, record.Draft{Type: "action.outcome", Agent: "helpdesk", Actor: "agent:helpdesk", Body: map[string]any{"action": a.ID, "outcome": action.Outcome{State: action.Done, Status: 200}}})
+			}
+			errs <- err
+		}()
+	}
+	for range n {
+		err = errors.Join(err, <-errs)
+	}
+	return err
+}
+
+// WorstAuditState is how large the state of one log can become, in bytes.
+func WorstAuditState() (int, error) {
+	text := connector.Quoted(strings.Repeat("\\", 1000))
+	params := map[string]string{}
+	for i := range 64 {
+		params[fmt.Sprintf("%063d", i)] = strings.Repeat("\\", 1000)
+	}
+	now, d := time.Now(), canon.Digest(nil)
+	s := auditState{}
+	for range reconcile.MaxPending {
+		s.Pending.Decided(reconcile.Effect{Action: "a-" + strings.Repeat("0", 30), Record: 1 << 50, Agent: strings.Repeat("a", 63), Task: "t-" + strings.Repeat("0", 30), Operation: strings.Repeat("a", 200), Params: shown(params), Same: d, Decided: now, Settled: now, Done: true, Person: true})
+		s.Pending.Seen(reconcile.Event{ID: text, Time: now, Actor: text, Agents: []string{strings.Repeat("a", 63)}, Name: text, Operation: strings.Repeat("a", 200), Params: shown(params), Same: d})
+	}
+	for range reconcile.MaxTail {
+		s.Cursor.Tail = append(s.Cursor.Tail, reconcile.Line{ID: text, Digest: d, Time: now})
+	}
+	for range auditListed {
+		s.Findings = append(s.Findings, AuditFinding{Kind: AuditBypass, At: now, Agents: []string{strings.Repeat("a", 63)}, Event: text, Name: text, Time: now, Actor: text, Operation: strings.Repeat("a", 200), Params: shown(params), Why: "nothing on record explains it"})
+	}
+	b, err := canon.Marshal(s)
+	return len(b), err
 }
 
 // LeaseRevokedBefore sets back when a lease was revoked.

@@ -132,7 +132,7 @@ func (v view) auditsOf(ctx context.Context, a *agent) (out []readiness.Audit, er
 	all, err := v.reconciliations(ctx)
 	for _, r := range all {
 		if a.apps[r.Connector] {
-			out = append(out, readiness.Audit{Connector: r.Connector, Declared: r.Log != "", Read: r.Read, Stale: r.Stale, Failing: r.Failing})
+			out = append(out, readiness.Audit{Connector: r.Connector, Declared: r.Log != "", Read: r.Read, Stale: r.Stale, Failing: r.Failing, Nameless: v.world.nameless(r.Connector, a)})
 		}
 	}
 	return out, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -186,6 +187,11 @@ func (t *tenant) askCertification(ctx context.Context, a *agent, c certify.Certi
 	if before != nil && before.Lapse != nil && (before.Lapse.Code == lapseBypass || before.Lapse.Code == lapseRewritten) {
 		d["before"] = fmt.Sprintf("certification %s ended: %s", before.ID, before.Lapse.Why) // who signs has read it
 	}
+	found, err := t.foundAgainst(ctx, c.Agent)
+	if err != nil {
+		return err
+	}
+	maps.Copy(d, found)
 	if c.Scripted {
 		d["model-kind"] = "scripted: this certification says nothing about a real model"
 	}

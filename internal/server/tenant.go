@@ -56,6 +56,7 @@ type tenant struct {
 
 	behaving sync.Mutex // orders the changes of what is known of behaviour
 
+	answers sync.Mutex           // see kindAgainst
 	auditMu sync.Mutex           // guards audits, and what is known of each
 	audits  map[string]*auditing // by connector
 
