@@ -377,7 +377,7 @@ func (r *auditReading) record(ctx context.Context, e record.Entry) error {
 			params[p] = a.Params[p]
 		}
 		r.state.Pending.Decided(reconcile.Effect{Action: a.ID, Record: e.Seq, Agent: a.Agent, Task: a.Task, Operation: a.Operation,
-			Params: shown(params), Same: reconcile.Same(a.Operation, params), Decided: e.Time, Judged: e.Time.Before(r.state.Began), Read: !a.Effect.Changes() || a.Request != nil && a.Request.Method == http.MethodGet, Person: a.Actor != ""})
+			Params: shown(params), Same: reconcile.Same(a.Operation, params), Decided: e.Time, Judged: e.Time.Before(r.state.Began), Read: !a.Effect.Changes(), Person: a.Actor != ""})
 	case "action.outcome":
 		var o struct {
 			Action  string         `json:"action"`

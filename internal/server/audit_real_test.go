@@ -46,7 +46,7 @@ func TestSlowAndWordyLog(t *testing.T) {
 	}
 	// By GET, with an answer that was lost.
 	if got, err := w.a.Do(t.Context(), action.Request{Method: "GET", Origin: c.url, Path: "/drop/7"}, "", func() action.Outcome {
-		return action.Outcome{State: action.Failed, Detail: "upstream_failed"}
+		return action.Outcome{State: action.Unknown, Detail: "upstream_failed"}
 	}); err != nil || got.Decision.Verdict != action.Allow {
 		t.Fatalf("%+v, %v", got.Decision, err)
 	}

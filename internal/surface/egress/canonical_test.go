@@ -276,12 +276,12 @@ func TestTransportDoesNotRepeat(t *testing.T) {
 	})
 	r := newRig(t, o, nil)
 	c := r.client(false)
-	for _, body := range []string{"", "x"} {
+	for _, tc := range [][3]string{{"POST", "/w"}, {"POST", "/w", "x"}, {"GET", "/changes"}} {
 		cut.Store(false)
 		get(t, c, o.name()+"/warm") // a kept connection, so that a repeat is possible
 		cut.Store(true)
 		n.Store(0)
-		req, _ := http.NewRequest("POST", o.name()+"/w", strings.NewReader(body))
+		req, _ := http.NewRequest(tc[0], o.name()+tc[1], strings.NewReader(tc[2]))
 		req.Header.Set("Idempotency-Key", "k")
 		resp, err := c.Do(req)
 		if err != nil {
@@ -289,13 +289,13 @@ func TestTransportDoesNotRepeat(t *testing.T) {
 		}
 		read(t, resp)
 		if resp.StatusCode != http.StatusBadGateway || n.Load() != 1 {
-			t.Errorf("body %q: got %d, the origin was asked %d times", body, resp.StatusCode, n.Load())
+			t.Errorf("%q: got %d, the origin was asked %d times", tc, resp.StatusCode, n.Load())
 		}
 		if got := o.all()[len(o.all())-1].Header.Get("Idempotency-Key"); got != "k" {
 			t.Errorf("idempotency key %q", got)
 		}
 		if got := lastOutcome(t, r); got.State != action.Unknown {
-			t.Errorf("outcome %+v, want unknown", got)
+			t.Errorf("%q: outcome %+v, want unknown", tc, got)
 		}
 	}
 }

@@ -79,7 +79,8 @@ func (x *exchange) dispatch(ctx context.Context, permit gate.Permit) action.Outc
 	if err := x.put(x.out, body); err != nil {
 		return x.failed("credentials_refused")
 	}
-	tr, err := x.transport()
+	effect := permit.Action().Effect
+	tr, err := x.transport(effect)
 	if err != nil {
 		return x.failed("credentials_refused")
 	}
@@ -100,7 +101,7 @@ func (x *exchange) dispatch(ctx context.Context, permit gate.Permit) action.Outc
 		if errors.Is(err, errAddress) {
 			x.code = "address_refused"
 		}
-		if !touched.Load() || !writes(out.Method) {
+		if !touched.Load() || !writes(out.Method) && !effect.Changes() {
 			return action.Outcome{State: action.Failed, Detail: x.code}
 		}
 		return action.Outcome{State: action.Unknown, Detail: x.code + " after the request may have been sent"}
@@ -228,7 +229,7 @@ func (x *exchange) ask(ctx context.Context, rb *ReadBack) (int, []byte, error) {
 	if err := x.put(r, nil); err != nil {
 		return 0, nil, err
 	}
-	tr, err := x.transport()
+	tr, err := x.transport(action.Read)
 	if err != nil {
 		return 0, nil, err
 	}

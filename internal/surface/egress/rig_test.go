@@ -184,14 +184,14 @@ func newRig(t testing.TB, o *origin, policy gatetest.Policy, edit ...func(*Confi
 	return &rig{Kit: k, p: p, o: o, addr: l.Addr().String(), cfg: cfg}
 }
 
-// allow recognises one origin: reads as app.read, writes as app.write.
+// allow recognises one origin: reads as app.read, writes and /changes as app.write.
 func allow(origin string) connectors {
 	return func(r action.Request, _ []byte) (Recognized, error) {
 		if r.Origin != origin {
 			return Recognized{}, nil
 		}
 		rec := Recognized{App: "app", Operation: "app.read", Effect: action.Read, Allowed: true, AllowLocal: true}
-		if writes(r.Method) {
+		if writes(r.Method) || r.Path == "/changes" {
 			rec.Operation, rec.Effect = "app.write", action.Write
 		}
 		return rec, nil

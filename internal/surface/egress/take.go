@@ -119,7 +119,7 @@ func (x *exchange) put(r *http.Request, body []byte) error {
 
 // transport is the way to the origin: with a client certificate, if the request
 // takes one, over connections of that certificate's own.
-func (x *exchange) transport() (*http.Transport, error) {
+func (x *exchange) transport(e action.Effect) (*http.Transport, error) {
 	pair := x.up.plain
 	for _, t := range x.rec.Takes {
 		if t.Certificate {
@@ -129,8 +129,8 @@ func (x *exchange) transport() (*http.Transport, error) {
 			}
 		}
 	}
-	if x.in.websocket {
-		return pair.ws, nil
+	if x.in.websocket || e.Changes() && !writes(x.out.Method) {
+		return pair.once, nil
 	}
 	return pair.http, nil
 }

@@ -46,12 +46,14 @@ type upstream struct {
 // transports are pools of connections to one origin.
 type transports struct {
 	http *http.Transport // HTTP/1.1 and 2
-	ws   *http.Transport // HTTP/1.1 only, for Upgrade
+	// once has HTTP/1.1 alone, which Upgrade needs, and a connection for each request: on
+	// one that was used before net/http sends a GET again, also one that changes something.
+	once *http.Transport
 }
 
 func (t transports) closeIdle() {
 	t.http.CloseIdleConnections()
-	t.ws.CloseIdleConnections()
+	t.once.CloseIdleConnections()
 }
 
 // upstreams are the origins reached so far: only ones of connectors, so their
@@ -106,7 +108,9 @@ func (up *upstream) transports(certificate func(*tls.CertificateRequestInfo) (*t
 		t.Protocols.SetHTTP2(slices.Contains(protos, "h2"))
 		return t
 	}
-	return transports{transport("h2"), transport()}
+	once := transport()
+	once.DisableKeepAlives = true
+	return transports{transport("h2"), once}
 }
 
 // pin makes sure that there are checked addresses.
