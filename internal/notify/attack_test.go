@@ -111,6 +111,7 @@ func TestBadTargets(t *testing.T) {
 		d.rewrapped()
 	}
 	await(t, "the good one", func() bool { return len(good.seen()) == 3 })
+	await(t, "the slow one to be asked", func() bool { return len(slow.seen()) > 0 })
 	if got := slow.seen(); len(got) != 1 {
 		t.Errorf("the slow one was asked %d times while it answers", len(got))
 	}
