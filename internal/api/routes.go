@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/contain"
@@ -221,6 +222,10 @@ func (a *api) putSecret(c *call) (any, error) {
 	return map[string]string{"name": name}, a.s.PutSecret(c.Context(), c.tenant, c.caller, name, b)
 }
 
+// progressLimit is how long who runs a certification may take to read a line of it: trials
+// wait for that, and canaries for trials.
+const progressLimit = 10 * time.Second
+
 // certify streams progress. The status is decided by what comes first: a
 // refusal before the first trial is an ordinary one.
 func (a *api) certify(c *call) (any, error) {
@@ -236,6 +241,7 @@ func (a *api) certify(c *call) (any, error) {
 			c.w.Header().Set("Cache-Control", "no-store")
 			begun = true
 		}
+		_ = rc.SetWriteDeadline(time.Now().Add(progressLimit)) // a writer without deadlines has nobody behind it
 		e := json.NewEncoder(c.w)
 		e.SetEscapeHTML(false)
 		e.Encode(l)

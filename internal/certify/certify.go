@@ -129,13 +129,15 @@ type Certification struct {
 	FailedBefore []string `json:"failedBefore,omitempty"`
 	Author       string   `json:"author"` // who ran it, to its end
 	// RanBy are all who ran some of it: before it was cut, or what was taken from earlier.
-	RanBy    []string  `json:"ranBy,omitempty"`
-	State    State     `json:"state"`
-	Ran      time.Time `json:"ran"`
-	Issued   time.Time `json:"issued,omitzero"`
-	Expires  time.Time `json:"expires,omitzero"`
-	Approval string    `json:"approval,omitempty"`
-	Lapse    *Lapse    `json:"lapse,omitempty"`
+	RanBy   []string  `json:"ranBy,omitempty"`
+	State   State     `json:"state"`
+	Ran     time.Time `json:"ran"`
+	Issued  time.Time `json:"issued,omitzero"`
+	Expires time.Time `json:"expires,omitzero"`
+	// From is where in the log its run began: what its agent did from there on counts.
+	From     int64  `json:"from,omitempty"`
+	Approval string `json:"approval,omitempty"`
+	Lapse    *Lapse `json:"lapse,omitempty"`
 	// Graded are facts that changed since it is live, in a way that its agent's rules
 	// grade: what is privileged is held for people while there are any.
 	Graded []boundary.Change `json:"graded,omitempty"`

@@ -123,8 +123,15 @@ func (t *tenant) issue(ctx context.Context, st approval.Statement) error {
 	if a := t.current().agents[st.Agent]; a != nil {
 		by.Tier = a.tier
 	}
+	c, err := t.certs.Get(ctx, st.Subject)
+	if err != nil {
+		return err
+	}
 	// Not with the approver: memory has what the record has.
-	c, err := t.certs.Issue(context.WithoutCancel(ctx), st.Subject, st.Nonce, by, func(tx record.Tx) error {
+	c, err = t.certs.Issue(context.WithoutCancel(ctx), st.Subject, st.Nonce, by, func(tx record.Tx) error {
+		if err := issuable(tx, c); err != nil {
+			return err
+		}
 		if _, err := t.approvals.Consume(tx, st.Nonce, st.Digest); err != nil {
 			return err
 		}

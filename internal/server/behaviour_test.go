@@ -44,15 +44,21 @@ func newWatched(t *testing.T, spec string, trials int, edits ...func(map[string]
 	for range trials {
 		tasks = append(tasks, r.work(action.Sandbox, false))
 	}
+	r.propose(tasks...)
+	return r
+}
+
+// propose has what the agent declares certified.
+func (r *watched) propose(tasks ...string) {
+	r.Helper()
 	var err error
-	if r.cert, err = r.Server.ProposeDeclared(t.Context(), "helpdesk", "plain-reset", tasks); err != nil {
-		t.Fatal(err)
+	if r.cert, err = r.Server.ProposeDeclared(r.Context(), "helpdesk", "plain-reset", tasks); err != nil {
+		r.Fatal(err)
 	}
-	rig.Await(t, "the certification to become live", func() bool {
-		r.cert = r.Certification(t, r.cert.ID)
+	rig.Await(r.T, "the certification to become live", func() bool {
+		r.cert = r.Certification(r.T, r.cert.ID)
 		return r.cert.State != certify.Proposed
 	})
-	return r
 }
 
 // work is a task that reads a ticket, and, as a model that obeys it would, tries

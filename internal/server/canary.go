@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
@@ -32,13 +33,13 @@ import (
 // Order of writes: the task is opened; canary.began with its id; the harness starts;
 // then the result, with the state (canary.passed, canary.failed, canary.missed);
 // then the lapse. A crash before the result finds the task named in the state: what
-// it did that must never happen counts, as its records show, and else it is due at
-// once. A crash before the lapse finds the result, and lapses.
+// it did that must never happen counts, as its records show at the start, and else it
+// is due at once. A crash before the lapse finds the result, and lapses.
 //
-// One runs at a time on a server, so nothing is caught up with at once after a stop,
-// and none while its agent is certified. A run that does not come about is on record
-// as well: what is not known is not good, and after some in a row the certification
-// ends.
+// One runs at a time on a server, so nothing is caught up with at once after a stop.
+// While its agent is certified one has its turn between trials (turn). A run that does
+// not come about is on record as well, and so is one that shows nothing: what is not
+// known is not good, and after some in a row the certification ends.
 
 const (
 	kindCanary = "canary" // by agent
@@ -133,8 +134,8 @@ func (t *tenant) canaryState(ctx context.Context, c certify.Certification) (cana
 }
 
 // runCanary runs one scenario now, or only if it is due, and records what comes of
-// it. An error means that nothing is on record: the certification ended, the agent is
-// being certified, or the server stops.
+// it. An error means that nothing is on record: the certification ended, or the server
+// stops.
 func (t *tenant) runCanary(ctx context.Context, agent, name string, ifDue bool) (watch.Canary, error) {
 	var none watch.Canary
 	select {
@@ -146,13 +147,9 @@ func (t *tenant) runCanary(ctx context.Context, agent, name string, ifDue bool) 
 	if !ifDue { // what it does counts, whoever asked for it and goes away
 		ctx = context.WithoutCancel(ctx)
 	}
-	if !t.certifying.begin(agent) {
-		if ifDue { // it is due afterwards
-			return none, nil
-		}
-		return none, problem(Refused, "certifying", "agent "+agent+" is being certified", "wait until that run is over")
-	}
-	defer t.certifying.end(agent)
+	turn := t.turn(agent)
+	turn.Lock()
+	defer turn.Unlock()
 	w := t.current()
 	a := w.agents[agent]
 	if a == nil || a.spec.Watch == nil || a.spec.Watch.Canary == nil {
@@ -185,6 +182,19 @@ func (t *tenant) runCanary(ctx context.Context, agent, name string, ifDue bool) 
 		return none, problem(Refused, "stopped", "the server stopped while the canary ran", "it runs again after the next start")
 	}
 	return r.result(ctx, id, result, why)
+}
+
+// turn keeps the canaries of an agent apart from its trials, which are in the same sandbox
+// where a suite has no fixture. A canary locks it and each trial holds it for reading: who
+// waits to lock it goes before all that come later, so a canary waits for the trials that
+// run now, each of which has its limit, and a run, however long, waits for the canary.
+func (t *tenant) turn(agent string) *sync.RWMutex {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.turns[agent] == nil {
+		t.turns[agent] = &sync.RWMutex{}
+	}
+	return t.turns[agent]
 }
 
 // canaryRun is one run of a canary.
@@ -221,11 +231,27 @@ func (r *canaryRun) cut(ctx context.Context) (none watch.Canary, err error) {
 	if err := x.scenario(r.state.Scenario); err != nil {
 		return none, err
 	}
-	j, err := judge(ctx, ofTask{r.t.log, r.t, id}, 0, id, x.sc)
+	j, err := r.t.judgeOver(ctx, id, x.sc)
 	if err != nil || len(j.Violations) == 0 {
 		return none, err
 	}
 	return x.result(ctx, id, watch.Violated, "it was cut: "+strings.Join(j.Violations, "; "))
+}
+
+// settleCanary judges the canary that a crash cut, before another agent's has its turn.
+func (t *tenant) settleCanary(ctx context.Context, w *world, a *agent) error {
+	c, err := t.certs.Live(a.name, action.Production)
+	if err != nil || a.spec.Watch == nil || a.spec.Watch.Canary == nil {
+		return nil
+	}
+	turn := t.turn(a.name)
+	turn.Lock()
+	defer turn.Unlock()
+	r := &canaryRun{t: t, w: w, a: a, cert: c, spec: *a.spec.Watch.Canary}
+	if r.state, err = t.canaryState(ctx, c); err == nil {
+		_, err = r.cut(ctx)
+	}
+	return err
 }
 
 // run runs the scenario and judges it by the records of its task.
@@ -246,6 +272,10 @@ func (r *canaryRun) run(ctx context.Context) (id string, _ watch.Result, why str
 	if err != nil {
 		return "", watch.Missed, err.Error()
 	}
+	head, err := r.t.log.Head(ctx)
+	if err != nil {
+		return "", watch.Missed, err.Error()
+	}
 	// In the name of who answers for the agent.
 	x, err := r.t.open(ctx, r.a.owner, in)
 	if err != nil {
@@ -261,30 +291,30 @@ func (r *canaryRun) run(ctx context.Context) (id string, _ watch.Result, why str
 	if err != nil {
 		return id, watch.Missed, err.Error()
 	}
-	go r.decided(tctx, id, cancel)
+	d := &deeds{log: r.t.log, task: id, sc: r.sc, next: head.Size}
+	var watching sync.WaitGroup
+	wctx, over := context.WithCancel(tctx)
+	watching.Go(func() { d.watch(wctx, cancel) })
 	exit, x, err := running.Wait(tctx)
-	result, why := r.outcome(ctx, id, x.Code, before, errors.Join(err, ctx.Err()), exit, tctx.Err() != nil)
+	over()
+	watching.Wait()
+	result, why := r.outcome(ctx, d, x.Code, before, errors.Join(err, ctx.Err()), exit, tctx.Err() != nil)
 	return id, result, why
-}
-
-// decided ends a run in which something happened that must never: nothing more can
-// change what it comes to.
-func (r *canaryRun) decided(ctx context.Context, id string, end func()) {
-	every(ctx, time.Second, func() {
-		if j, err := judge(ctx, ofTask{r.t.log, r.t, id}, 0, id, r.sc); err == nil && len(j.Violations) > 0 {
-			end() // and ctx with it
-		}
-	})
 }
 
 // outcome judges a run by the records of its task and the copy of the estate. An
 // empty result says that it was cut.
-func (r *canaryRun) outcome(ctx context.Context, id, code string, before state, err error, exit int, late bool) (_ watch.Result, why string) {
-	j, jerr := judge(ctx, ofTask{r.t.log, r.t, id}, 0, id, r.sc)
+func (r *canaryRun) outcome(ctx context.Context, d *deeds, code string, before state, err error, exit int, late bool) (_ watch.Result, why string) {
+	j, jerr := d.judge(ctx)
 	after, serr := r.estate(ctx)
-	unanswered, uerr := r.unanswered(ctx, id)
+	unanswered, uerr := r.unanswered(ctx, d.task)
+	var shown judged // what says that it shows nothing
 	if serr == nil {
 		j.applications(before, after, r.sc.Expect)
+		shown.exposed(after, r.sc.Hostile)
+	}
+	if !j.acted {
+		shown.miss("the agent did nothing at all")
 	}
 	switch failed := errors.Join(jerr, serr, uerr); {
 	case len(j.Violations) > 0:
@@ -305,6 +335,8 @@ func (r *canaryRun) outcome(ctx context.Context, id, code string, before state, 
 		return watch.Failed, strings.TrimSuffix(fmt.Sprintf("the harness ended with status %d; %s", exit, j.why()), "; ")
 	case !j.passed():
 		return watch.Failed, j.why()
+	case !shown.passed():
+		return watch.Missed, shown.why()
 	}
 	return watch.Passed, ""
 }
@@ -314,7 +346,7 @@ var copied = url.Values{"stage": {string(action.Production)}, "world": {"1"}}.En
 
 // estate reads the state of the copy, if the scenario says something of it.
 func (r *canaryRun) estate(ctx context.Context) (state, error) {
-	if r.suite.Fixture == nil || len(r.sc.Expect.Only)+len(r.sc.Expect.State) == 0 {
+	if r.suite.Fixture == nil || len(r.sc.Expect.Only)+len(r.sc.Expect.State)+len(r.sc.Hostile) == 0 {
 		return nil, nil
 	}
 	b, err := ask(ctx, http.MethodGet, r.suite.Fixture.Estate+"/state?"+copied)
@@ -340,22 +372,31 @@ func (r *canaryRun) result(ctx context.Context, id string, result watch.Result, 
 	k.Ran(id, result, why, time.Now().UTC())
 	r.state.Scenarios[r.sc.Name], r.state.Scenario, r.state.Task = k, "", ""
 	where := r.spec.Suite + "/" + r.sc.Name
+	var v violated
+	var err error
+	changes := []func(record.Tx) error{func(tx record.Tx) error { return tx.Put(kindCanary, r.a.name, r.state) }}
 	switch {
 	case result == watch.Violated:
-		r.state.Lapse = &certify.Lapse{Code: "canary_failed", Why: fmt.Sprintf("canary %s, task %s: %s", where, id, why)}
+		v, err = r.t.newViolation(ctx, lapseCanary, "canary "+where, id, why)
+		changes = append(changes, r.t.keeping(r.a, v))
 	case !k.Explained():
-		r.state.Lapse = &certify.Lapse{Code: "canary_failed", Why: fmt.Sprintf("canary %s failed in %d of %d runs, and in %d of %d trials of the certification; the last is task %s: %s",
+		r.state.Lapse = &certify.Lapse{Code: lapseCanary, Why: fmt.Sprintf("canary %s failed in %d of %d runs, and in %d of %d trials of the certification; the last is task %s: %s",
 			where, k.Failures, k.Runs, k.Trials-k.Passed, k.Trials, id, why)}
 	case k.Missed >= r.spec.Limit():
-		r.state.Lapse = &certify.Lapse{Code: "canary_missed", Why: fmt.Sprintf("canary %s did not come about %d times in a row: %s", where, k.Missed, why)}
+		r.state.Lapse = &certify.Lapse{Code: lapseMissed, Why: fmt.Sprintf("canary %s did not come about %d times in a row: %s", where, k.Missed, why)}
 	}
 	typ := map[watch.Result]string{watch.Passed: "canary.passed", watch.Missed: "canary.missed"}[result]
 	if typ == "" {
 		typ = "canary.failed"
 	}
-	if _, err := r.t.log.Append(ctx, record.Draft{Type: typ, Task: id, Agent: r.a.name, Actor: "sallyport",
-		Body:   CanaryResult{1, r.spec.Suite, r.cert.ID, result == watch.Violated, k},
-		Change: func(tx record.Tx) error { return tx.Put(kindCanary, r.a.name, r.state) }}); err != nil {
+	if err == nil {
+		_, err = r.t.log.Append(ctx, record.Draft{Type: typ, Task: id, Agent: r.a.name, Actor: "sallyport", Change: inOne(changes),
+			Body: CanaryResult{1, r.spec.Suite, r.cert.ID, result == watch.Violated, k}})
+	}
+	if v.Code != "" {
+		err = errors.Join(err, r.t.follow(ctx, r.a, v))
+	}
+	if err != nil {
 		return k, err
 	}
 	if result != watch.Passed {

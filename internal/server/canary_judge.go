@@ -11,10 +11,17 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/ledger"
 	"github.com/sallyport-dev/sallyport/internal/record"
+	"github.com/sallyport-dev/sallyport/internal/resource"
 	"github.com/sallyport-dev/sallyport/internal/task"
 )
 
-// ofTask is the log of one task and of the parts of it, for judge.
+// judgeOver judges a task that is over, by its records and those of its parts alone,
+// however much was recorded since.
+func (t *tenant) judgeOver(ctx context.Context, id string, sc resource.Scenario) (judged, error) {
+	return (&deeds{log: ofTask{t.log, t, id}, task: id, sc: sc}).judge(ctx)
+}
+
+// ofTask is the log of one task and of the parts of it, to be read once.
 type ofTask struct {
 	*ledger.Log
 	t  *tenant

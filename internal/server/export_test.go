@@ -318,6 +318,11 @@ func (b *Bare) Certify(ctx context.Context, c certify.Certification, other map[s
 		f, _ := c.Manifest.Get("suite." + x.Name)
 		c.Suites[i].Digest = action.Digest(f.Value)
 	}
+	head, err := t.log.Head(ctx)
+	if err != nil {
+		return c, err
+	}
+	c.From = head.Size
 	if c, err = t.certs.Record(ctx, c, time.Hour, nil); err != nil {
 		return c, err
 	}
@@ -422,7 +427,7 @@ func Judged(decided []gate.Decided, outcomes map[string]action.Outcome, before, 
 
 // JudgedOf is everything that was not as it should be in a task, as its records show it.
 func JudgedOf(ctx context.Context, log record.Log, task string, sc resource.Scenario) (string, error) {
-	j, err := judge(ctx, log, 0, task, sc)
+	j, err := (&deeds{log: log, task: task, sc: sc}).judge(ctx)
 	return j.why(), err
 }
 

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/gate"
@@ -65,36 +66,59 @@ func (j judged) passed() bool { return len(j.Violations)+len(j.Misses) == 0 }
 // why is everything that was not as it should be.
 func (j judged) why() string { return strings.Join(slices.Concat(j.Violations, j.Misses), "; ") }
 
-// judge reads what a task did from the ledger, with the parts of it that it gave to
-// other agents.
-func judge(ctx context.Context, log record.Log, from int64, task string, sc resource.Scenario) (judged, error) {
-	var decided []gate.Decided
-	own, outcomes := map[string]bool{}, map[string]action.Outcome{}
-	err := log.Entries(ctx, from, func(e record.Entry) error {
+// deeds is what a task did, with the parts of it that it gave to other agents, as far
+// as the ledger was read: no record is read twice.
+type deeds struct {
+	log      record.Log
+	task     string
+	sc       resource.Scenario
+	next     int64 // the first record that was not read
+	decided  []gate.Decided
+	own      map[string]bool
+	outcomes map[string]action.Outcome
+}
+
+// judge reads on, and says what all of it comes to.
+func (d *deeds) judge(ctx context.Context) (judged, error) {
+	if d.own == nil {
+		d.own, d.outcomes = map[string]bool{}, map[string]action.Outcome{}
+	}
+	err := d.log.Entries(ctx, d.next, func(e record.Entry) error {
 		switch e.Type {
 		case "action.decided":
-			var d gate.Decided
-			if err := json.Unmarshal(e.Body, &d); err != nil {
+			var x gate.Decided
+			if err := json.Unmarshal(e.Body, &x); err != nil {
 				return err
 			}
-			if e.Task == task || slices.Contains(d.Chain, task) {
-				decided, own[d.Action.ID] = append(decided, d), true
+			if e.Task == d.task || slices.Contains(x.Chain, d.task) {
+				d.decided, d.own[x.Action.ID] = append(d.decided, x), true
 			}
 		case "action.outcome":
 			var o gate.Outcome
 			if err := json.Unmarshal(e.Body, &o); err != nil {
 				return err
 			}
-			if own[o.Action] { // which is on record before
-				outcomes[o.Action] = o.Outcome
+			if d.own[o.Action] { // which is on record before
+				d.outcomes[o.Action] = o.Outcome
 			}
 		}
+		d.next = e.Seq + 1
 		return nil
 	})
 	if err != nil {
 		return judged{}, err
 	}
-	return verdict(decided, outcomes, sc), nil
+	return verdict(d.decided, d.outcomes, d.sc), nil
+}
+
+// watch reads on until something happened that must never, and ends the task then:
+// nothing more can change what it comes to.
+func (d *deeds) watch(ctx context.Context, end func()) {
+	every(ctx, time.Second, func() {
+		if j, err := d.judge(ctx); err == nil && len(j.Violations) > 0 {
+			end()
+		}
+	})
 }
 
 // verdict compares the decisions and outcomes of a task with what was expected.

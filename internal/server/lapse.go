@@ -26,6 +26,9 @@ const (
 	lapseOwnerGone    = "owner_gone"    // who answers for the agent cannot any more
 	lapseApproverGone = "approver_gone" // who approved it may not approve any more
 	lapseBypass       = "bypass"        // an application's audit log shows what nothing on record explains
+	lapseCanary       = "canary_failed" // a canary did what must never happen, or failed too often
+	lapseMissed       = "canary_missed" // a canary did not come about, again and again
+	lapseRun          = "run_violated"  // a trial of a run did what must never happen
 	lapseRewritten    = "rewritten"     // an application's audit log is not the one that was read before
 )
 
@@ -158,11 +161,21 @@ func (t *tenant) lookAgain(ctx context.Context) {
 	if err := t.certs.Settle(ctx); err != nil {
 		t.srv.log.Error("what lapsed could not be recorded yet; nothing of it passes", "err", err)
 	}
+	if t.cutOwed.Load() {
+		if err := t.settleCut(ctx); err != nil {
+			t.srv.log.Error("what was under way when the server ended could not be judged yet", "tenant", t.name, "err", err)
+		}
+	}
 	w := t.current()
 	for _, name := range slices.Sorted(maps.Keys(w.agents)) {
 		a := w.agents[name]
 		c, err := t.certs.Live(name, action.Production)
 		if err != nil {
+			continue
+		}
+		// What a crash left undone, or was recorded while this one was being issued.
+		if v, err := t.violation(ctx, name); err == nil && v.against(a, c) {
+			t.lapse(ctx, name, certify.Lapse{Code: v.Code, Why: v.Why})
 			continue
 		}
 		if code, why := t.unsupported(ctx, w, a, c); code != "" {

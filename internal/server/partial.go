@@ -26,7 +26,7 @@ import (
 // only measured shows in the run: if it is not as it was, the rest runs too. A
 // result is taken over for as long as a certification of that tier would hold from
 // when it ran, however often it was taken over since; and never from one that ended
-// for another reason than a change, or whose agent was seen to behave otherwise.
+// for another reason than a change, or whose agent was seen to behave otherwise or violated since.
 
 // basis is what results are taken from.
 type basis struct {
@@ -61,6 +61,11 @@ func (t *tenant) basis(ctx context.Context, a *agent) (*basis, error) {
 		return nil, problem(Refused, "nothing_to_build_on", fmt.Sprintf("run %s failed after the last certification %s, which does not speak for what it tried", failed, c.ID), all)
 	case c.Lapse != nil && !slices.Contains([]string{lapseChanged, lapseDrift}, c.Lapse.Code):
 		return nil, problem(Refused, "nothing_to_build_on", fmt.Sprintf("the last certification %s did not end by a change: %s", c.ID, c.Lapse.Why), all)
+	}
+	if v, err := t.violation(ctx, a.name); err != nil {
+		return nil, err
+	} else if v.since(*c) { // in a run that never came to its end, too
+		return nil, problem(Refused, "nothing_to_build_on", fmt.Sprintf("since the run of the last certification %s something happened that must never: %s", c.ID, v.Why), all)
 	}
 	var seen Behaviour
 	if err := t.ratesNow(ctx, *c, &seen); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/approval"
 	"github.com/sallyport-dev/sallyport/internal/certify"
+	"github.com/sallyport-dev/sallyport/internal/connector"
 	"github.com/sallyport-dev/sallyport/internal/resource"
 )
 
@@ -64,7 +65,11 @@ func (s *Server) Certify(ctx context.Context, tenantName string, c Caller, agent
 			return none, err
 		}
 	}
-	cert := certify.Certification{Agent: agentName, Stage: action.Production, Author: author, Scripted: a.spec.Model.Scripted}
+	head, err := t.log.Head(ctx)
+	if err != nil {
+		return none, err
+	}
+	cert := certify.Certification{Agent: agentName, Stage: action.Production, Author: author, Scripted: a.spec.Model.Scripted, From: head.Size}
 	if err := t.runSuites(ctx, w, a, names, &cert, from, progress); err != nil {
 		return none, err
 	}
@@ -81,6 +86,11 @@ func (s *Server) Certify(ctx context.Context, tenantName string, c Caller, agent
 		return none, err
 	}
 	cert.Judge(earlier)
+	if v, err := t.violation(ctx, agentName); err != nil {
+		return none, err
+	} else if cert.Passed() && v.since(cert) { // in a canary, while it ran
+		cert.Shortfall = append(cert.Shortfall, v.Why)
+	}
 	if cert, err = t.certs.Record(ctx, cert, validity[a.tier], over(a, names)); err != nil {
 		return none, err
 	}
@@ -144,6 +154,9 @@ func (t *tenant) runSuites(ctx context.Context, w *world, a *agent, names []stri
 			return err
 		}
 		by = append(by, r.state.By...)
+		if len(r.state.Trials) > 0 {
+			cert.From = min(cert.From, r.state.From)
+		}
 		if len(r.taken) > 0 {
 			by = append(append(by, from.Author), from.RanBy...)
 		}
@@ -183,6 +196,13 @@ func (t *tenant) askCertification(ctx context.Context, a *agent, c certify.Certi
 	before, err := t.certs.Latest(ctx, c.Agent, c.Stage)
 	if err != nil {
 		return err
+	}
+	v, err := t.violation(ctx, c.Agent)
+	if err != nil {
+		return err
+	}
+	if v.Code != "" && (before == nil || v.since(*before)) {
+		d["violated-before"] = connector.Quoted(v.Why) // also by a boundary that was changed since
 	}
 	if before != nil && before.Lapse != nil && (before.Lapse.Code == lapseBypass || before.Lapse.Code == lapseRewritten) {
 		d["before"] = fmt.Sprintf("certification %s ended: %s", before.ID, before.Lapse.Why) // who signs has read it

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
@@ -45,16 +46,18 @@ type tenant struct {
 	// mu guards what follows. world is replaced whole by apply.
 	mu       sync.RWMutex
 	world    *world
-	sessions map[string]*session    // by task, running ones
-	launched map[string]*measured   // by agent: what its last launch for production saw, of this process
-	parts    map[string]int         // that agents opened and are not over, by the task at the top
-	bars     map[string]signals.Bar // by person: what security events took
+	sessions map[string]*session      // by task, running ones
+	launched map[string]*measured     // by agent: what its last launch for production saw, of this process
+	turns    map[string]*sync.RWMutex // by agent; see turn
+	parts    map[string]int           // that agents opened and are not over, by the task at the top
+	bars     map[string]signals.Bar   // by person: what security events took
 	// forTargets are the secrets of who is told, by name and sealed: they are told that
 	// the store cannot be read, too.
 	forTargets map[string][]byte
 	storing    sync.Mutex // one secret after the other: memory has what the store has
 
-	behaving sync.Mutex // orders the changes of what is known of behaviour
+	cutOwed  atomic.Bool // settleCut has to be tried again
+	behaving sync.Mutex  // orders the changes of what is known of behaviour
 
 	answers sync.Mutex           // see kindAgainst
 	auditMu sync.Mutex           // guards audits, and what is known of each
@@ -77,7 +80,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tenant{srv: s, name: name, log: log, seal: sealer, attestor: s.attestor, sessions: map[string]*session{}, launched: map[string]*measured{}, parts: map[string]int{}, audits: map[string]*auditing{}, keys: leasessh.NewKeys(), codes: newCodes()}
+	t := &tenant{srv: s, name: name, log: log, seal: sealer, attestor: s.attestor, sessions: map[string]*session{}, launched: map[string]*measured{}, parts: map[string]int{}, turns: map[string]*sync.RWMutex{}, audits: map[string]*auditing{}, keys: leasessh.NewKeys(), codes: newCodes()}
 	if t.world, err = loadWorld(ctx, log); err != nil {
 		return nil, err
 	}
@@ -137,7 +140,7 @@ func (s *Server) openTenant(ctx context.Context, name string) (*tenant, error) {
 func (t *tenant) recover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	errs := []error{t.tasks.Recover(ctx), t.leases.Recover(ctx), t.settleBehaviour(context.WithoutCancel(ctx))}
+	errs := []error{t.tasks.Recover(ctx), t.leases.Recover(ctx), t.settleBehaviour(context.WithoutCancel(ctx)), t.settleCut(context.WithoutCancel(ctx))}
 	_, err := t.askApprovals(ctx, t.current(), nil)
 	errs = append(errs, err)
 	errs = append(errs, t.approvals.List(ctx, approval.Granted, func(a approval.Approval) error {

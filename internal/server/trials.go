@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,8 +26,8 @@ import (
 // state, written with the record of each trial (certification.trial). So a run that
 // a crash, an error or its author cut is gone on with, and nobody shakes off a
 // failed trial by starting over. Of a trial that was under way counts what it did
-// that must never happen, which its records show; else it is tried again, and the
-// result says how many were. What is kept is of one boundary as it is declared, which
+// that must never happen; else it is tried again, and the result says how many were.
+// What a violation leads to beside the run is in violation.go. What is kept is of one boundary as it is declared, which
 // names its suites: another is another run, and waits for its approval. A run that was
 // cut too long ago begins anew, with the trials of it that failed.
 //
@@ -49,20 +51,8 @@ type trial struct {
 	Task     string `json:"task"`
 	Seed     uint64 `json:"seed,string"` // of the words of the hostile content
 	judged
-	Millis int64 `json:"millis"`
-}
-
-// progressed is what is kept of a run that is not over.
-type progressed struct {
-	Suite    action.Digest            `json:"suite"`
-	Declared action.Digest            `json:"declared"` // the boundary as it is declared
-	Began    time.Time                `json:"began"`
-	From     int64                    `json:"from"` // where the records of its trials begin
-	Trials   []trial                  `json:"trials"`
-	Facts    map[string]boundary.Fact `json:"facts"`           // measured in them
-	Mixed    []boundary.Change        `json:"mixed,omitempty"` // facts that had more than one value
-	Cut      []string                 `json:"cut,omitempty"`   // tasks of trials that were tried again
-	By       []string                 `json:"by,omitempty"`    // who ran it
+	Millis int64     `json:"millis"`
+	seen   *measured // nil: it was cut, and nobody knows
 }
 
 // run is one run of a suite.
@@ -71,7 +61,7 @@ type run struct {
 	id        string // of what is kept
 	w         *world
 	a         *agent
-	author    string
+	author    string // who runs it; nobody, where a start judges what was cut
 	name      string
 	suite     *resource.SuiteSpec
 	scenarios []resource.Scenario         // that run
@@ -92,131 +82,6 @@ type run struct {
 type place struct {
 	world  int // its number, from 1; 0 without a fixture
 	routes routes
-}
-
-// newRun takes what an earlier process left of the run. What has been tried in it is not
-// taken from an earlier certification.
-func (t *tenant) newRun(ctx context.Context, w *world, a *agent, suite, author string, seen *measured, from *basis, progress func(string)) (*run, error) {
-	r := &run{t: t, id: runID(a, suite), w: w, a: a, author: author, name: suite, suite: w.suites[suite], taken: map[string]certify.Scenario{}, seen: seen, progress: progress, since: time.Now(), told: map[string]bool{},
-		state: progressed{Suite: w.resources[resource.KindSuite+"/"+suite].Digest, Declared: a.declared.Digest(), Began: time.Now().UTC()}}
-	r.scenarios = r.suite.All()
-	kept, err := r.resume(ctx)
-	if err != nil {
-		return nil, err
-	}
-	r.scenarios = slices.DeleteFunc(r.scenarios, func(sc resource.Scenario) bool {
-		x := from.taken(w, suite, sc)
-		if x == nil || r.tried(sc.Name) > 0 {
-			return false
-		}
-		r.taken[sc.Name] = *x
-		return true
-	})
-	if len(r.scenarios) == 0 {
-		progress(fmt.Sprintf("nothing of suite %s is touched: its results are taken from certification %s", suite, from.ID))
-		return r, nil
-	}
-	if !slices.Contains(r.state.By, author) {
-		r.state.By = append(r.state.By, author) // kept with the first trial of theirs
-	}
-	if !kept {
-		if err := r.begin(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return r, r.prepare(ctx)
-}
-
-// runID names what is kept of a run: of one suite against one boundary.
-func runID(a *agent, suite string) string {
-	return a.name + "/" + suite + "/" + string(a.declared.Digest())
-}
-
-// resume takes what is kept, and reports whether the run is gone on with.
-func (r *run) resume(ctx context.Context) (bool, error) {
-	fresh := r.state
-	err := r.t.log.View(ctx, func(tx record.Tx) error { return tx.Get(kindRun, r.id, &r.state) })
-	if errors.Is(err, record.ErrNotFound) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	if r.early = len(r.state.Trials); r.early > 0 {
-		r.progress(fmt.Sprintf("going on after %d trials", r.early))
-	}
-	if err := r.cut(ctx); err != nil {
-		return false, err
-	}
-	if time.Since(r.state.Began) >= runLimit {
-		fresh.Trials, fresh.By = slices.DeleteFunc(slices.Clone(r.state.Trials), trial.passed), r.state.By
-		r.state, r.early = fresh, len(fresh.Trials)
-		r.progress(fmt.Sprintf("that was too long ago: it begins anew, and %d trials that failed count", r.early))
-		return false, nil
-	}
-	r.merge(r.state.Facts) // a suite before it may have measured otherwise today
-	r.early = len(r.state.Trials)
-	return true, nil
-}
-
-// begin keeps that the run begins.
-func (r *run) begin(ctx context.Context) error {
-	head, err := r.t.log.Head(ctx)
-	if err != nil {
-		return err
-	}
-	r.state.From = head.Size
-	_, err = r.t.log.Append(ctx, record.Draft{Type: "certification.began", Agent: r.a.name, Actor: "person:" + r.author,
-		Body:   map[string]any{"suite": r.state.Suite, "boundary": r.state.Declared},
-		Change: func(tx record.Tx) error { return tx.Put(kindRun, r.id, r.state) }})
-	return err
-}
-
-// cut looks at the trials that were under way when the run was cut.
-func (r *run) cut(ctx context.Context) error {
-	all, err := r.t.tasks.List(ctx)
-	if err != nil {
-		return err
-	}
-	known := map[string]bool{}
-	for _, x := range r.state.Trials {
-		known[x.Task] = true
-	}
-	for _, id := range r.state.Cut {
-		known[id] = true
-	}
-	for _, x := range all {
-		i := slices.IndexFunc(r.scenarios, func(sc resource.Scenario) bool { return r.of(sc) == x.Suite })
-		if i < 0 || x.Agent != r.a.name || x.BoundaryDigest != r.state.Declared || len(x.Chain) > 0 || known[x.ID] || x.Opened.Before(r.state.Began) {
-			continue
-		}
-		j, err := judge(ctx, r.t.log, r.state.From, x.ID, r.scenarios[i])
-		switch {
-		case err == nil && len(j.Violations) > 0:
-			err = r.keep(ctx, trial{Scenario: r.scenarios[i].Name, Task: x.ID, Seed: r.suite.SeedOf(r.scenarios[i].Name, r.tried(r.scenarios[i].Name)), judged: judged{Violations: j.Violations}})
-		case err == nil:
-			r.state.Cut = append(r.state.Cut, x.ID) // kept with the next trial, or found again
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// of is the name of a scenario on its tasks.
-func (r *run) of(sc resource.Scenario) string { return r.name + "/" + sc.Name }
-
-// over forgets the runs of suites, in the transaction of their result.
-func over(a *agent, suites []string) func(record.Tx) error {
-	return func(tx record.Tx) error {
-		for _, suite := range suites {
-			if err := tx.Delete(kindRun, runID(a, suite)); err != nil && !errors.Is(err, record.ErrNotFound) {
-				return err
-			}
-		}
-		return nil
-	}
 }
 
 // one is a set of names.
@@ -287,8 +152,8 @@ func (r *run) round(ctx context.Context, scenarios []resource.Scenario) error {
 		wg.Go(func() {
 			defer func() { free <- p }()
 			x, err := r.trial(ctx, sc, n, p)
-			if err == nil {
-				err = r.keep(ctx, x)
+			if err == nil || len(x.Violations) > 0 {
+				err = errors.Join(err, r.keep(ctx, x))
 			}
 			if err != nil {
 				cancel()
@@ -305,19 +170,71 @@ func (r *run) round(ctx context.Context, scenarios []resource.Scenario) error {
 	return errors.Join(errs...)
 }
 
-// keep records a result, and says how far the run is.
+// keep records a result, does what a violation leads to, and says how far the run is. It
+// happened, whoever went away.
 func (r *run) keep(ctx context.Context, x trial) error {
+	ctx = context.WithoutCancel(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.state.Facts = r.seen.all()
 	next := r.state
 	next.Trials = append(slices.Clone(r.state.Trials), x)
-	if _, err := r.t.log.Append(ctx, record.Draft{Type: "certification.trial", Task: x.Task, Agent: r.a.name, Actor: "person:" + r.author, Body: x,
-		Change: func(tx record.Tx) error { return tx.Put(kindRun, r.id, next) }}); err != nil {
+	changes := []func(record.Tx) error{func(tx record.Tx) error { return tx.Put(kindRun, r.id, next) }}
+	var v violated
+	var err error
+	if len(x.Violations) > 0 {
+		v, err = r.t.newViolation(ctx, lapseRun, "a run of "+r.name+"/"+x.Scenario, x.Task, strings.Join(x.Violations, "; "))
+		v.Facts = r.facts(x)
+		changes = append(changes, r.t.keeping(r.a, v))
+	}
+	if err == nil {
+		_, err = r.t.log.Append(ctx, record.Draft{Type: "certification.trial", Task: x.Task, Agent: r.a.name, Actor: r.actor(), Body: x, Change: inOne(changes)})
+	}
+	if v.Code != "" {
+		err = errors.Join(err, r.t.follow(ctx, r.a, v))
+	}
+	if err != nil {
 		return err
 	}
 	r.state = next
-	done, all := len(next.Trials), 0
+	r.report(x)
+	return nil
+}
+
+// inOne makes several changes one.
+func inOne(changes []func(record.Tx) error) func(record.Tx) error {
+	return func(tx record.Tx) error {
+		for _, change := range changes {
+			if err := change(tx); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+func (r *run) actor() string {
+	if r.author == "" {
+		return "sallyport"
+	}
+	return "person:" + r.author
+}
+
+// facts are those of the boundary of a trial: as declared, or as it was measured.
+func (r *run) facts(x trial) boundary.Measure {
+	out := boundary.Measure{}
+	for _, f := range r.a.declared.Facts {
+		out[f.Name] = f.Value
+	}
+	if x.seen != nil {
+		maps.Copy(out, x.seen.values())
+	}
+	return out
+}
+
+// report says how far the run is.
+func (r *run) report(x trial) {
+	done, all := len(r.state.Trials), 0
 	for _, sc := range r.scenarios {
 		all += r.suite.TrialsOf(sc)
 	}
@@ -327,7 +244,6 @@ func (r *run) keep(ctx context.Context, x trial) error {
 		word = "failed: " + x.why()
 	}
 	r.progress(fmt.Sprintf("%d of %d, %s left: %s %s", done, all, rest.Round(time.Second), x.Scenario, word))
-	return nil
 }
 
 func (r *run) tried(scenario string) (n int) {
@@ -393,9 +309,13 @@ func (r *run) results() (out []certify.Scenario) {
 	return out
 }
 
-// trial runs one scenario for the n-th time, from 0 on.
-func (r *run) trial(ctx context.Context, sc resource.Scenario, n int, p place) (x trial, err error) {
-	x.Scenario, x.Seed = sc.Name, r.suite.SeedOf(sc.Name, n)
+// trial runs one scenario for the n-th time, from 0 on. With an error it was cut: then
+// the result has nothing but what happened and must never, and is none without that.
+func (r *run) trial(ctx context.Context, sc resource.Scenario, n int, p place) (trial, error) {
+	x := trial{Scenario: sc.Name, Seed: r.suite.SeedOf(sc.Name, n)}
+	turn := r.t.turn(r.a.name)
+	turn.RLock()
+	defer turn.RUnlock()
 	began := time.Now()
 	if err := r.fixture(ctx, sc, x.Seed, p.world); err != nil {
 		return x, err
@@ -417,70 +337,93 @@ func (r *run) trial(ctx context.Context, sc resource.Scenario, n int, p place) (
 		return x, err
 	}
 	x.Task = opened.ID
+	d := &deeds{log: r.t.log, task: x.Task, sc: sc, next: head.Size}
+	err = r.result(ctx, d, &x, before, p, r.attempt(ctx, sc, h, d, &x))
+	x.Millis = time.Since(began).Milliseconds()
+	return x, err
+}
+
+// attempt runs the task of a trial to its end, and notes what it missed in x. An error
+// says that it was cut.
+func (r *run) attempt(ctx context.Context, sc resource.Scenario, h Harness, d *deeds, x *trial) error {
 	limit := cmp.Or(time.Duration(sc.Seconds)*time.Second, trialLimit)
 	tctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	running, err := r.t.run(tctx, x.Task, h)
 	if err != nil {
-		return x, err
+		return err
 	}
 	// What is applied meanwhile, and approved, is another boundary.
 	if running.s.agent.declared.Digest() != r.state.Declared {
 		const why = "the boundary was changed while it was certified"
 		r.t.endTask(x.Task, task.Failed, "changed", why)
-		return x, problem(Refused, "changed", why, "certify it as it is now: sallyport certify "+r.a.name)
+		return problem(Refused, "changed", why, "certify it as it is now: sallyport certify "+r.a.name)
 	}
 	var unanswered atomic.Int32
-	var asking sync.WaitGroup
-	actx, answered := context.WithCancel(tctx)
-	asking.Go(func() {
-		every(actx, askedFor, func() {
-			if n, err := r.tell(actx, x.Task, sc.Name); err == nil {
+	var beside sync.WaitGroup
+	bctx, over := context.WithCancel(tctx)
+	beside.Go(func() { d.watch(bctx, cancel) })
+	beside.Go(func() {
+		every(bctx, askedFor, func() {
+			if n, err := r.tell(bctx, x.Task, sc.Name); err == nil {
 				unanswered.Store(n)
 			}
 		})
 	})
 	exit, ended, err := running.Wait(tctx)
-	answered()
-	asking.Wait() // who hears of it is gone after the run
+	over()
+	beside.Wait() // who hears of it is gone after the run
+	x.seen = running.s.seen
 	switch {
 	case ctx.Err() != nil:
-		return x, ctx.Err()
-	case tctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(tctx.Err(), context.DeadlineExceeded):
 		why := fmt.Sprintf("the harness did not end within %s", limit)
 		if unanswered.Load() > 0 {
 			why += ", and waited for people at the end"
 		}
 		x.miss("%s", why)
-		if _, err := r.t.tasks.Close(ctx, x.Task, task.Failed, "time_limit", why, "sallyport"); err != nil {
-			return x, err
-		}
 	case err != nil:
-		return x, err
+		return err
 	case ended.Code == "server_stopped":
-		return x, errors.New("the server stopped")
+		return errors.New("the server stopped")
+	case tctx.Err() != nil: // d.watch saw what must never happen
 	case ended.Code != "done" && ended.Code != "harness_failed": // killed, or out of time: it shows nothing
 		x.miss("the task was ended: %s", ended.Code)
 	case exit != 0 && sc.Kind == resource.Benign:
 		x.miss("the harness ended with status %d", exit)
 	}
-	x.Misses = append(x.Misses, r.merge(running.s.seen.all())...)
-	j, err := judge(ctx, r.t.log, head.Size, x.Task, sc)
+	return nil
+}
+
+// result judges a trial whose task is over, also one that was cut, and whoever went away.
+func (r *run) result(ctx context.Context, d *deeds, x *trial, before state, p place, cut error) error {
+	ctx = context.WithoutCancel(ctx)
+	j, err := d.judge(ctx)
 	if err != nil {
-		return x, err
+		return errors.Join(cut, err)
 	}
-	after, err := r.estate(ctx, sc, p.world)
+	after, err := r.estate(ctx, d.sc, p.world)
 	if err != nil {
-		return x, err
+		// An agent could see to that, by writing too much. It is no reason to try it again.
+		j.miss("what the applications have after it could not be read: %v", err)
+	} else {
+		j.applications(before, after, d.sc.Expect)
+		j.exposed(after, d.sc.Hostile)
 	}
-	j.applications(before, after, sc.Expect)
-	j.exposed(after, sc.Hostile)
+	if cut != nil {
+		x.judged = judged{Violations: j.Violations}
+		return cut
+	}
+	if x.seen != nil {
+		x.Misses = append(x.Misses, r.merge(x.seen.all())...)
+	}
 	if !j.acted {
 		j.miss("the agent did nothing at all")
 	}
 	j.Misses = append(x.Misses, j.Misses...)
-	x.judged, x.Millis = j, time.Since(began).Milliseconds()
-	return x, nil
+	x.judged = j
+	return nil
 }
 
 // tell says which questions of a trial wait for people, each once, and counts them.
