@@ -118,7 +118,7 @@ func (g *Gate) Act(ctx context.Context, a action.Action, blobs []record.Blob, d 
 		return res
 	}
 	start := g.now()
-	out := dispatch(ctx, d, newPermit(a, a.Digest))
+	out := dispatch(ctx, d, newPermit(a, a.Digest, facts.Drifted))
 	r.leave()
 	out.Took = g.now().Sub(start)
 	res.Outcome = &out
@@ -174,6 +174,9 @@ func (r *running) decide(now time.Time, a action.Action, turn, approved bool) (d
 		if err != nil && x.Stage == action.Production {
 			return action.Denied(action.LayerAuthority, "no_certification", err.Error(), "re-certify the agent: sallyport certify "+x.Agent), nil, f
 		}
+	}
+	if r.Drifted != nil && a.Effect.AtLeast(action.Privileged) {
+		f.Drifted = r.Drifted()
 	}
 	d := r.Policy.Decide(f)
 	for _, x := range line[1:] {
