@@ -71,7 +71,7 @@ var changes = []change{
 	{"prompt.system", "", atCall, body("system", "You are an administrator.")},
 	{"tools", "", atCall, body("tools", []any{map[string]any{"name": "shell", "input_schema": map[string]any{"type": "object"}}})},
 
-	toolChanges[0], toolChanges[1], toolChanges[2], toolChanges[3],
+	toolChanges[0], toolChanges[1], toolChanges[2], toolChanges[3], toolChanges[4],
 
 	{"model.endpoint", "", atApply, edit("mara", "agent.yaml", "endpoint: https://127.0.0.1", "endpoint: https://localhost")},
 	{"model.provider", "", atApply, edit("mara", "agent.yaml", "provider: anthropic", "provider: another")},

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/boundary"
 	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/capability"
 	"github.com/sallyport-dev/sallyport/internal/connector"
@@ -34,20 +35,52 @@ func (s *session) toolServers() (out []mcp.Server, err error) {
 		if !ok {
 			return nil, fmt.Errorf("connector %s has no server of tools in stage %s", app, s.stage())
 		}
-		x := mcp.Server{App: app, URL: at.URL, Name: at.Server, Tools: at.Tools, Granted: map[string]bool{}, Dial: checked{routes(s.task.Routes), at.Origin.Local}.dial}
+		x, err := toolServer(app, at, routes(s.task.Routes))
+		if err != nil {
+			return nil, err
+		}
+		x.Granted = map[string]bool{}
 		for _, tool := range at.Tools {
 			op, _ := s.world.connectors.Spec(app).ToolOperation(tool)
 			x.Granted[tool] = slices.ContainsFunc(s.instance.Rules, func(r capability.Rule) bool { return r.App == app && r.Operation == op.Name })
 		}
-		if at.Origin.CA != "" {
-			x.Roots = x509.NewCertPool()
-			if !x.Roots.AppendCertsFromPEM([]byte(at.Origin.CA)) {
-				return nil, fmt.Errorf("connector %s: ca of %s is not PEM", app, at.Origin.URL)
-			}
-		}
 		out = append(out, x)
 	}
 	return out, nil
+}
+
+// toolServer is the way to a server of tools.
+func toolServer(app string, at connector.ToolServer, by routes) (mcp.Server, error) {
+	x := mcp.Server{App: app, URL: at.URL, Name: at.Server, Tools: at.Tools, Dial: checked{by, at.Origin.Local}.dial}
+	if at.Origin.CA != "" {
+		x.Roots = x509.NewCertPool()
+		if !x.Roots.AppendCertsFromPEM([]byte(at.Origin.CA)) {
+			return x, fmt.Errorf("connector %s: ca of %s is not PEM", app, at.Origin.URL)
+		}
+	}
+	return x, nil
+}
+
+// productionPeers measures who vouches for production's servers of tools, by a handshake
+// and no request: they are what is certified, and not those of the sandbox. One that
+// cannot be reached has to be as the sandbox's was seen.
+func (t *tenant) productionPeers(ctx context.Context, w *world, a *agent, seen *measured) {
+	for _, app := range a.connectors {
+		at, ok := w.connectors.Tools(action.Production, app)
+		if !ok || seen.get("mcp."+app+".server") == "" {
+			continue
+		}
+		x, err := toolServer(app, at, nil)
+		peer := ""
+		if err == nil {
+			peer, err = mcp.Peer(ctx, x)
+		}
+		if err != nil {
+			t.srv.log.Warn("the peer of a server of tools in production could not be measured", "agent", a.name, "connector", app, "err", err)
+			continue
+		}
+		seen.replace(boundary.Observed, atTools+" in production", "mcp."+app+".peer", peer)
+	}
 }
 
 // newTools makes the door to servers of tools.
@@ -105,15 +138,16 @@ type toolObserver struct {
 	kept map[string]action.Digest // what is on record, by connector
 }
 
-// Observe implements mcp.Observer. An error keeps the call from being sent.
+// Observe implements mcp.Observer. An error keeps the call from being sent. What could not
+// be put on record is compared all the same: it may be what ends the certification.
 func (o *toolObserver) Observe(ctx context.Context, m mcp.Measurement) error {
-	if err := o.record(ctx, m); err != nil {
-		return err
-	}
-	return o.s.compare(ctx, atTools, m.Facts, m.Effect)
+	return errors.Join(o.record(ctx, m), o.s.compare(ctx, atTools, m.Facts, m.Effect, m.Drift))
 }
 
 func (o *toolObserver) record(ctx context.Context, m mcp.Measurement) error {
+	if m.Definitions == nil {
+		return nil // the handshake of a look
+	}
 	sum, err := canon.DigestOf(map[string]any{"facts": m.Facts, "definitions": canon.Digest(m.Definitions)})
 	if err != nil {
 		return err

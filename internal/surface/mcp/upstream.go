@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,6 +66,35 @@ func newUpstream(x Server, timeout time.Duration, redact func([]byte) []byte, ve
 			DisableCompression: true, TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10, IdleConnTimeout: time.Minute, MaxConnsPerHost: 16},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
+}
+
+// Peer is who vouches for a server, by a handshake and no request; "" if it has no TLS.
+func Peer(ctx context.Context, x Server) (string, error) {
+	at, err := url.Parse(x.URL)
+	if err != nil || at.Scheme != "https" {
+		return "", err
+	}
+	port := at.Port()
+	if port == "" {
+		port = "443"
+	}
+	ctx, cancel := context.WithTimeout(ctx, measureTimeout)
+	defer cancel()
+	dial := x.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	conn, err := dial(ctx, "tcp", net.JoinHostPort(at.Hostname(), port))
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	c := tls.Client(conn, &tls.Config{RootCAs: x.Roots, MinVersion: tls.VersionTLS12, ServerName: at.Hostname()})
+	if err := c.HandshakeContext(ctx); err != nil {
+		return "", err
+	}
+	state := c.ConnectionState()
+	return peerOf(&state), nil
 }
 
 // peerOf is the public key of the root that vouched for who answers, or "" without TLS.
