@@ -179,6 +179,29 @@ var toolChanges = []change{
 	{"mcp.<name>.tool.<tool>.takes", "mcp.notes.tool.note.takes", atCall, tool("note", "Adds a note.", strings.Replace(noteSchema, `"text":`, `"bcc":{"type":"string"},"text":`, 1))},
 }
 
+// unseenTool: a server of tools that no trial looked at would end the certification with
+// the first call, so the agent is not ready.
+func (k *facts) unseenTool(t *testing.T) {
+	says := func() string {
+		b, err := json.Marshal(k.readiness(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	const missing = "was not measured: the first call of a tool in production would end the certification"
+	k.certify(t, nil)
+	if got := says(); strings.Contains(got, missing) {
+		t.Errorf("of a server that was seen: %s", got)
+	}
+	k.certifySeen(t, nil, false)
+	for _, name := range []string{"server", "peer"} {
+		if got := says(); !strings.Contains(got, "fact mcp.notes."+name+" "+missing) {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
+
 // gradedTool: a rule grades what a tool says of itself. A call that only writes goes on,
 // with the change on record. What is privileged does not when the change is seen just
 // before it, since the gate did not know; the next one waits for a person.

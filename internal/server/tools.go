@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
@@ -83,6 +84,34 @@ func (t *tenant) productionPeers(ctx context.Context, w *world, a *agent, seen *
 	}
 }
 
+// toolFacts are of the servers of tools in production of which a capability of the agent
+// has a tool: without them the first call lapses.
+func (w *world) toolFacts(a *agent) []string {
+	var out []string
+	for _, name := range a.spec.Capabilities {
+		c := w.capabilities[name]
+		if c == nil || !slices.Contains(c.Stages, action.Production) {
+			continue
+		}
+		for _, op := range c.Operations {
+			app := op.App
+			if app == "" {
+				app, _, _ = strings.Cut(op.Operation, ".")
+			}
+			at, ok := w.connectors.Tools(action.Production, app)
+			if !ok || !a.apps[app] || !w.connectors.Spec(app).HasTool(op.Operation) {
+				continue
+			}
+			out = append(out, "mcp."+app+".server")
+			if strings.HasPrefix(at.URL, "https:") {
+				out = append(out, "mcp."+app+".peer")
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // newTools makes the door to servers of tools.
 func (s *session) newTools(servers []mcp.Server, redact func([]byte) []byte) (*mcp.Door, error) {
 	d, err := mcp.New(mcp.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate, Servers: servers,
@@ -133,10 +162,14 @@ func (s *session) toolCredentials(ctx context.Context, app, id string) (func(*ht
 // anything follows from it: facts, and definitions as evidence, since the facts have
 // only digests of what a server says.
 type toolObserver struct {
-	s    *session
-	mu   sync.Mutex
-	kept map[string]action.Digest // what is on record, by connector
+	s      *session
+	mu     sync.Mutex
+	kept   map[string]action.Digest // what is on record, by connector
+	sights int
 }
+
+// maxSights bounds the records of one task, for a server that is another one each time.
+const maxSights = 100
 
 // Observe implements mcp.Observer. An error keeps the call from being sent. What could not
 // be put on record is compared all the same: it may be what ends the certification.
@@ -156,6 +189,9 @@ func (o *toolObserver) record(ctx context.Context, m mcp.Measurement) error {
 	defer o.mu.Unlock()
 	if o.kept[m.App] == sum {
 		return nil
+	}
+	if o.sights++; o.sights > maxSights {
+		return errors.New("the servers of tools of this task change too often")
 	}
 	_, err = o.s.t.log.Append(ctx, record.Draft{Type: "tools.measured", Task: o.s.task.ID, Agent: o.s.task.Agent, Actor: "sallyport",
 		Body: map[string]any{"connector": m.App, "facts": m.Facts}, Blobs: []record.Blob{{Name: "tool-definitions", Type: "application/json", Data: m.Definitions}}})
