@@ -110,6 +110,7 @@ func peerOf(c *tls.ConnectionState) string {
 var (
 	errUnread  = errors.New("its answer cannot be read as one of the protocol")
 	errAsks    = errors.New("it asks something itself, which nobody here answers")
+	errLate    = errors.New("no whole answer came in time")
 	errLarge   = errors.New("its answer is larger than is read")
 	errSession = errors.New("it knows the session no more")
 	errUnknown = errors.New("it speaks no version of the protocol that is spoken here")
@@ -189,7 +190,11 @@ func (u *upstream) ask(ctx context.Context, se *session, method, name string, pa
 	if se.version == stateless {
 		params["_meta"] = map[string]any{metaVersion: stateless, metaClient: self, metaCapabilities: map[string]any{}}
 	}
-	return u.exchange(ctx, se, map[string]any{"jsonrpc": "2.0", "id": u.ids.Add(1), "method": method, "params": params}, method, name, p)
+	result, err := u.exchange(ctx, se, map[string]any{"jsonrpc": "2.0", "id": u.ids.Add(1), "method": method, "params": params}, method, name, p)
+	if errors.Is(err, errUnread) && ctx.Err() != nil {
+		err = errLate
+	}
+	return result, err
 }
 
 // exchange is one HTTP request.
