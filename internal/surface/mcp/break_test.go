@@ -338,6 +338,50 @@ func TestDriftSeenMeanwhile(t *testing.T) {
 	}
 }
 
+// digests says yes to one digest, and to nothing else.
+type digests struct {
+	yes   action.Digest
+	asked []action.Digest
+}
+
+func (d *digests) Open(_ context.Context, a action.Action, _ action.Decision) (gate.Hold, error) {
+	d.asked = append(d.asked, a.Digest)
+	q := &question{yes: make(chan struct{})}
+	if a.Digest == d.yes {
+		close(q.yes)
+	}
+	return held{q}, nil
+}
+
+// TestApprovalIsOfTheArguments: what people said yes to is the server, the tool and every
+// byte of the arguments; only the spelling of the JSON may be another.
+//
+// Threats: T50, I1, I2 (hold)
+func TestApprovalIsOfTheArguments(t *testing.T) {
+	q := newQueue("queue")
+	up := httptest.NewServer(q.handler(false))
+	defer up.Close()
+	d := &digests{}
+	kit := gatetest.New(t, func(f gate.Facts) action.Decision {
+		x := allow(f)
+		if f.Action.Operation != "mcp.list" {
+			x.Verdict, x.Approvers = action.Hold, "approver"
+		}
+		return x
+	}, func(a *gate.Admission) { a.Holds = d })
+	r := start(t, up.URL+"/mcp", nil, func(c *mcp.Config) { c.Gate, c.Patience = kit.Gate, time.Millisecond })
+	r.tool("comment", `{"id":1,"text":"hi"}`)
+	d.yes = d.asked[0]
+	for _, other := range [][2]string{{"comment", `{"id":2,"text":"hi"}`}, {"comment", `{"id":1,"text":"hi "}`}, {"comment", `{"id":1,"text":"h\u0131"}`}, {"read", `{"id":1}`}, {"purge", `{}`}} {
+		if text, failed := r.tool(other[0], other[1]); !failed || !strings.Contains(text, "held (hold)") || q.called() != "" {
+			t.Errorf("%s: got %s; called %s", other, text, q.called())
+		}
+	}
+	if text, failed := r.tool("comment", ` { "text" : "\u0068i" , "id" : 1e0 } `); failed || q.called() != `comment {"id":1,"text":"hi"}` {
+		t.Errorf("got %s; called %s", text, q.called())
+	}
+}
+
 // TestHugeNumbersInASchema: a bound of a schema is a number of the size of a double, or the
 // schema is none that can be used.
 //
