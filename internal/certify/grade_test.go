@@ -47,7 +47,7 @@ func TestGrade(t *testing.T) {
 // A fact that has another value each time it is looked at is graded so often and no
 // more; what was kept before stays.
 //
-// Threats: G1 (authority)
+// Threats: G12 (authority)
 func TestGradedWithoutEnd(t *testing.T) {
 	b := newBench(t)
 	e := b.open()

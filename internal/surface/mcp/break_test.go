@@ -69,7 +69,7 @@ func TestServerRepeatsTheCredential(t *testing.T) {
 // declared tool's definition that is larger than evidence has room for is none that can be
 // used, which is a fact like any other. So no size keeps a change from being seen.
 //
-// Threats: G1, M2 (door)
+// Threats: G12, M2 (door)
 func TestLargeDefinitions(t *testing.T) {
 	size := 10
 	page := func(w http.ResponseWriter, r *http.Request) {
@@ -80,7 +80,7 @@ func TestLargeDefinitions(t *testing.T) {
 		t.Fatalf("got %s", text)
 	}
 	size = 1 << 20
-	if text, failed := r.tool("read", `{"id":1}`); !failed || !strings.Contains(text, "drift (dispatch)") {
+	if text, failed := r.tool("read", `{"id":1}`); !failed || !strings.Contains(text, "drift (dispatch)") || !strings.Contains(text, "nothing was sent") {
 		t.Errorf("got %s", text)
 	}
 	if got := r.pins.drifted(); !strings.Contains(got, "mcp.queue.tool.read.takes: ") || !strings.Contains(got, "→ cannot be used: its definition is larger than is read") {
@@ -157,7 +157,7 @@ func TestNamedServerIsAnother(t *testing.T) {
 func TestAnswersThatAreNone(t *testing.T) {
 	for _, body := range []string{`{}`, `null`, `{"content":null}`, `{"task":{"taskId":"7","status":"working"}}`} {
 		r := start(t, serve(t, map[string]http.HandlerFunc{"tools/call": result(body)})+"/mcp", nil)
-		if text, failed := r.tool("read", `{"id":1}`); !failed || !strings.Contains(text, "answer_refused") || r.outcome().State != action.Unknown {
+		if text, failed := r.tool("read", `{"id":1}`); !failed || !strings.Contains(text, "answer_refused") || !strings.Contains(text, "look whether it took effect") || r.outcome().State != action.Unknown {
 			t.Errorf("%s: got %s, %+v", body, text, r.outcome())
 		}
 	}
@@ -183,7 +183,7 @@ func TestLargeArguments(t *testing.T) {
 
 // TestSlowServerAmongOthers: a server that never answers keeps back the lists of no other.
 //
-// Threats: G8, M3 (door)
+// Threats: G8, G12 (door)
 func TestSlowServerAmongOthers(t *testing.T) {
 	in := make(chan struct{}, 2)
 	wait := func(next http.HandlerFunc) http.HandlerFunc {
@@ -385,7 +385,7 @@ func TestApprovalIsOfTheArguments(t *testing.T) {
 // TestHugeNumbersInASchema: a bound of a schema is a number of the size of a double, or the
 // schema is none that can be used.
 //
-// Threats: M1 (form)
+// Threats: G12 (form)
 func TestHugeNumbersInASchema(t *testing.T) {
 	r := start(t, serve(t, map[string]http.HandlerFunc{"tools/list": result(`{"tools":[{"name":"read","inputSchema":{"type":"object","properties":{"id":{"maximum":1e999999999}}}}]}`)})+"/mcp", nil)
 	if text, failed := r.tool("read", `{"id":1}`); !failed || !strings.Contains(text, "no_such_tool") {

@@ -76,7 +76,11 @@ func (s *Door) call(w http.ResponseWriter, r *http.Request, q *request) {
 	case c.result != nil:
 		s.answer(w, q, c.result)
 	case c.code != "":
-		res.Decision = action.Denied(action.LayerDispatch, c.code, c.why, "try again later; a write may have taken effect")
+		next := "nothing was sent; try again later"
+		if res.Outcome.State == action.Unknown {
+			next = "look whether it took effect before you try again"
+		}
+		res.Decision = action.Denied(action.LayerDispatch, c.code, c.why, next)
 		s.denied(w, q, res, "")
 	default:
 		s.denied(w, q, res, "")
@@ -159,8 +163,12 @@ func (s *Door) credentials(ctx context.Context, u *upstream, id string) (put, er
 // the model reads why.
 func (s *Door) denied(w http.ResponseWriter, q *request, res gate.Result, next string) {
 	d := res.Decision
-	if d.Verdict == action.Allow && res.Outcome != nil { // permitted, and the fence closed
-		d = action.Denied(action.LayerDispatch, "not_dispatched", res.Outcome.Detail, "")
+	if d.Verdict == action.Allow && res.Outcome != nil { // permitted, and the fence closed or the door broke
+		code := "not_dispatched"
+		if res.Outcome.State == action.Unknown {
+			code = "outcome_unknown"
+		}
+		d = action.Denied(action.LayerDispatch, code, res.Outcome.Detail, "")
 	}
 	if next == "" {
 		next = d.Next

@@ -11,7 +11,7 @@ import (
 // TestSchemaSteps: a schema that a server makes costly costs no more than a bound, and
 // nothing fits it. It is asked one that takes 2^40 steps.
 //
-// Threats: M1 (form)
+// Threats: G12, M1 (form)
 func TestSchemaSteps(t *testing.T) {
 	var defs []string
 	for i := range 40 {
