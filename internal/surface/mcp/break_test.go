@@ -17,6 +17,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -185,20 +186,19 @@ func TestLargeArguments(t *testing.T) {
 //
 // Threats: G8, G12 (door)
 func TestSlowServerAmongOthers(t *testing.T) {
-	in := make(chan struct{}, 2)
-	wait := func(next http.HandlerFunc) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			in <- struct{}{}
-			next(w, r)
-		}
-	}
+	var asked sync.WaitGroup
+	asked.Add(2)
+	all := make(chan struct{})
+	go func() { asked.Wait(); close(all) }()
 	both := func(w http.ResponseWriter, r *http.Request) { // answers once both servers are asked
-		for len(in) < 2 && r.Context().Err() == nil {
-			time.Sleep(time.Millisecond)
+		asked.Done()
+		select {
+		case <-all:
+			result(usual["tools/list"])(w, r)
+		case <-r.Context().Done():
 		}
-		result(usual["tools/list"])(w, r)
 	}
-	one, two := serve(t, map[string]http.HandlerFunc{"tools/list": wait(both)}), serve(t, map[string]http.HandlerFunc{"tools/list": wait(both)})
+	one, two := serve(t, map[string]http.HandlerFunc{"tools/list": both}), serve(t, map[string]http.HandlerFunc{"tools/list": both})
 	r := start(t, one+"/mcp", nil, func(c *mcp.Config) {
 		c.Servers = append(c.Servers, mcp.Server{App: "other", URL: two + "/mcp", Tools: []string{"else"}})
 	})
