@@ -3,6 +3,7 @@ package certify_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -40,6 +41,27 @@ func TestGrade(t *testing.T) {
 	}
 	if got, err := e.Grade(t.Context(), "another", action.Production, []boundary.Change{x}); got != nil || err != nil {
 		t.Errorf("without a certification: %v, %v", got, err)
+	}
+}
+
+// A fact that has another value each time it is looked at is graded so often and no
+// more; what was kept before stays.
+//
+// Threats: G12 (authority)
+func TestGradedWithoutEnd(t *testing.T) {
+	b := newBench(t)
+	e := b.open()
+	b.issue(e, b.record(e, b.passed("m-1")).ID)
+	n := 0
+	for ; n < 1000; n++ {
+		if _, err := e.Grade(t.Context(), "helpdesk", action.Production, []boundary.Change{{Name: "mcp.queue.tools", Old: "a", New: fmt.Sprint(n)}}); errors.Is(err, certify.ErrGraded) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if c, err := e.Live("helpdesk", action.Production); err != nil || n == 1000 || len(c.Graded) != n {
+		t.Errorf("%d changes were graded, and %d are kept: %v", n, len(c.Graded), err)
 	}
 }
 

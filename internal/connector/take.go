@@ -155,7 +155,7 @@ func (t *target) takes(operation string) (out []Take) {
 // fieldsKept are those that a credential has no place in: they frame the message,
 // route it, or are the boundary's own.
 var fieldsKept = regexp.MustCompile(`^(Cookie2?|Host|Connection|Te|Trailer|Upgrade|Expect|Range|If-Range|Prefer|Origin|Referer|User-Agent|Accept(-.*)?|` +
-	`(Content|Transfer|Keep|Proxy|Sec|Http2|Sallyport|X-Sallyport|X-Forwarded|Access-Control|X-Http|X-Original)-.*|X-Method-Override|Forwarded|Via)$`)
+	`(Content|Transfer|Keep|Proxy|Sec|Http2|Mcp|Sallyport|X-Sallyport|X-Forwarded|Access-Control|X-Http|X-Original)-.*|X-Method-Override|Forwarded|Via)$`)
 
 var fieldForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,63}$`)
 

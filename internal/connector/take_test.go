@@ -23,6 +23,7 @@ func TestTakesAreChecked(t *testing.T) {
 		"host":              {takes: []connector.Take{{Source: "a", As: connector.AsHeader, Header: "host"}}, want: "is no field for a credential"},
 		"cookie":            {takes: []connector.Take{{Source: "a", As: connector.AsHeader, Header: "Cookie"}}, want: "is no field for a credential"},
 		"transfer_encoding": {takes: []connector.Take{{Source: "a", As: connector.AsHeader, Header: "transfer-encoding"}}, want: "is no field for a credential"},
+		"mcp_session":       {takes: []connector.Take{{Source: "a", As: connector.AsHeader, Header: "mcp-session-id"}}, want: "is no field for a credential"},
 		"two_lines":         {takes: []connector.Take{{Source: "a", As: connector.AsHeader, Header: "X-A\r\nHost"}}, want: "takes[0].header: want the name"},
 		"operation":         {takes: []connector.Take{{Source: "a", As: connector.AsBearer, Operations: []string{"iam.nothing"}}}, want: "takes[0].operations[0]"},
 		"twice":             {takes: []connector.Take{{Source: "a", As: connector.AsBearer}, {Source: "a", As: connector.AsBasic}}, want: "is taken in the same place before"},

@@ -2,12 +2,14 @@ package gate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
+	"github.com/sallyport-dev/sallyport/internal/canon"
 	"github.com/sallyport-dev/sallyport/internal/record"
 )
 
@@ -96,6 +98,10 @@ func (g *Gate) Act(ctx context.Context, a action.Action, blobs []record.Blob, d 
 	// an effect, which is reported. The other order could leave an effect that
 	// nothing could report.
 	e, err := r.Log.Append(ctx, draft)
+	if errors.Is(err, record.ErrTooLarge) {
+		r.release(a)
+		return g.refuse(ctx, r, a, blobs, action.Denied(action.LayerForm, "too_large", "it has more to decide on than a record has room for", "send less at once"), nil, facts)
+	}
 	if err != nil {
 		r.release(a)
 		return Result{Action: a, Seq: -1, Decision: action.Denied(action.LayerLedger, "not_recorded",
@@ -112,7 +118,7 @@ func (g *Gate) Act(ctx context.Context, a action.Action, blobs []record.Blob, d 
 		return res
 	}
 	start := g.now()
-	out := dispatch(ctx, d, newPermit(a, a.Digest))
+	out := dispatch(ctx, d, newPermit(a, a.Digest, facts.Drifted))
 	r.leave()
 	out.Took = g.now().Sub(start)
 	res.Outcome = &out
@@ -168,6 +174,9 @@ func (r *running) decide(now time.Time, a action.Action, turn, approved bool) (d
 		if err != nil && x.Stage == action.Production {
 			return action.Denied(action.LayerAuthority, "no_certification", err.Error(), "re-certify the agent: sallyport certify "+x.Agent), nil, f
 		}
+	}
+	if r.Drifted != nil && a.Effect.AtLeast(action.Privileged) {
+		f.Drifted = r.Drifted()
 	}
 	d := r.Policy.Decide(f)
 	for _, x := range line[1:] {
@@ -358,13 +367,37 @@ func (g *Gate) refuse(ctx context.Context, r *running, a action.Action, blobs []
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), outcomeLimit)
 	defer cancel()
-	e, err := r.Log.Append(ctx, record.Draft{Type: "action.decided", Task: r.Task, Agent: r.Agent, Actor: actor(a), Blobs: blobs,
-		Body: Decided{Action: a, Decision: d, Would: would, Stage: r.Stage, Tier: r.Tier, Labels: f.Labels, Chain: r.chain()}})
+	put := func(a action.Action) (record.Entry, error) {
+		return r.Log.Append(ctx, record.Draft{Type: "action.decided", Task: r.Task, Agent: r.Agent, Actor: actor(a), Blobs: blobs,
+			Body: Decided{Action: a, Decision: d, Would: would, Stage: r.Stage, Tier: r.Tier, Labels: f.Labels, Chain: r.chain()}})
+	}
+	e, err := put(a)
+	if errors.Is(err, record.ErrTooLarge) {
+		res.Action = brief(a)
+		e, err = put(res.Action)
+	}
 	if err == nil {
 		res.Seq = e.Seq
 		res.Action.Evidence = append(res.Action.Evidence, e.Evidence...)
 	}
 	return res
+}
+
+// brief is an action of which a record has room for what is no size of somebody's
+// choice. The rest is told by its digest: an attempt does not go unrecorded by being large.
+func brief(a action.Action) action.Action {
+	sum, err := canon.DigestOf(a)
+	if err != nil {
+		sum = ""
+	}
+	a.Params = map[string]string{"tooLarge": string(sum)}
+	a.Element, a.Labels = nil, nil
+	if a.Request != nil {
+		q := *a.Request
+		q.Path, q.Query, q.BodyType = string(canon.Digest([]byte(q.Path))), "", ""
+		a.Request = &q
+	}
+	return a
 }
 
 // outcome records what became of a dispatch. If it cannot be recorded the

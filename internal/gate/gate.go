@@ -66,6 +66,7 @@ type Facts struct {
 	Labels    []string          // put on the task so far, sorted
 	Counts    map[string]int64  // operations let through so far
 	Certified bool
+	Drifted   string // see Admission.Drifted; of what is privileged
 }
 
 // Policy decides on facts. It must not block and must deny on any error of its own.

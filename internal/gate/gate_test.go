@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -350,5 +351,45 @@ func TestLabelsStayOnTheTask(t *testing.T) {
 	k.Act(t.Context(), attempt(), nil, sent(&n))
 	if fmt.Sprint(seen) != "[pii untrusted-content]" {
 		t.Errorf("got %v", seen)
+	}
+}
+
+// TestLargeAttemptIsRecorded: an attempt that is larger than a record is denied, and on
+// record whatever else would have been decided, with its evidence. It used to leave
+// nothing, so somebody could try what they like.
+//
+// Threats: T55, M1 (form)
+func TestLargeAttemptIsRecorded(t *testing.T) {
+	large := strings.Repeat("\x01", 20<<10) // six bytes each, in JSON
+	for name, tc := range map[string]struct {
+		edit   func(*action.Action)
+		policy gatetest.Policy
+		layer  action.Layer
+		code   string
+	}{
+		"allowed": {func(a *action.Action) { a.Params = map[string]string{"text": large} }, nil, action.LayerForm, "too_large"},
+		"denied":  {func(a *action.Action) { a.Params = map[string]string{large: "text"} }, func(gate.Facts) action.Decision { return action.Denied(action.LayerGrant, "outside_grant", "no", "") }, action.LayerGrant, "outside_grant"},
+		"held":    {func(a *action.Action) { a.Params = map[string]string{"text": large} }, func(gate.Facts) action.Decision { return action.Decision{Verdict: action.Hold, Approvers: "approver"} }, action.LayerHold, "hold_not_recorded"},
+		"request": {func(a *action.Action) { a.Request = &action.Request{Path: large, Query: large} }, nil, action.LayerForm, "too_large"},
+		"element": {func(a *action.Action) { a.Element = &action.Element{URL: large} }, nil, action.LayerForm, "too_large"},
+	} {
+		k := gatetest.New(t, tc.policy, func(a *gate.Admission) { a.MaxActions = 1 })
+		var n atomic.Int64
+		a := attempt()
+		tc.edit(&a)
+		r := k.Act(t.Context(), a, []record.Blob{{Name: "request-body", Data: []byte(large)}}, sent(&n))
+		want(t, r, action.Deny, tc.layer, tc.code)
+		all := k.Log.Decisions(t)
+		if n.Load() != 0 || r.Seq < 0 || len(all) != 1 || all[0].Decision.Code != tc.code || all[0].Action.Operation != a.Operation || all[0].Action.Digest != digest || len(all[0].Action.Params["tooLarge"]) != 71 {
+			t.Errorf("%s: %d sent; on record: %+v", name, n.Load(), all)
+		}
+		if e := k.Log.All()[0].Evidence; len(e) != 1 || e[0].Size != int64(len(large)) {
+			t.Errorf("%s: evidence %+v", name, e)
+		}
+		if tc.code == "too_large" { // it took nothing out of the budget
+			if r := k.Act(t.Context(), attempt(), nil, sent(&n)); r.Decision.Verdict != action.Allow {
+				t.Errorf("%s: the next: %+v", name, r.Decision)
+			}
+		}
 	}
 }

@@ -20,11 +20,12 @@ type Permit struct{ s *permitState }
 type permitState struct {
 	action action.Action
 	digest action.Digest
+	drift  string
 	used   atomic.Bool
 }
 
-func newPermit(a action.Action, d action.Digest) Permit {
-	return Permit{&permitState{action: a, digest: d}}
+func newPermit(a action.Action, d action.Digest, drift string) Permit {
+	return Permit{&permitState{action: a, digest: d, drift: drift}}
 }
 
 // Action is the action as it was decided and recorded.
@@ -33,6 +34,15 @@ func (p Permit) Action() action.Action {
 		return action.Action{}
 	}
 	return p.s.action
+}
+
+// Drift is what Admission.Drifted said when what is privileged was decided: whoever
+// measures afterwards and finds more must not dispatch.
+func (p Permit) Drift() string {
+	if p.s == nil {
+		return ""
+	}
+	return p.s.drift
 }
 
 // Consume uses the permit up. It fails if the permit is the zero value, was

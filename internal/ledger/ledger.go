@@ -53,10 +53,6 @@ import (
 // start again, which reads the log anew.
 var ErrStopped = errors.New("ledger stopped")
 
-// ErrTooLarge is wrapped for a record over MaxRecord. The caller should put
-// large things into blobs.
-var ErrTooLarge = errors.New("record is too large, put large values into blobs")
-
 // ErrErased is wrapped by Payload for content whose key was destroyed, and by
 // Append for new payloads of such a task. It is final.
 var ErrErased = errors.New("content was erased: its key is destroyed")

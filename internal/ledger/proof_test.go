@@ -321,8 +321,8 @@ func limits(t *testing.T, l *ledger.Ledger, log *ledger.Log) {
 	} {
 		if e, err := log.Append(t.Context(), d); err == nil {
 			t.Errorf("%s: got record %d, want an error", name, e.Seq)
-		} else if name == "too_large" && !errors.Is(err, ledger.ErrTooLarge) {
-			t.Errorf("got %v, want %v", err, ledger.ErrTooLarge)
+		} else if name == "too_large" && !errors.Is(err, record.ErrTooLarge) {
+			t.Errorf("got %v, want %v", err, record.ErrTooLarge)
 		}
 	}
 	if h, err := log.Head(t.Context()); err != nil || h.Size != 0 {

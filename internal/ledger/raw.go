@@ -79,7 +79,7 @@ func (r *raw) encode() (form, error) {
 	}
 	f.b = append(w.b, '}')
 	if n := len(f.b) + maxAdded; n > MaxRecord {
-		return form{}, fmt.Errorf("%w: %s has %d bytes, limit %d", ErrTooLarge, r.Type, n, MaxRecord)
+		return form{}, fmt.Errorf("%w: %s has %d bytes, limit %d", record.ErrTooLarge, r.Type, n, MaxRecord)
 	}
 	return f, nil
 }

@@ -79,6 +79,7 @@ var declaredBreaks = []one{
 	{"fact_taken_out_of_the_state", "owner-environment", func(b *broken) {
 		b.w.Live.Manifest.Facts = slices.DeleteFunc(b.w.Live.Manifest.Facts, func(f boundary.Fact) bool { return f.Name == "harness.binary" })
 	}},
+	{"server_of_tools_never_seen", "recertification", func(b *broken) { b.w.Tools = []string{"mcp.queue.server"} }},
 	{"scripted_model_of_a_real_tenant", "recertification", func(b *broken) { b.w.Scripted = true }},
 	{"model_changed", "inference-location", func(b *broken) { b.declare("model.id", "model-8") }},
 	{"location_changed", "inference-location", func(b *broken) { b.declare("model.location", "elsewhere") }},

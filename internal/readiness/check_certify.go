@@ -24,6 +24,12 @@ func checkCertification(k *check) {
 	} else {
 		k.chain(again, *live)
 		k.grades(live.Manifest, e.measured())
+		for _, name := range e.w.Tools {
+			if _, ok := live.Manifest.Get(name); !ok {
+				k.add(Unknown, "let a scenario of a suite call a tool of that server, with production's in reach, and "+again, e.measured(),
+					Finding{Saw: "fact " + name + " was not measured: the first call of a tool in production would end the certification", Fact: name})
+			}
+		}
 		for _, c := range boundary.Diff(live.Manifest, e.w.Declared) {
 			// What is measured and not declared is not in the declaration.
 			if c.New != "" {

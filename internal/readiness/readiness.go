@@ -84,6 +84,8 @@ type World struct {
 	// Audits are the agent's applications in production, with how their own audit logs
 	// are read.
 	Audits []Audit
+	// Tools are facts that the first call of a tool in production is held against.
+	Tools []string
 	// Environment is what the harness gets, as NAME=value. Values are looked at
 	// and never shown. Nil means not known.
 	Environment []string

@@ -17,6 +17,10 @@ import (
 // ErrNotFound is returned by Tx.Get for an object that does not exist.
 var ErrNotFound = errors.New("not found")
 
+// ErrTooLarge is wrapped by Append for a record that is larger than a log takes. The
+// caller should put large things into blobs, and record in fewer words what it refuses.
+var ErrTooLarge = errors.New("record is too large, put large values into blobs")
+
 // Blob is evidence kept apart from the record. Append fills Blob and
 // Commitment of the returned action.Evidence.
 type Blob struct {

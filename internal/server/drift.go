@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -50,6 +51,16 @@ func (m *measured) set(g boundary.Grade, source string, values map[string]string
 			continue
 		}
 		m.facts[n] = boundary.Fact{Name: n, Value: v, Grade: g, Source: source, Owner: ownerOf(n), Measured: time.Now().UTC()}
+	}
+}
+
+// replace sets a fact that is another one's than before; "" is none.
+func (m *measured) replace(g boundary.Grade, source, name, value string) {
+	m.mu.Lock()
+	delete(m.facts, name)
+	m.mu.Unlock()
+	if value != "" {
+		m.set(g, source, map[string]string{name: value})
 	}
 }
 
@@ -232,12 +243,13 @@ func (o observer) Observe(ctx context.Context, m inference.Measurement) error {
 	default:
 		return nil
 	}
-	return o.s.compare(ctx, atInference+string(m.Phase), seen, action.Read)
+	return o.s.compare(ctx, atInference+string(m.Phase), seen, action.Read, "")
 }
 
 // compare holds what was seen in the running system against the boundary. An error
-// keeps what follows, of that effect, from happening.
-func (s *session) compare(ctx context.Context, source string, seen boundary.Measure, effect action.Effect) error {
+// keeps what follows, of that effect, from happening. known is what s.drifted said when it
+// was decided: for what is privileged nothing may have come since, seen here or by another.
+func (s *session) compare(ctx context.Context, source string, seen boundary.Measure, effect action.Effect, known string) error {
 	if s.task.Stage != action.Production {
 		return s.sandboxed(ctx, source, seen)
 	}
@@ -247,19 +259,25 @@ func (s *session) compare(ctx context.Context, source string, seen boundary.Meas
 	}
 	changes := c.Manifest.Drift(seen)
 	s.seen.set(boundary.Observed, source, seen)
-	if len(changes) == 0 {
-		return nil
+	if len(changes) > 0 {
+		s.t.srv.log.Warn("drift", "agent", s.task.Agent, "task", s.task.ID, "stage", s.task.Stage, "changes", describe(changes))
+		if err := notCertified(s.t.drift(context.WithoutCancel(ctx), s.agent, c.Manifest, lapseDrift, changes)); err != nil {
+			return err
+		}
 	}
-	s.t.srv.log.Warn("drift", "agent", s.task.Agent, "task", s.task.ID, "stage", s.task.Stage, "changes", describe(changes))
-	if err := notCertified(s.t.drift(context.WithoutCancel(ctx), s.agent, c.Manifest, lapseDrift, changes)); err != nil {
-		return err
-	}
-	// Graded, and seen just now: the gate did not know it when it decided.
-	fresh := slices.DeleteFunc(slices.Clone(changes), func(x boundary.Change) bool { return slices.Contains(c.Graded, x) })
-	if effect.AtLeast(action.Privileged) {
-		return notCertified(fresh)
+	if now := s.drifted(); effect.AtLeast(action.Privileged) && now != known {
+		return errors.New("the boundary of this agent drifted after this was decided: " + now)
 	}
 	return nil
+}
+
+// drifted is how the boundary drifted in ways that its rules grade. It grows with each.
+func (s *session) drifted() string {
+	c, err := s.t.certs.Live(s.task.Agent, s.task.Stage)
+	if err != nil || len(c.Graded) == 0 {
+		return "" // without one nothing passes
+	}
+	return fmt.Sprintf("%s (%d in all)", describe(c.Graded), len(c.Graded))
 }
 
 func notCertified(changes []boundary.Change) error {

@@ -306,6 +306,7 @@ func (b *Bare) Certify(ctx context.Context, c certify.Certification, other map[s
 	t := b.s.t
 	a := t.current().agents[b.s.task.Agent]
 	var err error
+	t.productionPeers(ctx, t.current(), a, b.s.seen)
 	if c.Manifest, err = manifest(a, b.s.seen); err != nil {
 		return c, err
 	}

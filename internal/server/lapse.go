@@ -137,7 +137,12 @@ func (t *tenant) drift(ctx context.Context, a *agent, certified boundary.Manifes
 		return material
 	}
 	if len(graded) > 0 {
-		fresh, err := t.certs.Grade(ctx, a.name, action.Production, boundary.Brief(graded))
+		brief := boundary.Brief(graded)
+		fresh, err := t.certs.Grade(ctx, a.name, action.Production, brief)
+		if errors.Is(err, certify.ErrGraded) || len(brief) < len(graded) {
+			t.lapse(ctx, a.name, certify.Lapse{Code: code, Changes: changes})
+			return graded
+		}
 		if err != nil {
 			t.srv.log.Error("the drift could not be recorded; nothing passes", "agent", a.name, "err", err)
 		}

@@ -87,7 +87,7 @@ func (v view) World(ctx context.Context, name string) (readiness.World, error) {
 	}
 	out := readiness.World{Tenant: v.tenant, Demo: w.demo, Agent: name, Purpose: a.spec.Purpose, Owner: a.owner, Deputy: a.deputy,
 		SPIFFEID: a.spec.SPIFFEID, ReviewBy: a.spec.ReviewBy, Scripted: a.spec.Model.Scripted, Tier: a.tier, TierWhy: a.tierWhy, Declared: a.declared,
-		Containment: v.grade, Environment: (&session{agent: a, world: w, instance: &capability.Instance{}}).environment(Harness{})}
+		Containment: v.grade, Tools: w.toolFacts(a), Environment: (&session{agent: a, world: w, instance: &capability.Instance{}}).environment(Harness{})}
 	if c, err := v.certs.Live(name, action.Production); err == nil {
 		out.Live = &c
 	}

@@ -193,13 +193,7 @@ func (s *session) admit(ctx context.Context) error {
 	certified, drifted, remeasure := func() error { return nil }, func() string { return "" }, func(context.Context) {}
 	if t.Stage == action.Production {
 		remeasure = s.remeasure
-		drifted = func() string {
-			c, err := s.t.certs.Live(t.Agent, t.Stage)
-			if err != nil || len(c.Graded) == 0 {
-				return "" // without one nothing passes
-			}
-			return describe(c.Graded)
-		}
+		drifted = s.drifted
 		certified = func() error {
 			c, err := s.t.certs.Live(t.Agent, t.Stage)
 			if err == nil && c.ID != t.Certification {

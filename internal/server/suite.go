@@ -165,6 +165,7 @@ func (t *tenant) runSuites(ctx context.Context, w *world, a *agent, names []stri
 	}
 	slices.Sort(by)
 	cert.RanBy = slices.Compact(by)
+	t.productionPeers(ctx, w, a, seen)
 	cert.Manifest, err = manifest(a, seen)
 	return err
 }

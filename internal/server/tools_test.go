@@ -184,6 +184,11 @@ echo direct; curl -sS --noproxy "*" --max-time 5 -k $Q; echo over`
 		if e.Type == "lease.used" {
 			uses++
 		}
+		for i, x := range e.Evidence {
+			if _, b, err := r.Server.Payload(t.Context(), "", rig.As("lin"), e.Seq, i); err != nil || strings.Contains(string(b), queueToken) {
+				t.Errorf("evidence %s of record %d (%s) has the token: %v", x.Name, e.Seq, e.Type, err)
+			}
+		}
 		if strings.Contains(string(e.Body), queueToken) {
 			t.Errorf("record %d (%s) has the token", e.Seq, e.Type)
 		}

@@ -113,6 +113,9 @@ func (l *Log) Append(ctx context.Context, d record.Draft) (record.Entry, error) 
 	if err != nil {
 		return record.Entry{}, err
 	}
+	if len(body) > 65_000 { // as a ledger with its 65,535 bytes of a record
+		return record.Entry{}, record.ErrTooLarge
+	}
 	tx := &tx{objects: map[string][]byte{}}
 	for k, v := range l.objects {
 		tx.objects[k] = v

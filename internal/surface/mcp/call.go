@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"sync"
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
@@ -36,6 +37,10 @@ func (s *Door) call(w http.ResponseWriter, r *http.Request, q *request) {
 		var err error
 		if c.arguments, err = canon.Marshal(q.Arguments); err != nil {
 			s.denied(w, q, s.malformed(r.Context(), "bad_arguments", q.raw, nil), "")
+			return
+		}
+		if len(c.arguments) > maxArguments {
+			s.denied(w, q, s.malformed(r.Context(), "arguments_too_large", q.raw, nil), "send less at once")
 			return
 		}
 	}
@@ -71,7 +76,11 @@ func (s *Door) call(w http.ResponseWriter, r *http.Request, q *request) {
 	case c.result != nil:
 		s.answer(w, q, c.result)
 	case c.code != "":
-		res.Decision = action.Denied(action.LayerDispatch, c.code, c.why, "try again later; a write may have taken effect")
+		next := "nothing was sent; try again later"
+		if res.Outcome.State == action.Unknown {
+			next = "look whether it took effect before you try again"
+		}
+		res.Decision = action.Denied(action.LayerDispatch, c.code, c.why, next)
 		s.denied(w, q, res, "")
 	default:
 		s.denied(w, q, res, "")
@@ -97,24 +106,18 @@ func (c *call) dispatch(ctx context.Context, permit gate.Permit) action.Outcome 
 	if err := permit.Consume(c.form().digest()); err != nil {
 		return c.failed(action.Failed, "permit_refused", err.Error())
 	}
-	p, err := c.s.credentials(ctx, c.u, permit.Action().ID)
-	if err != nil {
-		return c.failed(action.Failed, "credentials_refused", "no credential could be had for the server")
+	v, code, why := c.s.visit(ctx, c.u, permit)
+	if code != "" {
+		return c.failed(action.Failed, code, why)
 	}
-	x, se, err := c.u.look(ctx, p)
-	if err != nil {
-		return c.failed(action.Failed, "not_measured", "the server was not asked: "+err.Error())
-	}
-	if err := c.s.observe(ctx, c.u, x, permit.Action().Effect); err != nil {
-		return c.failed(action.Failed, codeDrift, "the server or its tools are not those that were certified")
-	}
-	switch d := x.tools[c.tool]; {
+	defer c.u.leave(ctx, &v.session, v.put)
+	switch d := v.tools[c.tool]; {
 	case d == nil:
 		return c.failed(action.Failed, "no_such_tool", "the server does not list the tool in a form that can be used")
 	case !d.schema.valid(c.arguments):
 		return c.failed(action.Failed, "schema", "the arguments do not fit the tool's own schema")
 	}
-	return c.send(ctx, &se, p)
+	return c.send(ctx, v)
 }
 
 // codeDrift is the code of what a drift kept from being sent.
@@ -122,12 +125,14 @@ const codeDrift = "drift"
 
 // send calls the tool, once. After this the server may have acted, so only its own word
 // makes the outcome known.
-func (c *call) send(ctx context.Context, se *session, p put) action.Outcome {
+func (c *call) send(ctx context.Context, v *visit) action.Outcome {
 	ctx, cancel := context.WithTimeout(ctx, c.u.timeout)
 	defer cancel()
-	raw, err := c.u.ask(ctx, se, "tools/call", c.tool, map[string]any{"name": c.tool, "arguments": canon.Value(c.arguments)}, p)
+	raw, err := c.u.ask(ctx, &v.session, "tools/call", c.tool, map[string]any{"name": c.tool, "arguments": canon.Value(c.arguments)}, v.put)
 	var said *rpcError
 	switch {
+	case errors.Is(err, errDrift): // in the handshake of another connection
+		return c.failed(action.Failed, codeDrift, "the server or its tools are not those that were certified")
 	case errors.Is(err, errNotSent):
 		return c.failed(action.Failed, "upstream_failed", err.Error())
 	case errors.As(err, &said): // how far it came is the server's secret
@@ -158,8 +163,12 @@ func (s *Door) credentials(ctx context.Context, u *upstream, id string) (put, er
 // the model reads why.
 func (s *Door) denied(w http.ResponseWriter, q *request, res gate.Result, next string) {
 	d := res.Decision
-	if d.Verdict == action.Allow && res.Outcome != nil { // permitted, and the fence closed
-		d = action.Denied(action.LayerDispatch, "not_dispatched", res.Outcome.Detail, "")
+	if d.Verdict == action.Allow && res.Outcome != nil { // permitted, and the fence closed or the door broke
+		code := "not_dispatched"
+		if res.Outcome.State == action.Unknown {
+			code = "outcome_unknown"
+		}
+		d = action.Denied(action.LayerDispatch, code, res.Outcome.Detail, "")
 	}
 	if next == "" {
 		next = d.Next
@@ -183,19 +192,27 @@ func (s *Door) list(w http.ResponseWriter, r *http.Request, q *request) {
 		s.refuse(w, q, &refusal{http.StatusOK, codeInvalidParams, "bad_cursor", "there is one page"})
 		return
 	}
+	seen := make([]struct {
+		x *sight
+		d *action.Decision
+	}, len(s.servers))
+	var wg sync.WaitGroup
+	for i, u := range s.servers { // at once: one that is slow keeps back none of the others
+		wg.Go(func() { seen[i].x, seen[i].d = s.look(r.Context(), u) })
+	}
+	wg.Wait()
 	tools := []any{}
 	var last *action.Decision
 	listed := false
-	for _, u := range s.servers {
-		x, d := s.look(r.Context(), u)
-		if d != nil {
-			last = d
+	for i, u := range s.servers {
+		if seen[i].d != nil {
+			last = seen[i].d
 			continue
 		}
 		listed = true
-		for _, name := range slices.Sorted(maps.Keys(x.tools)) {
+		for _, name := range slices.Sorted(maps.Keys(seen[i].x.tools)) {
 			if u.Granted[name] {
-				tools = append(tools, canon.Value(s.c.Redact(x.tools[name].text)))
+				tools = append(tools, canon.Value(seen[i].x.tools[name].text))
 			}
 		}
 	}
@@ -227,18 +244,12 @@ func (s *Door) look(ctx context.Context, u *upstream) (*sight, *action.Decision)
 		if err := permit.Consume(f.digest()); err != nil {
 			return failed("permit_refused", err.Error())
 		}
-		p, err := s.credentials(ctx, u, permit.Action().ID)
-		if err != nil {
-			return failed("credentials_refused", "no credential could be had for the server")
+		v, code, why := s.visit(ctx, u, permit)
+		if code != "" {
+			return failed(code, why)
 		}
-		seen, _, err := u.look(ctx, p)
-		if err != nil {
-			return failed("not_measured", "the server was not listed: "+err.Error())
-		}
-		if err := s.observe(ctx, u, seen, action.Read); err != nil {
-			return failed(codeDrift, "the server or its tools are not those that were certified")
-		}
-		x = seen
+		u.leave(ctx, &v.session, v.put)
+		x = v.sight
 		return action.Outcome{State: action.Done}
 	})
 	switch {

@@ -12,8 +12,9 @@
 //     about is answered as held after Config.Patience; the same call passes once they
 //     have approved
 //  4. dispatch: permit over server, tool and arguments; then credentials, by lease
-//  5. the server's identity and whole list of tools are measured, and Observer.Observe
-//     is asked. Another server or list than the certified one gets no call
+//  5. who answers is measured in the handshake, the server's identity and whole list of
+//     tools in a session of its own, and Observer.Observe is asked. Another server or
+//     list than the certified one gets no call
 //  6. the arguments are validated by the schema as it is now; the call is sent, once
 //  7. of the answer text, images and structured content are passed on, without secrets
 //
@@ -114,13 +115,16 @@ type Meaning struct {
 // Measurement is one sight of a server.
 type Measurement struct {
 	App string
-	// Effect is how far what follows reaches.
+	// Effect is how far what follows reaches, and Drift what was known when it was
+	// decided, as gate.Permit has it.
 	Effect action.Effect
-	// Facts by name: mcp.APP.server, mcp.APP.tools, and of each declared tool
-	// mcp.APP.tool.TOOL.says and mcp.APP.tool.TOOL.takes.
+	Drift  string
+	// Facts by name: mcp.APP.peer, of a server with TLS; mcp.APP.server, mcp.APP.tools,
+	// and of each declared tool mcp.APP.tool.TOOL.says and mcp.APP.tool.TOOL.takes. In
+	// the handshake there is the peer alone.
 	Facts map[string]string
-	// Definitions are those of the declared tools, as they are passed on: a list in
-	// canonical JSON.
+	// Definitions are those of the declared tools, as they are passed on: a list, with
+	// no secret in it. nil in the handshake.
 	Definitions []byte
 }
 

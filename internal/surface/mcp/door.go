@@ -2,6 +2,7 @@ package mcp
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,7 +37,7 @@ func New(c Config) (*Door, error) {
 	}
 	s := &Door{c: c, tools: map[string]*upstream{}}
 	for _, x := range c.Servers {
-		up := newUpstream(x, c.Timeout)
+		up := newUpstream(x, c.Timeout, c.Redact, s.verify(x.App))
 		s.servers = append(s.servers, up)
 		for _, t := range x.Tools {
 			if other := s.tools[t]; other != nil {
@@ -144,9 +145,10 @@ func (s *Door) fail(w http.ResponseWriter, q *request, status, code int, text st
 }
 
 func (s *Door) write(w http.ResponseWriter, status int, doc map[string]any) {
-	b, err := canon.Marshal(doc)
-	if err != nil { // a server's number that no double holds
-		b, status = []byte(`{"error":{"code":-32603,"message":"sallyport: the answer has no canonical form"},"id":null,"jsonrpc":"2.0"}`), http.StatusOK
+	// Not in canonical form: a server's numbers go on as they are.
+	b, err := json.Marshal(doc)
+	if err != nil {
+		panic("sallyport: internal error: " + err.Error())
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json")

@@ -261,7 +261,13 @@ func (r *rig) outcome() action.Outcome {
 // is as a server of a version with initialize has it.
 func serve(t *testing.T, answers map[string]http.HandlerFunc) string {
 	t.Helper()
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := httptest.NewServer(answer(answers))
+	t.Cleanup(func() { s.CloseClientConnections(); s.Close() })
+	return s.URL
+}
+
+func answer(answers map[string]http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		var m struct {
 			ID     json.RawMessage
@@ -283,9 +289,7 @@ func serve(t *testing.T, answers map[string]http.HandlerFunc) string {
 			return
 		}
 		w.WriteHeader(400)
-	}))
-	t.Cleanup(func() { s.CloseClientConnections(); s.Close() })
-	return s.URL
+	}
 }
 
 var usual = map[string]string{

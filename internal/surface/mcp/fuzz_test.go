@@ -66,7 +66,7 @@ func FuzzDefinition(f *testing.F) {
 	f.Add([]byte(`{"name":"read","inputSchema":{"$schema":"http://json-schema.org/draft-07/schema#","type":"object","patternProperties":{"(":{}}}}`), []byte(`{}`))
 	f.Fuzz(func(t *testing.T, b, arguments []byte) {
 		read := func() (string, bool) {
-			u := &upstream{Server: Server{App: "x", Tools: []string{"read"}}}
+			u := &upstream{Server: Server{App: "x", Tools: []string{"read"}}, redact: func(b []byte) []byte { return b }}
 			s, err := u.sight([]canon.Value{b}, session{server: "s"})
 			if err != nil {
 				return err.Error(), false

@@ -1,7 +1,9 @@
 package mcp
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/canon"
+	"github.com/sallyport-dev/sallyport/internal/gate"
 )
 
 // sight is one look at a server: who it is and what it lists.
@@ -33,42 +36,31 @@ type definition struct {
 	schema *schema
 }
 
-// look measures the server, and returns the session in which it was seen. One look at a
-// time: who waits sees what is there then.
-func (u *upstream) look(ctx context.Context, p put) (*sight, session, error) {
+// look measures the server, in a session of its own. What is settled of that is in se
+// also when the look fails.
+func (u *upstream) look(ctx context.Context, se *session, p put) (*sight, error) {
 	ctx, cancel := context.WithTimeout(ctx, measureTimeout)
 	defer cancel()
-	u.looking.Lock()
-	defer u.looking.Unlock()
-	se := u.session
-	raw, err := u.list(ctx, &se, p)
-	if errors.Is(err, errSession) { // a list may be asked for twice
-		se = session{}
-		raw, err = u.list(ctx, &se, p)
+	if err := u.greet(ctx, se, p); err != nil {
+		return nil, err
 	}
+	raw, err := u.list(ctx, se, p)
 	if err != nil {
-		u.session = session{}
-		return nil, se, err
+		return nil, err
 	}
-	u.session = se
-	x, err := u.sight(raw, se)
+	x, err := u.sight(raw, *se)
 	if err == nil {
 		u.mu.Lock()
 		u.seen = x
 		u.mu.Unlock()
 	}
-	return x, se, err
+	return x, err
 }
 
-// list asks for the whole list, after a handshake where there is no session.
+// list asks for the whole list.
 func (u *upstream) list(ctx context.Context, se *session, p put) ([]canon.Value, error) {
-	if se.id == "" {
-		if err := u.greet(ctx, se, p); err != nil {
-			return nil, err
-		}
-	}
 	var all []canon.Value
-	cursor := ""
+	cursor, left := "", maxAnswer
 	for range maxPages {
 		params := map[string]any{}
 		if cursor != "" {
@@ -77,6 +69,9 @@ func (u *upstream) list(ctx context.Context, se *session, p put) ([]canon.Value,
 		raw, err := u.ask(ctx, se, "tools/list", "", params, p)
 		if err != nil {
 			return nil, err
+		}
+		if left -= len(raw); left < 0 {
+			return nil, errLarge
 		}
 		var page struct {
 			Tools []canon.Value `json:"tools"`
@@ -115,7 +110,10 @@ func (u *upstream) sight(list []canon.Value, se session) (*sight, error) {
 	}
 	prefix := "mcp." + u.App + "."
 	s.facts[prefix+"server"] = se.server
-	s.facts[prefix+"tools"] = listed(names, 1000)
+	s.facts[prefix+"tools"] = u.listed(names, 1000)
+	if se.peer != "" {
+		s.facts[prefix+"peer"] = se.peer
+	}
 	for _, name := range u.Tools {
 		at := prefix + "tool." + name + "."
 		d := found[name]
@@ -123,7 +121,7 @@ func (u *upstream) sight(list []canon.Value, se session) (*sight, error) {
 			s.facts[at+"says"], s.facts[at+"takes"] = "not listed", "not listed"
 			continue
 		}
-		says, takes, err := d.finish()
+		says, takes, err := u.finish(d)
 		if err != nil {
 			s.facts[at+"says"], s.facts[at+"takes"] = "cannot be used", "cannot be used: "+err.Error()
 			continue
@@ -136,9 +134,16 @@ func (u *upstream) sight(list []canon.Value, se session) (*sight, error) {
 
 // finish makes the canonical text and the two facts of a tool: what it says of itself,
 // and what it takes and gives.
-func (d *definition) finish() (says, takes string, err error) {
-	if d.text, err = canon.Marshal(d); err != nil {
+func (u *upstream) finish(d *definition) (says, takes string, err error) {
+	text, err := canon.Marshal(d)
+	if err != nil {
 		return "", "", errors.New("its definition has no canonical form")
+	}
+	if len(text) > maxDefinition {
+		return "", "", errors.New("its definition is larger than is read")
+	}
+	if d.text = u.redact(text); canon.Check(d.text, maxAnswer) != nil {
+		return "", "", errors.New("its definition repeats a secret")
 	}
 	if d.schema, err = newSchema(d.InputSchema); err != nil {
 		return "", "", err
@@ -151,15 +156,15 @@ func (d *definition) finish() (says, takes string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	return string(a), listed(d.schema.arguments, 120) + "; " + string(b), nil
+	return string(a), u.listed(d.schema.arguments, 120) + "; " + string(b), nil
 }
 
 // listed is a list of names that somebody else chose, for people: sorted, and as a digest
 // where it has more bytes than most.
-func listed(names []string, most int) string {
+func (u *upstream) listed(names []string, most int) string {
 	var out []string
 	for _, n := range slices.Sorted(slices.Values(names)) {
-		out = append(out, plain(n))
+		out = append(out, u.plain(n))
 	}
 	text := strings.Join(out, ", ")
 	switch {
@@ -185,17 +190,71 @@ func plain(s string) string {
 	return s
 }
 
-// observe has a sight compared with what is certified.
-func (s *Door) observe(ctx context.Context, u *upstream, x *sight, e action.Effect) error {
-	list := []canon.Value{}
-	for _, name := range slices.Sorted(maps.Keys(x.tools)) {
-		list = append(list, x.tools[name].text)
+// plain is the same of what a server chose: a secret that it repeats is no name.
+func (u *upstream) plain(s string) string {
+	if !bytes.Equal(u.redact([]byte(s)), []byte(s)) {
+		return string(canon.Digest([]byte(s)))
 	}
-	text, err := canon.Marshal(list)
+	return plain(s)
+}
+
+// visit is a look at a server of which nothing is otherwise than it was certified.
+type visit struct {
+	*sight
+	session session
+	put     put
+}
+
+// visit looks at a server for an action and has what is seen compared. code and why say
+// why nothing more may be asked of it. Who has a visit leaves.
+func (s *Door) visit(ctx context.Context, u *upstream, permit gate.Permit) (v *visit, code, why string) {
+	p, err := s.credentials(ctx, u, permit.Action().ID)
 	if err != nil {
-		return err
+		return nil, "credentials_refused", "no credential could be had for the server"
 	}
-	return s.c.Observer.Observe(ctx, Measurement{App: u.App, Effect: e, Facts: maps.Clone(x.facts), Definitions: text})
+	v = &visit{put: p}
+	defer func() {
+		if code != "" {
+			u.leave(ctx, &v.session, p)
+		}
+	}()
+	v.sight, err = u.look(ctx, &v.session, p)
+	if err != nil && !errors.Is(err, errDrift) {
+		return v, "not_measured", "the server was not asked: " + err.Error()
+	}
+	if err != nil || s.observe(ctx, u, v.sight, permit) != nil {
+		return v, codeDrift, "the server or its tools are not those that were certified"
+	}
+	if u.Name != "" && u.Name != v.session.name { // measured before: so where it was another one, that is drift
+		return v, "not_measured", "the server was not asked: it calls itself otherwise than the connector says"
+	}
+	return v, "", ""
+}
+
+// observe has a sight compared with what is certified.
+func (s *Door) observe(ctx context.Context, u *upstream, x *sight, permit gate.Permit) error {
+	var texts [][]byte
+	for _, name := range slices.Sorted(maps.Keys(x.tools)) {
+		texts = append(texts, x.tools[name].text)
+	}
+	all := slices.Concat([]byte("["), bytes.Join(texts, []byte(",")), []byte("]"))
+	return s.c.Observer.Observe(ctx, Measurement{App: u.App, Effect: permit.Action().Effect, Drift: permit.Drift(), Facts: maps.Clone(x.facts), Definitions: all})
+}
+
+// verify measures who answers, when the certificate is verified and before the
+// handshake ends: another peer than the certified one gets neither call nor credential.
+func (s *Door) verify(app string) func(tls.ConnectionState) error {
+	return func(c tls.ConnectionState) error {
+		peer := peerOf(&c)
+		if peer == "" {
+			return errors.New("the certificate was not verified")
+		}
+		m := Measurement{App: app, Effect: action.Read, Facts: map[string]string{"mcp." + app + ".peer": peer}}
+		if s.c.Observer.Observe(context.Background(), m) != nil {
+			return errDrift
+		}
+		return nil
+	}
 }
 
 // form is what is decided and then asked of a server.

@@ -32,8 +32,9 @@ const (
 )
 
 const (
-	maxRequest = 1 << 20 // bytes; what a connector reads at most
-	maxID      = 128     // bytes
+	maxRequest   = 1 << 20  // bytes; what a connector reads at most
+	maxArguments = 64 << 10 // bytes: they are decided as parameters, and a record has no more
+	maxID        = 128      // bytes
 )
 
 const (

@@ -37,6 +37,9 @@ func pass(raw []byte, redact func([]byte) []byte) (result map[string]any, note s
 	if r.Type != "" && r.Type != "complete" {
 		return nil, "", errInput
 	}
+	if r.Content == nil && len(r.Structured) == 0 { // a task that goes on, perhaps
+		return nil, "", errUnread
+	}
 	if len(r.Content) > maxParts {
 		return nil, "", errParts
 	}

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,10 +24,12 @@ import (
 
 const (
 	measureTimeout = 15 * time.Second
-	maxAnswer      = 4 << 20 // bytes of one answer, a stream of events as a whole
-	maxPages       = 20      // of a list
-	maxTools       = 512     // of a server
-	maxSession     = 256     // bytes of a session's id
+	leaveTimeout   = 2 * time.Second
+	maxAnswer      = 4 << 20  // bytes of one answer, a stream of events as a whole
+	maxPages       = 20       // of a list
+	maxTools       = 512      // of a server
+	maxDefinition  = 64 << 10 // bytes of a declared tool's
+	maxSession     = 256      // bytes of a session's id
 )
 
 // put puts credentials into a request.
@@ -36,42 +40,81 @@ type upstream struct {
 	Server
 	client  *http.Client
 	timeout time.Duration
+	redact  func([]byte) []byte
 	ids     atomic.Int64 // of requests: none is used twice
-
-	// looking orders looks, and with them sessions.
-	looking sync.Mutex
-	session session
 
 	mu   sync.Mutex
 	seen *sight // the last one
 }
 
-// session is what the last handshake settled. Nobody else has it, and a server that
-// gives no id is greeted before each look at it.
+// session is what a handshake settled. Each look has one of its own, so that who
+// answers is measured each time, and nobody else has it.
 type session struct {
 	version string
 	id      string
-	server  string // what it calls itself, for people
+	name    string // what it calls itself
+	server  string // the same with its version and the protocol's, for people
+	peer    string // who vouched for it; "" without TLS
 }
 
-func newUpstream(x Server, timeout time.Duration) *upstream {
-	return &upstream{Server: x, timeout: timeout, client: &http.Client{
+// newUpstream makes the way. verify measures who answers, before the handshake ends.
+func newUpstream(x Server, timeout time.Duration, redact func([]byte) []byte, verify func(tls.ConnectionState) error) *upstream {
+	return &upstream{Server: x, timeout: timeout, redact: redact, client: &http.Client{
 		// No proxy of the environment, no compression, no redirect: what is read is
 		// what the declared server sent.
-		Transport: &http.Transport{DialContext: x.Dial, TLSClientConfig: &tls.Config{RootCAs: x.Roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
+		Transport: &http.Transport{DialContext: x.Dial, TLSClientConfig: &tls.Config{RootCAs: x.Roots, MinVersion: tls.VersionTLS12, VerifyConnection: verify}, ForceAttemptHTTP2: true,
 			DisableCompression: true, TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10, IdleConnTimeout: time.Minute, MaxConnsPerHost: 16},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
+}
+
+// Peer is who vouches for a server, by a handshake and no request; "" if it has no TLS.
+func Peer(ctx context.Context, x Server) (string, error) {
+	at, err := url.Parse(x.URL)
+	if err != nil || at.Scheme != "https" {
+		return "", err
+	}
+	port := at.Port()
+	if port == "" {
+		port = "443"
+	}
+	ctx, cancel := context.WithTimeout(ctx, measureTimeout)
+	defer cancel()
+	dial := x.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	conn, err := dial(ctx, "tcp", net.JoinHostPort(at.Hostname(), port))
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	c := tls.Client(conn, &tls.Config{RootCAs: x.Roots, MinVersion: tls.VersionTLS12, ServerName: at.Hostname()})
+	if err := c.HandshakeContext(ctx); err != nil {
+		return "", err
+	}
+	state := c.ConnectionState()
+	return peerOf(&state), nil
+}
+
+// peerOf is the public key of the root that vouched for who answers, or "" without TLS.
+func peerOf(c *tls.ConnectionState) string {
+	if c == nil || len(c.VerifiedChains) == 0 {
+		return ""
+	}
+	chain := c.VerifiedChains[0]
+	return string(canon.Digest(chain[len(chain)-1].RawSubjectPublicKeyInfo))
 }
 
 // Errors of a server. Their text is for people and repeats nothing of it.
 var (
 	errUnread  = errors.New("its answer cannot be read as one of the protocol")
 	errAsks    = errors.New("it asks something itself, which nobody here answers")
+	errLate    = errors.New("no whole answer came in time")
 	errLarge   = errors.New("its answer is larger than is read")
 	errSession = errors.New("it knows the session no more")
 	errUnknown = errors.New("it speaks no version of the protocol that is spoken here")
-	errName    = errors.New("it calls itself otherwise than the connector says")
+	errDrift   = errors.New("it is not the one that was certified")
 	errNotSent = errors.New("it cannot be reached")
 )
 
@@ -102,7 +145,7 @@ func (u *upstream) greet(ctx context.Context, se *session, p put) error {
 			return u.identify(se, d.Meta[metaServer])
 		}
 	}
-	if errors.Is(err, errNotSent) || ctx.Err() != nil {
+	if errors.Is(err, errNotSent) || errors.Is(err, errDrift) || ctx.Err() != nil {
 		return err
 	}
 	*se = session{version: latest}
@@ -137,10 +180,8 @@ func (u *upstream) identify(se *session, raw canon.Value) error {
 	if len(raw) > 0 && canon.UnmarshalOpen(raw, maxAnswer, &who) != nil {
 		return errUnread
 	}
-	se.server = plain(who.Name) + " " + plain(who.Version) + ", protocol " + se.version
-	if u.Name != "" && who.Name != u.Name {
-		return errName
-	}
+	se.name = who.Name
+	se.server = u.plain(who.Name) + " " + u.plain(who.Version) + ", protocol " + se.version
 	return nil
 }
 
@@ -149,7 +190,11 @@ func (u *upstream) ask(ctx context.Context, se *session, method, name string, pa
 	if se.version == stateless {
 		params["_meta"] = map[string]any{metaVersion: stateless, metaClient: self, metaCapabilities: map[string]any{}}
 	}
-	return u.exchange(ctx, se, map[string]any{"jsonrpc": "2.0", "id": u.ids.Add(1), "method": method, "params": params}, method, name, p)
+	result, err := u.exchange(ctx, se, map[string]any{"jsonrpc": "2.0", "id": u.ids.Add(1), "method": method, "params": params}, method, name, p)
+	if errors.Is(err, errUnread) && ctx.Err() != nil {
+		err = errLate
+	}
+	return result, err
 }
 
 // exchange is one HTTP request.
@@ -158,19 +203,14 @@ func (u *upstream) exchange(ctx context.Context, se *session, doc map[string]any
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotSent, err)
 	}
-	var touched atomic.Bool
-	tctx := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { touched.Store(true) }})
-	r, err := http.NewRequestWithContext(tctx, http.MethodPost, u.URL, bytes.NewReader(body))
+	r, touched, err := u.request(ctx, http.MethodPost, body, se, p)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotSent, err)
 	}
-	r.GetBody = nil // nothing is sent twice
-	r.Header = http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}, "Accept-Encoding": {"identity"}, "User-Agent": {"sallyport"}}
-	if method != "initialize" {
-		r.Header.Set("Mcp-Protocol-Version", se.version)
-	}
-	if se.id != "" {
-		r.Header.Set("Mcp-Session-Id", se.id)
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Accept", "application/json, text/event-stream")
+	if method == "initialize" {
+		r.Header.Del("Mcp-Protocol-Version")
 	}
 	if se.version == stateless {
 		r.Header.Set("Mcp-Method", method)
@@ -178,19 +218,17 @@ func (u *upstream) exchange(ctx context.Context, se *session, doc map[string]any
 			r.Header.Set("Mcp-Name", name)
 		}
 	}
-	if p != nil {
-		if err := p(r); err != nil {
-			return nil, fmt.Errorf("%w: credentials", errNotSent)
-		}
-	}
 	resp, err := u.client.Do(r)
-	if err != nil && !touched.Load() {
+	switch {
+	case errors.Is(err, errDrift): // in the handshake
+		return nil, errDrift
+	case err != nil && !touched.Load():
 		return nil, errNotSent
-	}
-	if err != nil {
+	case err != nil:
 		return nil, errUnread
 	}
 	defer resp.Body.Close()
+	se.peer = peerOf(resp.TLS)
 	id, asked := doc["id"].(int64)
 	if !asked {
 		if resp.StatusCode >= 300 {
@@ -199,6 +237,41 @@ func (u *upstream) exchange(ctx context.Context, se *session, doc map[string]any
 		return nil, nil
 	}
 	return read(se, resp, method, id)
+}
+
+// request is one to the server, with the credentials. touched says that there was a
+// connection for it.
+func (u *upstream) request(ctx context.Context, method string, body []byte, se *session, p put) (r *http.Request, touched *atomic.Bool, err error) {
+	touched = &atomic.Bool{}
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { touched.Store(true) }})
+	if r, err = http.NewRequestWithContext(ctx, method, u.URL, bytes.NewReader(body)); err != nil {
+		return nil, nil, err
+	}
+	r.GetBody = nil // nothing is sent twice
+	r.Header = http.Header{"Accept-Encoding": {"identity"}, "User-Agent": {"sallyport"}, "Mcp-Protocol-Version": {se.version}}
+	if se.id != "" {
+		r.Header.Set("Mcp-Session-Id", se.id)
+	}
+	if p != nil && p(r) != nil {
+		return nil, nil, errors.New("credentials")
+	}
+	return r, touched, nil
+}
+
+// leave ends the session, if the server has one and lets us.
+func (u *upstream) leave(ctx context.Context, se *session, p put) {
+	if se.id == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	r, _, err := u.request(ctx, http.MethodDelete, nil, se, p)
+	if err != nil {
+		return
+	}
+	if resp, err := u.client.Do(r); err == nil {
+		resp.Body.Close()
+	}
 }
 
 // read takes the one answer out of a response.
