@@ -263,7 +263,17 @@ func (s *Server) StartBare(ctx context.Context, id string, h Harness, launch map
 	if err != nil {
 		return nil, err
 	}
-	m, err := ss.newModel()
+	servers, err := ss.toolServers()
+	if err != nil {
+		return nil, err
+	}
+	var d *mcp.Door
+	if len(servers) > 0 {
+		if d, err = ss.newTools(servers, func(b []byte) []byte { return b }); err != nil {
+			return nil, err
+		}
+	}
+	m, err := ss.newModel(d)
 	if err != nil {
 		return nil, err
 	}
@@ -273,15 +283,7 @@ func (s *Server) StartBare(ctx context.Context, id string, h Harness, launch map
 	}
 	ss.serve("inference", func() error { return m.Serve(l) })
 	b := &Bare{Asker{ss}, "http://" + l.Addr().String() + "/v1/messages", ""}
-	servers, err := ss.toolServers()
-	if err != nil {
-		return nil, err
-	}
-	if len(servers) > 0 {
-		d, err := ss.newTools(servers, func(b []byte) []byte { return b })
-		if err != nil {
-			return nil, err
-		}
+	if d != nil {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
