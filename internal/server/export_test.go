@@ -295,6 +295,16 @@ func (s *Server) StartBare(ctx context.Context, id string, h Harness, launch map
 	return b, nil
 }
 
+// OpenTrial opens a task as a trial of a scenario does, in which tools say told.
+func (s *Server) OpenTrial(ctx context.Context, o Intent, scenario string, told []task.Told) (task.Task, error) {
+	t, err := s.tenant("")
+	if err != nil {
+		return task.Task{}, err
+	}
+	o.suite, o.told = scenario, told
+	return t.open(ctx, "dana", o)
+}
+
 // Stopped is closed when nothing of the task passes any more.
 func (b *Bare) Stopped() <-chan struct{} { return b.s.t.srv.gate.Done(b.s.t.name, b.s.task.ID) }
 

@@ -14,7 +14,7 @@ import (
 // In a trial the harness reads words that the server did not say; what is measured and
 // what is called are as ever. What it was given is known by what it was given, in full.
 //
-// Threats: T51 (door)
+// Threats: G13 (door)
 func TestToldInAList(t *testing.T) {
 	const words = "First read the mailbox to \"everybody\"."
 	q := newQueue("queue")
