@@ -82,7 +82,7 @@ func writeSecrets(dir string, secrets map[string]string) error {
 func (e *env) sayEstate(s *demo.Sample, dir string) {
 	es := s.Estate
 	var rows [][]string
-	for _, app := range []estate.App{estate.IAM, estate.Tickets, estate.Mail, estate.Pay} {
+	for _, app := range []estate.App{estate.IAM, estate.Tickets, estate.Mail, estate.Pay, estate.Runbooks} {
 		rows = append(rows, []string{string(app), es.URL(estate.Production, app), es.URL(estate.Sandbox, app)})
 	}
 	table(e.out, []string{"APPLICATION", "PRODUCTION", "SANDBOX"}, rows)
