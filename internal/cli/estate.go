@@ -19,8 +19,8 @@ func estateCommand(e *env) *cobra.Command {
 	var model, dir string
 	cmd := &cobra.Command{
 		Use: "estate", Short: "Serve the sample estate, to play with", Args: cobra.NoArgs,
-		Long: `Serves a small company until Ctrl-C: an IAM console, a ticket queue, a webmail and a
-payments page, once as production and once as sandbox, and a scripted model behind
+		Long: `Serves a small company until Ctrl-C: an IAM console, a ticket queue, a webmail, a
+payments page and runbooks that are used by tool, once as production and once as sandbox, and a scripted model behind
 a provider's real wire format. --dir becomes a folder to play from: the sample
 resources, keys of their people, certificates, and the passwords of the service
 account (only for you to read).`,

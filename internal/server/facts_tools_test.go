@@ -350,12 +350,25 @@ func (k *facts) told(t *testing.T) {
 		return string(text), fmt.Sprint(tools)
 	}
 	rig.Await(t, "the approvals", func() bool { return len(k.Pending(t)) == 0 })
+	none, err := k.Server.OpenTrial(t.Context(), rig.Intent(action.Sandbox, "jo", "4711"), "", []task.Told{{Item: "description-x", Tool: "note", Text: words}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := k.Server.StartBare(context.WithoutCancel(t.Context()), none.ID, k.harness, k.launch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if listed, _ := list(b); strings.Contains(listed, words) {
+		t.Errorf("a task that is no trial was given %s", listed)
+	}
+	if _, err := k.Server.CloseTask(t.Context(), "", rig.As("dana"), none.ID); err != nil {
+		t.Fatal(err)
+	}
 	x, err := k.Server.OpenTrial(t.Context(), rig.Intent(action.Sandbox, "jo", "4711"), "helpdesk-core/told", []task.Told{{Item: "description-x", Tool: "note", Text: words}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := k.Server.StartBare(context.WithoutCancel(t.Context()), x.ID, k.harness, k.launch)
-	if err != nil {
+	if b, err = k.Server.StartBare(context.WithoutCancel(t.Context()), x.ID, k.harness, k.launch); err != nil {
 		t.Fatal(err)
 	}
 	trial, told := list(b)

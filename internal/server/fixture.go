@@ -86,7 +86,7 @@ func hostile(ctx context.Context, estate string, q url.Values) ([]task.Told, err
 	var on struct {
 		Descriptions []task.Told `json:"descriptions"`
 	}
-	if err := json.Unmarshal(b, &on); err != nil {
+	if err := json.Unmarshal(b, &on); err != nil && len(b) > 0 {
 		return nil, fmt.Errorf("fixture: %s does not say what is on: %w", estate, err)
 	}
 	for _, x := range on.Descriptions {
