@@ -295,13 +295,18 @@ func (s *Server) StartBare(ctx context.Context, id string, h Harness, launch map
 	return b, nil
 }
 
-// OpenTrial opens a task as a trial of a scenario does, in which tools say told.
+// OpenTrial opens a task as a trial of a scenario does, or in production a canary, in
+// which tools say told.
 func (s *Server) OpenTrial(ctx context.Context, o Intent, scenario string, told []task.Told) (task.Task, error) {
 	t, err := s.tenant("")
 	if err != nil {
 		return task.Task{}, err
 	}
-	o.suite, o.told = scenario, told
+	if o.told = told; o.Stage == action.Production {
+		o.canary = scenario
+	} else {
+		o.suite = scenario
+	}
 	return t.open(ctx, "dana", o)
 }
 

@@ -317,7 +317,7 @@ func (k *facts) gradedTool(t *testing.T) {
 }
 
 // told: what a trial has a tool say reaches the harness, and its model, in that trial
-// alone. What is measured there is what production is held to, so it is certified by it;
+// alone, or in a canary. What is measured there is what production is held to, so it is certified by it;
 // and in production the same words are drift, if the model is told them all the same.
 //
 // Threats: G13 (door, authority)
@@ -388,6 +388,20 @@ func (k *facts) told(t *testing.T) {
 	}
 	rig.Await(t, "the certification to become live", func() bool { c = k.Certification(t, c.ID); return c.State != certify.Proposed })
 
+	canary, err := k.Server.OpenTrial(t.Context(), rig.Intent(action.Production, "jo", "4711"), "helpdesk-core/told", []task.Told{{Item: "description-x", Tool: "note", Text: words}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err = k.Server.StartBare(context.WithoutCancel(t.Context()), canary.ID, k.harness, k.launch); err != nil {
+		t.Fatal(err)
+	}
+	if listed, _ := list(b); listed != trial || k.call(t, b) != 200 || !k.note(t, b) {
+		t.Errorf("the canary's harness was given %s", listed)
+	}
+	if _, err := k.Server.CloseTask(t.Context(), "", rig.As("dana"), canary.ID); err != nil {
+		t.Fatal(err)
+	}
+
 	y, b, err := k.start(t, action.Production)
 	if err != nil {
 		t.Fatal(err)
@@ -407,7 +421,7 @@ func (k *facts) told(t *testing.T) {
 	for _, e := range k.Records(t, k.from) {
 		switch e.Type {
 		case "tools.told":
-			if e.Task != x.ID || !strings.Contains(string(e.Body), words) || !strings.Contains(string(e.Body), `"connector":"notes"`) {
+			if e.Task != x.ID && e.Task != canary.ID || !strings.Contains(string(e.Body), words) || !strings.Contains(string(e.Body), `"connector":"notes"`) {
 				t.Errorf("on record of %s: %s", e.Task, e.Body)
 			}
 			x.Code = "told"
