@@ -29,7 +29,8 @@ import (
 // people and model of production. What differs is nothing that the agent sees:
 // production's addresses lead to a copy of the fixture, all others lead nowhere
 // (nothingElse), and the sign-in is the fixture's (rehearsal). Its model is not told
-// how to behave; what the scenario has tools say, they say to its harness. Without a fixture it runs in the sandbox, as the trials did.
+// how to behave; what the scenario has tools say, they say to its harness. Without a
+// fixture it runs in the sandbox, as the trials did.
 //
 // Order of writes: the task is opened; canary.began with its id; the harness starts;
 // then the result, with the state (canary.passed, canary.failed, canary.missed);
