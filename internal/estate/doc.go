@@ -20,7 +20,7 @@
 //     can be told.
 //   - Passwords leave the package through Credentials alone: never a page, a
 //     log, an error or the state.
-//   - With no hostile item switched on, no page holds hostile content.
+//   - With no hostile item switched on, no page and no tool holds hostile content.
 //
 // Deliberately weak: the ticket queue sends no Content-Security-Policy and shows
 // the hostile items unescaped; with "redirect" on, iam is an open redirector.
