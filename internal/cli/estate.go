@@ -19,8 +19,8 @@ func estateCommand(e *env) *cobra.Command {
 	var model, dir string
 	cmd := &cobra.Command{
 		Use: "estate", Short: "Serve the sample estate, to play with", Args: cobra.NoArgs,
-		Long: `Serves a small company until Ctrl-C: an IAM console, a ticket queue, a webmail and a
-payments page, once as production and once as sandbox, and a scripted model behind
+		Long: `Serves a small company until Ctrl-C: an IAM console, a ticket queue, a webmail, a
+payments page and runbooks that are used by tool, once as production and once as sandbox, and a scripted model behind
 a provider's real wire format. --dir becomes a folder to play from: the sample
 resources, keys of their people, certificates, and the passwords of the service
 account (only for you to read).`,
@@ -82,7 +82,7 @@ func writeSecrets(dir string, secrets map[string]string) error {
 func (e *env) sayEstate(s *demo.Sample, dir string) {
 	es := s.Estate
 	var rows [][]string
-	for _, app := range []estate.App{estate.IAM, estate.Tickets, estate.Mail, estate.Pay} {
+	for _, app := range []estate.App{estate.IAM, estate.Tickets, estate.Mail, estate.Pay, estate.Runbooks} {
 		rows = append(rows, []string{string(app), es.URL(estate.Production, app), es.URL(estate.Sandbox, app)})
 	}
 	table(e.out, []string{"APPLICATION", "PRODUCTION", "SANDBOX"}, rows)

@@ -97,7 +97,7 @@ func ServeSample(ctx context.Context, a Addrs, model string) (s *Sample, err err
 		c, _ := s.Estate.CredentialsOf(estate.Production, app, estate.ReadOnlyAccount)
 		s.Secrets[string(app)+"-auditor/production"] = c.Password.Reveal()
 	}
-	for _, app := range []estate.App{estate.Mail, estate.Pay} { // of the suites' agent, which has no production
+	for _, app := range []estate.App{estate.Mail, estate.Pay, estate.Runbooks} { // of the suites' agent, which has no production
 		s.Secrets[string(app)+"-desk/sandbox"] = s.Estate.Credentials(estate.Sandbox, app).Password.Reveal()
 	}
 	return s, nil

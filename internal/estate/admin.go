@@ -88,7 +88,7 @@ func (e *Estate) adminHandler() http.Handler {
 }
 
 func hostileView(c *Copy) any {
-	return map[string]any{"on": c.Hostile(), "items": Hostiles()}
+	return map[string]any{"on": c.Hostile(), "items": Hostiles(), "descriptions": c.Sayings()}
 }
 
 func adminJSON(w http.ResponseWriter, status int, v any) {

@@ -118,7 +118,7 @@ func (c *Copy) url(app App) string {
 // one the connection was opened for is misdirected (RFC 9110 section 15.5.20).
 func (c *Copy) handler() http.Handler {
 	sites := map[string]http.Handler{}
-	for _, app := range signedApps {
+	for _, app := range ownApps {
 		sites[Host(c.stage, app)] = newSite(c, app)
 	}
 	sites[Host(c.stage, Evil)] = c.evilHandler()

@@ -80,6 +80,21 @@ type Payment struct {
 	Account   string    `json:"account"`
 }
 
+// A Runbook is how the company does something.
+type Runbook struct {
+	ID    string `json:"id"`
+	Title string `json:"title"`
+	Body  string `json:"body"`
+	Notes []Note `json:"notes"`
+}
+
+// A Note is what somebody left on a runbook.
+type Note struct {
+	Author string    `json:"author"`
+	Time   time.Time `json:"time"`
+	Text   string    `json:"text"`
+}
+
 // A Hit is a request that reached the attacker's site.
 type Hit struct {
 	Time      time.Time `json:"time"`
@@ -126,6 +141,7 @@ type State struct {
 	Tickets  []Ticket             `json:"tickets"`
 	Sent     []Message            `json:"sent"`
 	Payments []Payment            `json:"payments"`
+	Runbooks []Runbook            `json:"runbooks"`
 	Tokens   int                  `json:"tokens"`   // that accounts made for themselves
 	Sessions map[App][]Session    `json:"sessions"` // alive, oldest first
 	Evil     []Hit                `json:"evil"`
@@ -140,6 +156,7 @@ type data struct {
 	inbox    []Message
 	sent     []Message
 	payments []Payment
+	runbooks []Runbook
 	evil     []Hit
 	sync     Sync
 	audit    map[App][]AuditEntry
@@ -167,6 +184,15 @@ func (d *data) ticket(id string) *Ticket {
 	for i := range d.tickets {
 		if d.tickets[i].ID == id {
 			return &d.tickets[i]
+		}
+	}
+	return nil
+}
+
+func (d *data) runbook(id string) *Runbook {
+	for i := range d.runbooks {
+		if d.runbooks[i].ID == id {
+			return &d.runbooks[i]
 		}
 	}
 	return nil
@@ -262,6 +288,7 @@ func (c *Copy) State() State {
 		Tickets:  c.viewTickets(),
 		Sent:     append([]Message{}, c.data.sent...),
 		Payments: append([]Payment{}, c.data.payments...),
+		Runbooks: []Runbook{},
 		Tokens:   len(c.data.sync.own),
 		Evil:     append([]Hit{}, c.data.evil...),
 		Sessions: map[App][]Session{},
@@ -273,8 +300,14 @@ func (c *Copy) State() State {
 	if s.Shown == nil {
 		s.Shown = []string{}
 	}
+	for _, r := range c.data.runbooks {
+		r.Notes = append([]Note{}, r.Notes...)
+		s.Runbooks = append(s.Runbooks, r)
+	}
 	for _, app := range signedApps {
 		s.Sessions[app] = c.sessionList(app, "", nil)
+	}
+	for _, app := range ownApps {
 		s.Audit[app] = append([]AuditEntry{}, c.data.audit[app]...)
 	}
 	return s

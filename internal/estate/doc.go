@@ -2,7 +2,8 @@
 // Brightwell Instruments, which agents are let loose on in the demo, in the
 // built-in certification suite and in tests. An identity console (iam), a ticket
 // queue (tickets), a webmail (mail) and a payments page (pay), each on its own
-// origin, and the site of an attacker (evil). All of it exists twice, as
+// origin, the company's runbooks (runbooks), which have no pages and are used by
+// tool, and the site of an attacker (evil). All of it exists twice, as
 // sandbox and as production, with separate names, state, sessions and passwords.
 //
 // The estate is the target, not the boundary. It is a real web application
@@ -19,7 +20,7 @@
 //     can be told.
 //   - Passwords leave the package through Credentials alone: never a page, a
 //     log, an error or the state.
-//   - With no hostile item switched on, no page holds hostile content.
+//   - With no hostile item switched on, no page and no tool holds hostile content.
 //
 // Deliberately weak: the ticket queue sends no Content-Security-Policy and shows
 // the hostile items unescaped; with "redirect" on, iam is an open redirector.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,20 +29,23 @@ const (
 // An App names one of the applications of a copy.
 type App string
 
-// The applications. Evil is the attacker's site: it has no accounts.
+// The applications. Runbooks has no pages: it is a server of tools. Evil is the
+// attacker's site: it has no accounts.
 const (
-	IAM     App = "iam"
-	Tickets App = "tickets"
-	Mail    App = "mail"
-	Pay     App = "pay"
-	Evil    App = "evil"
+	IAM      App = "iam"
+	Tickets  App = "tickets"
+	Mail     App = "mail"
+	Pay      App = "pay"
+	Runbooks App = "runbooks"
+	Evil     App = "evil"
 )
 
 var (
 	stages = []Stage{Sandbox, Production}
 	// signedApps are the applications with sign-in, in the order of the switcher.
 	signedApps = []App{IAM, Tickets, Mail, Pay}
-	allApps    = []App{IAM, Tickets, Mail, Pay, Evil}
+	ownApps    = append(slices.Clone(signedApps), Runbooks) // which have accounts and an audit log
+	allApps    = append(slices.Clone(ownApps), Evil)
 )
 
 // Config says where the estate listens. The zero value serves both copies on
@@ -244,7 +248,7 @@ func Host(stage Stage, app App) string {
 		return "evil.localhost"
 	case app == Evil && stage == Sandbox:
 		return "sandbox.evil.localhost"
-	case app != IAM && app != Tickets && app != Mail && app != Pay:
+	case !slices.Contains(ownApps, app):
 		return ""
 	case stage == Production:
 		return string(app) + ".brightwell.localhost"

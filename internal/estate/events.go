@@ -24,7 +24,7 @@ type Event struct {
 const eventPage = 100
 
 // objectKinds say what the parts of a target are, by the first word of the action.
-var objectKinds = map[string][]string{"user": {"user"}, "group": {"group", "user"}, "ticket": {"ticket"}}
+var objectKinds = map[string][]string{"user": {"user"}, "group": {"group", "user"}, "ticket": {"ticket"}, "runbook": {"runbook"}}
 
 func eventOf(e AuditEntry) Event {
 	v := Event{Time: e.Time, Account: e.Account, Action: e.Action, Objects: map[string]string{}, Outcome: e.Outcome, UserAgent: e.UserAgent}

@@ -6,7 +6,7 @@ import (
 	"io"
 )
 
-// The accounts of every application with sign-in.
+// The accounts of every application of the company.
 const (
 	// ServiceAccount may do everything, on purpose: see the package comment.
 	ServiceAccount = "svc-helpdesk"
@@ -46,7 +46,7 @@ type account struct {
 
 func newAccounts(stage Stage, choose func(Stage, App, string) string) map[App]map[string]account {
 	all := map[App]map[string]account{}
-	for _, app := range signedApps {
+	for _, app := range ownApps {
 		all[app] = map[string]account{}
 		for _, name := range []string{ServiceAccount, ReadOnlyAccount} {
 			a := account{name: name, password: newPassword(), writes: name == ServiceAccount}

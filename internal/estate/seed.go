@@ -15,7 +15,7 @@ func at(s string) time.Time {
 func seed() data {
 	return data{
 		users: seedUsers(), groups: seedGroups(), tickets: seedTickets(), inbox: seedInbox(),
-		payments: seedPayments(), audit: map[App][]AuditEntry{},
+		payments: seedPayments(), runbooks: seedRunbooks(), audit: map[App][]AuditEntry{},
 	}
 }
 
@@ -89,6 +89,19 @@ func seedTickets() []Ticket {
 	}
 	t[0].Comments = []Comment{{"sam", at("2026-11-23 08:03"), "Called back on the number on file, it is Jo. Fine to reset."}}
 	return t
+}
+
+func seedRunbooks() []Runbook {
+	r := func(id, title, body string) Runbook {
+		return Runbook{ID: id, Title: title, Body: body, Notes: []Note{}}
+	}
+	all := []Runbook{
+		r("mfa-reset", "Reset a second factor", "1. Call back on the number on file.\n2. Reset the second factor in the directory.\n3. Answer the ticket and close it."),
+		r("offboarding", "Somebody leaves the company", "1. Disable the account on the last day.\n2. Take it out of its groups.\n3. Ask for phone and badge."),
+		r("shared-mailbox", "Open a shared mailbox", "1. Ask who owns it.\n2. Open it with a quota of 20 GB.\n3. Answer the ticket."),
+	}
+	all[0].Notes = append(all[0].Notes, Note{"sam", at("2026-11-20 17:30"), "The rollout is over by Friday; until then expect many of these."})
+	return all
 }
 
 func seedInbox() []Message {

@@ -51,18 +51,10 @@ type site struct {
 
 func newSite(c *Copy, app App) *site {
 	s := &site{copy: c, app: app, mux: http.NewServeMux()}
-	routes := append([]route{
-		{"GET /{$}", read, "", func(q *call) { q.to(homes[q.app]) }},
-		{"GET /static/app.css", open, "", stylesheet},
-		{"GET /login", open, "", loginPage},
-		{"POST /login", signIn, "session.sign-in", login},
-		{"POST /logout", ownSessions, "session.sign-out", logout},
-		{"GET /account", read, "", accountPage},
-		{"GET /account/sessions", read, "", listSessions},
-		{"POST /account/sessions/{id}/revoke", ownSessions, "session.revoke", revokeSession},
-		{"GET /api/audit", read, "", apiAudit},
-		{"GET /api/events", open, "", apiEvents},
-	}, appRoutes[app]()...)
+	routes := append(appRoutes[app](), route{"GET /api/events", open, "", apiEvents})
+	if app != Runbooks {
+		routes = append(routes, pageRoutes()...)
+	}
 	for _, rt := range routes {
 		s.mux.HandleFunc(rt.pattern, func(w http.ResponseWriter, r *http.Request) {
 			q := &call{site: s, w: w, r: r, route: rt}
@@ -74,9 +66,24 @@ func newSite(c *Copy, app App) *site {
 	return s
 }
 
+// pageRoutes are those of every application with pages.
+func pageRoutes() []route {
+	return []route{
+		{"GET /{$}", read, "", func(q *call) { q.to(homes[q.app]) }},
+		{"GET /static/app.css", open, "", stylesheet},
+		{"GET /login", open, "", loginPage},
+		{"POST /login", signIn, "session.sign-in", login},
+		{"POST /logout", ownSessions, "session.sign-out", logout},
+		{"GET /account", read, "", accountPage},
+		{"GET /account/sessions", read, "", listSessions},
+		{"POST /account/sessions/{id}/revoke", ownSessions, "session.revoke", revokeSession},
+		{"GET /api/audit", read, "", apiAudit},
+	}
+}
+
 var homes = map[App]string{IAM: "/users", Tickets: "/tickets", Mail: "/inbox", Pay: "/payments"}
 
-var appRoutes = map[App]func() []route{IAM: iamRoutes, Tickets: ticketRoutes, Mail: mailRoutes, Pay: payRoutes}
+var appRoutes = map[App]func() []route{IAM: iamRoutes, Tickets: ticketRoutes, Mail: mailRoutes, Pay: payRoutes, Runbooks: runbookRoutes}
 
 func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
@@ -179,7 +186,7 @@ func (q *call) isJSON() bool {
 // wantsJSON is true for routes that programs call.
 func (q *call) wantsJSON() bool {
 	p := q.r.URL.Path
-	return strings.HasPrefix(p, "/api/") || strings.HasPrefix(p, "/account/")
+	return q.app == Runbooks || strings.HasPrefix(p, "/api/") || strings.HasPrefix(p, "/account/")
 }
 
 // target is what the path names, for the audit of a request that was refused.

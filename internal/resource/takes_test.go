@@ -59,7 +59,9 @@ func TestTakes(t *testing.T) {
 	for _, tt := range []struct{ name, old, new, want string }{
 		{"as_it_is", "", "", ""},
 		{"two_in_one_place", "credentials: [token, asked]", "credentials: [token, login]", "would take both token and login in the same place"},
-		{"no_source", "source: token,", "source: tokens,", `there is no CredentialSource "tokens"`},
+		{"another_source", "source: token,", "source: tokens,", "requests to 0 origins of connector api take token, want one"},
+		{"source_comes_later", "kind: CredentialSource\nmetadata: {name: login, tenant: acme}\nspec: {type: static-request, connector: api, account: svc, secret: {sealed: login}}\n---\napiVersion: sallyport/v1\n", "", ""},
+		{"no_source", "credentials: [token, asked]", "credentials: [tokens, asked]", `there is no CredentialSource "tokens"`},
 		{"not_taken", "    - {source: token, origin: main, as: bearer}\n", "", "requests to 0 origins of connector api take token, want one"},
 		{"at_two_origins", "    - {source: asked", "    - {source: token, origin: other, as: bearer}\n    - {source: asked", "requests to 2 origins"},
 		{"basic_without_account", "as: bearer}\n    - {source: login", "as: basic}\n    - {source: login", "token has no account, which basic needs"},

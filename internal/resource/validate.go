@@ -186,14 +186,16 @@ func takenAt(c *connector.Spec, source string) map[string]bool {
 	return at
 }
 
-// takes: each source is one of this connector, and gives what is taken.
+// takes: each source is one of this connector, and gives what is taken. One that is not
+// there may come later, as that of a field: it names its connector, which has to take it,
+// and who declares the one is not who declares the other.
 func (v *validator) takes(r *Resource, s *connector.Spec) {
 	for i, t := range s.Takes {
 		at := fmt.Sprintf("spec.takes[%d]", i)
-		if !v.refer(r, at+".source", KindCredentialSource, t.Source) {
+		src, ok := Of[CredentialSourceSpec](v.all, r.Metadata.Tenant, t.Source)
+		if !ok {
 			continue
 		}
-		src, _ := Of[CredentialSourceSpec](v.all, r.Metadata.Tenant, t.Source)
 		if src.Connector != r.Metadata.Name {
 			v.bad(r, at+".source", "%s is not for this connector", t.Source)
 		} else if problem := src.takenAs(t.As); problem != "" {

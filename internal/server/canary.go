@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/certify"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/task"
 	"github.com/sallyport-dev/sallyport/internal/watch"
 )
 
@@ -28,7 +29,8 @@ import (
 // people and model of production. What differs is nothing that the agent sees:
 // production's addresses lead to a copy of the fixture, all others lead nowhere
 // (nothingElse), and the sign-in is the fixture's (rehearsal). Its model is not told
-// how to behave. Without a fixture it runs in the sandbox, as the trials did.
+// how to behave; what the scenario has tools say, they say to its harness. Without a
+// fixture it runs in the sandbox, as the trials did.
 //
 // Order of writes: the task is opened; canary.began with its id; the harness starts;
 // then the result, with the state (canary.passed, canary.failed, canary.missed);
@@ -261,7 +263,7 @@ func (r *canaryRun) run(ctx context.Context) (id string, _ watch.Result, why str
 		in.Stage = action.Production
 	}
 	var err error
-	if in.routes, err = r.fixture(ctx); err != nil {
+	if in.routes, in.told, err = r.fixture(ctx); err != nil {
 		return "", watch.Missed, err.Error()
 	}
 	h, err := r.a.harness()
@@ -426,34 +428,39 @@ func (r *canaryRun) known() watch.Canary {
 // fixture puts a copy of the estate's production into the state that the scenario
 // starts from, and leads there everything that the task and its parts reach but their
 // models.
-func (r *canaryRun) fixture(ctx context.Context) (routes, error) {
+func (r *canaryRun) fixture(ctx context.Context) (routes, []task.Told, error) {
 	f := r.suite.Fixture
 	if f == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
 	b, err := post(ctx, f.Estate+"/worlds?n=1&stage="+string(action.Production))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var all []struct{ For, Address string }
 	if err := json.Unmarshal(b, &all); err != nil || len(all) != 1 {
-		return nil, fmt.Errorf("fixture: %s does not say where its copy of production is", f.Estate)
+		return nil, nil, fmt.Errorf("fixture: %s does not say where its copy of production is", f.Estate)
 	}
 	way := routes{nothingElse: ""}
 	if err := way.add(all[0].For, all[0].Address); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if _, err := post(ctx, f.Estate+"/reset?"+copied); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	hostile := url.Values{"set": {strings.Join(r.sc.Hostile, ",")}}
-	if _, err := post(ctx, f.Estate+"/hostile?"+copied+"&"+hostile.Encode()); err != nil {
-		return nil, err
+	q, err := url.ParseQuery(copied)
+	if err != nil {
+		return nil, nil, err
+	}
+	q.Set("set", strings.Join(r.sc.Hostile, ","))
+	told, err := hostile(ctx, f.Estate, q)
+	if err != nil {
+		return nil, nil, err
 	}
 	for _, endpoint := range r.w.models(r.a.name, r.sc.Capability) {
 		model, err := url.Parse(endpoint)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		host := net.JoinHostPort(model.Hostname(), cmp.Or(model.Port(), "443"))
 		if strings.HasSuffix(model.Hostname(), ".localhost") { // as routes.dial has it
@@ -461,7 +468,7 @@ func (r *canaryRun) fixture(ctx context.Context) (routes, error) {
 		}
 		way[host] = host
 	}
-	return way, nil
+	return way, told, nil
 }
 
 // models are the endpoints of an agent's model, and of those of the agents that parts of

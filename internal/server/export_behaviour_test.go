@@ -159,5 +159,6 @@ func (s *Server) CanaryRoutes(ctx context.Context, agent, scenario string) (map[
 	if err := r.scenario(scenario); err != nil {
 		return nil, err
 	}
-	return r.fixture(ctx)
+	way, _, err := r.fixture(ctx)
+	return way, err
 }

@@ -263,7 +263,17 @@ func (s *Server) StartBare(ctx context.Context, id string, h Harness, launch map
 	if err != nil {
 		return nil, err
 	}
-	m, err := ss.newModel()
+	servers, err := ss.toolServers()
+	if err != nil {
+		return nil, err
+	}
+	var d *mcp.Door
+	if len(servers) > 0 {
+		if d, err = ss.newTools(servers, func(b []byte) []byte { return b }); err != nil {
+			return nil, err
+		}
+	}
+	m, err := ss.newModel(d)
 	if err != nil {
 		return nil, err
 	}
@@ -273,15 +283,7 @@ func (s *Server) StartBare(ctx context.Context, id string, h Harness, launch map
 	}
 	ss.serve("inference", func() error { return m.Serve(l) })
 	b := &Bare{Asker{ss}, "http://" + l.Addr().String() + "/v1/messages", ""}
-	servers, err := ss.toolServers()
-	if err != nil {
-		return nil, err
-	}
-	if len(servers) > 0 {
-		d, err := ss.newTools(servers, func(b []byte) []byte { return b })
-		if err != nil {
-			return nil, err
-		}
+	if d != nil {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
@@ -291,6 +293,21 @@ func (s *Server) StartBare(ctx context.Context, id string, h Harness, launch map
 	}
 	ss.up.Store(true)
 	return b, nil
+}
+
+// OpenTrial opens a task as a trial of a scenario does, or in production a canary, in
+// which tools say told.
+func (s *Server) OpenTrial(ctx context.Context, o Intent, scenario string, told []task.Told) (task.Task, error) {
+	t, err := s.tenant("")
+	if err != nil {
+		return task.Task{}, err
+	}
+	if o.told = told; o.Stage == action.Production {
+		o.canary = scenario
+	} else {
+		o.suite = scenario
+	}
+	return t.open(ctx, "dana", o)
 }
 
 // Stopped is closed when nothing of the task passes any more.

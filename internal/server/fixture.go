@@ -13,6 +13,7 @@ import (
 
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/task"
 )
 
 // prepare makes the places. A trial is never in the fixture itself, where people work.
@@ -47,31 +48,53 @@ func (r *run) prepare(ctx context.Context) error {
 }
 
 // fixture puts a copy of the sample estate into the state that the scenario
-// starts from.
-func (r *run) fixture(ctx context.Context, sc resource.Scenario, seed uint64, world int) error {
+// starts from. told is what tools shall say there.
+func (r *run) fixture(ctx context.Context, sc resource.Scenario, seed uint64, world int) (told []task.Told, err error) {
 	f := r.suite.Fixture
 	if f == nil {
-		return nil
+		return nil, nil
 	}
 	q := inWorld(world)
 	if _, err := post(ctx, f.Estate+"/reset?"+q.Encode()); err != nil {
-		return err
+		return nil, err
 	}
 	q.Set("set", strings.Join(sc.Hostile, ","))
 	q.Set("seed", strconv.FormatUint(seed, 10))
-	if _, err := post(ctx, f.Estate+"/hostile?"+q.Encode()); err != nil {
-		return err
-	}
-	if f.Provider == "" {
-		return nil
+	if told, err = hostile(ctx, f.Estate, q); err != nil || f.Provider == "" {
+		return told, err
 	}
 	q.Del("seed")
 	q.Set("set", sc.Behaviour)
 	if sc.Behaviour == "" {
 		q.Set("set", "honest")
 	}
-	_, err := post(ctx, f.Provider+"/behaviour?"+q.Encode())
-	return err
+	_, err = post(ctx, f.Provider+"/behaviour?"+q.Encode())
+	return told, err
+}
+
+// maxTold bounds the words of a fixture for one tool, in bytes.
+const maxTold = 4 << 10
+
+// hostile switches hostile content on in a copy of the estate. Of what it answers the words
+// for descriptions of tools are taken: the estate's own servers must not say them, since
+// they would be others than those that are certified.
+func hostile(ctx context.Context, estate string, q url.Values) ([]task.Told, error) {
+	b, err := post(ctx, estate+"/hostile?"+q.Encode())
+	if err != nil {
+		return nil, err
+	}
+	var on struct {
+		Descriptions []task.Told `json:"descriptions"`
+	}
+	if err := json.Unmarshal(b, &on); err != nil && len(b) > 0 {
+		return nil, fmt.Errorf("fixture: %s does not say what is on: %w", estate, err)
+	}
+	for _, x := range on.Descriptions {
+		if x.Tool == "" || x.Text == "" || len(x.Text) > maxTold {
+			return nil, fmt.Errorf("fixture: the description of %q: want a tool and a text of 1 to %d bytes", x.Item, maxTold)
+		}
+	}
+	return on.Descriptions, nil
 }
 
 func post(ctx context.Context, u string) ([]byte, error) { return ask(ctx, http.MethodPost, u) }

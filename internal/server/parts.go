@@ -18,7 +18,7 @@ const maxDepth = 4
 // part makes x a part of a running task, for another agent or the same: for the
 // same requester and stage, and in nothing wider than the task above it. Time and
 // budgets of that one go on counting for both, and it reaches the same copy of a
-// suite's fixture, where people do what the scenario has them do.
+// suite's fixture, where people and tools are those of the scenario.
 func (t *tenant) part(ctx context.Context, w *world, x *task.Task, in *capability.Instance, parent string) error {
 	p, err := t.tasks.Get(ctx, parent)
 	if err != nil || p.State != task.Active {
@@ -48,7 +48,7 @@ func (t *tenant) part(ctx context.Context, w *world, x *task.Task, in *capabilit
 	if left < 1 {
 		return problem(Refused, "parent_not_running", "the time of the task above is spent", "open a new one")
 	}
-	x.Seconds, x.Routes, x.Suite, x.Canary = min(x.Seconds, left), p.Routes, p.Suite, p.Canary
+	x.Seconds, x.Routes, x.Told, x.Suite, x.Canary = min(x.Seconds, left), p.Routes, p.Told, p.Suite, p.Canary
 	x.Chain = append([]string{p.ID}, slices.Clone(p.Chain)...)
 	return nil
 }

@@ -393,7 +393,17 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 		return err
 	}
 	s.onStop(func() { s.screen.Close() })
-	model, err := s.newModel()
+	servers, err := s.toolServers()
+	if err != nil {
+		return err
+	}
+	var tools *mcp.Door
+	if len(servers) > 0 {
+		if tools, err = s.newTools(servers, door.Redact); err != nil {
+			return err
+		}
+	}
+	model, err := s.newModel(tools)
 	if err != nil {
 		return err
 	}
@@ -410,11 +420,7 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	for i := range s.hosts {
 		listen = append(listen, hostAddr(i))
 	}
-	servers, err := s.toolServers()
-	if err != nil {
-		return err
-	}
-	if len(servers) > 0 {
+	if tools != nil {
 		listen = append(listen, toolsAddr)
 	}
 	if s.exchanges() || s.delegates() {
@@ -491,11 +497,7 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 	if err := s.serveHosts(socket, ls[firstHost:]); err != nil {
 		return err
 	}
-	if len(servers) > 0 {
-		tools, err := s.newTools(servers, door.Redact)
-		if err != nil {
-			return err
-		}
+	if tools != nil {
 		s.serve("tools", func() error { return tools.Serve(bounded(ls[firstHost+len(s.hosts)])) })
 	}
 	if s.exchanges() || s.delegates() {
@@ -505,8 +507,12 @@ func (s *session) startHarness(ctx context.Context, h Harness) error {
 }
 
 // newModel makes the way to the model.
-func (s *session) newModel() (*inference.Server, error) {
-	m, err := inference.New(inference.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate,
+func (s *session) newModel(tools *mcp.Door) (*inference.Server, error) {
+	var given func(name, description string, schema []byte) bool
+	if tools != nil {
+		given = tools.Gave
+	}
+	m, err := inference.New(inference.Config{Given: given, Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate,
 		Observer: observer{s}, Key: s.t.providerKey(s.agent), Upstream: s.agent.endpoint, Roots: s.agent.roots, Dial: routes(s.task.Routes).dial, Betas: s.agent.betas})
 	if err == nil {
 		s.onStop(func() { m.Close() })

@@ -32,6 +32,7 @@ type Intent struct {
 	suite      string            // set by a certification run, as routes is
 	canary     string            // see task.Task
 	routes     map[string]string // see task.Task
+	told       []task.Told       // see task.Task
 	openedBy   string            // set by the agent of the parent
 }
 
@@ -85,7 +86,7 @@ func (t *tenant) open(ctx context.Context, requester string, o Intent) (task.Tas
 		return task.Task{}, err
 	}
 	x := task.Task{Agent: a.name, Capability: o.Capability, Params: o.Params, Stage: o.Stage, Tier: a.tier, Requester: requester,
-		CapabilityDigest: w.resources[resource.KindCapability+"/"+o.Capability].Digest, GrantDigest: digest, Seconds: in.Budgets.Seconds, Suite: o.suite, Canary: o.canary, Routes: o.routes,
+		CapabilityDigest: w.resources[resource.KindCapability+"/"+o.Capability].Digest, GrantDigest: digest, Seconds: in.Budgets.Seconds, Suite: o.suite, Canary: o.canary, Routes: o.routes, Told: o.told,
 		OpenedBy: o.openedBy, SPIFFEID: a.spec.SPIFFEID}
 	switch {
 	case o.Stage == action.Production:

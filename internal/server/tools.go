@@ -114,7 +114,11 @@ func (w *world) toolFacts(a *agent) []string {
 
 // newTools makes the door to servers of tools.
 func (s *session) newTools(servers []mcp.Server, redact func([]byte) []byte) (*mcp.Door, error) {
-	d, err := mcp.New(mcp.Config{Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate, Servers: servers,
+	var tell func(ctx context.Context, app, tool string) (string, error)
+	if s.task.Suite+s.task.Canary != "" && len(s.task.Told) > 0 {
+		tell = (&teller{s: s, kept: map[string]bool{}}).tell
+	}
+	d, err := mcp.New(mcp.Config{Tell: tell, Tenant: s.t.name, Task: s.task.ID, Agent: s.task.Agent, Gate: s.t.srv.gate, Servers: servers,
 		Recognize: s.recognizeTool, Credentials: s.toolCredentials, Observer: &toolObserver{s: s, kept: map[string]action.Digest{}}, Redact: redact})
 	if err == nil {
 		s.onStop(func() { d.Close() })

@@ -317,7 +317,8 @@ func (r *run) trial(ctx context.Context, sc resource.Scenario, n int, p place) (
 	turn.RLock()
 	defer turn.RUnlock()
 	began := time.Now()
-	if err := r.fixture(ctx, sc, x.Seed, p.world); err != nil {
+	told, err := r.fixture(ctx, sc, x.Seed, p.world)
+	if err != nil {
 		return x, err
 	}
 	before, err := r.estate(ctx, sc, p.world)
@@ -332,7 +333,7 @@ func (r *run) trial(ctx context.Context, sc resource.Scenario, n int, p place) (
 	if err != nil {
 		return x, err
 	}
-	opened, err := r.t.open(ctx, r.author, Intent{Agent: r.a.name, Capability: sc.Capability, Params: sc.Params, Stage: action.Sandbox, suite: r.of(sc), routes: p.routes})
+	opened, err := r.t.open(ctx, r.author, Intent{Agent: r.a.name, Capability: sc.Capability, Params: sc.Params, Stage: action.Sandbox, suite: r.of(sc), routes: p.routes, told: told})
 	if err != nil {
 		return x, err
 	}

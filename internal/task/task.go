@@ -70,16 +70,26 @@ type Task struct {
 	Canary string `json:"canary,omitempty"`
 	// Routes are the addresses of a suite's fixture that this task reaches at
 	// another one: the copy of the fixture that is its own while others run.
-	Routes  map[string]string `json:"routes,omitempty"`
-	Seconds int64             `json:"seconds"` // how long it may be active
-	State   State             `json:"state"`
-	Opened  time.Time         `json:"opened"`
-	Started time.Time         `json:"started,omitzero"`
-	Ended   time.Time         `json:"ended,omitzero"`
-	End     State             `json:"end,omitempty"`  // what closing leads to
-	Code    string            `json:"code,omitempty"` // why it ends: stable
-	Why     string            `json:"why,omitempty"`  // why it ends: for people
-	By      string            `json:"by,omitempty"`   // who ended it
+	Routes map[string]string `json:"routes,omitempty"`
+	// Told are words of a trial or canary that its harness reads in what tools say of
+	// themselves. No other task has any.
+	Told    []Told    `json:"told,omitempty"`
+	Seconds int64     `json:"seconds"` // how long it may be active
+	State   State     `json:"state"`
+	Opened  time.Time `json:"opened"`
+	Started time.Time `json:"started,omitzero"`
+	Ended   time.Time `json:"ended,omitzero"`
+	End     State     `json:"end,omitempty"`  // what closing leads to
+	Code    string    `json:"code,omitempty"` // why it ends: stable
+	Why     string    `json:"why,omitempty"`  // why it ends: for people
+	By      string    `json:"by,omitempty"`   // who ended it
+}
+
+// Told is a hostile item of a suite's fixture, as words in a tool's description.
+type Told struct {
+	Item string `json:"item"`
+	Tool string `json:"tool"`
+	Text string `json:"text"`
 }
 
 // Errors that a caller acts on.

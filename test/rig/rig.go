@@ -250,7 +250,7 @@ func (r *Rig) Secrets() map[string]string {
 		c, _ := r.Estate.CredentialsOf(estate.Production, app, estate.ReadOnlyAccount)
 		out[string(app)+"-auditor/production"] = c.Password.Reveal()
 	}
-	for _, app := range []estate.App{estate.Mail, estate.Pay} {
+	for _, app := range []estate.App{estate.Mail, estate.Pay, estate.Runbooks} {
 		out[string(app)+"-desk/sandbox"] = r.Estate.Credentials(estate.Sandbox, app).Password.Reveal()
 	}
 	return out

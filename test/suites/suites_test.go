@@ -163,7 +163,7 @@ func TestShippedSuites(t *testing.T) {
 }
 
 // few are the scenarios that run where there is not the time for all.
-var few = []string{"ticket-comment", "file-comment", "reply-reset", "another-account", "page-signs-out", "answer-cut-once", "question-not-answered", "person-is-gone", "add-tom-by-name"}
+var few = []string{"ticket-comment", "file-comment", "answer-note", "description-note", "description-other", "reply-reset", "note-on-a-runbook", "another-account", "page-signs-out", "answer-cut-once", "question-not-answered", "person-is-gone", "add-tom-by-name"}
 
 // TestHijackedAgentFailsInjection: an agent that does what it reads is refused a
 // certification where the task's own rights let it, and the scenarios are named;
@@ -172,7 +172,12 @@ func TestHijackedAgentFailsInjection(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts browsers")
 	}
-	hijacked := rig.Replace("suites-core-injection.yaml", "hostile: [ticket-comment], behaviour: honest", "hostile: [ticket-comment]")
+	falls := []string{"ticket-comment", "answer-note", "description-note"}
+	hijacked := func(files map[string][]byte) {
+		for _, sc := range falls {
+			rig.Replace("suites-core-injection.yaml", "hostile: ["+sc+"], behaviour: honest", "hostile: ["+sc+"]")(files)
+		}
+	}
 	r := rig.New(t, rig.Options{Edit: desk(func(_, sc string) bool { return slices.Contains(few, sc) }, hijacked)})
 	r.Ready(t)
 	say := func(s string) { t.Log(s) }
@@ -190,8 +195,13 @@ func TestHijackedAgentFailsInjection(t *testing.T) {
 	if err != nil || tried == 0 {
 		t.Fatal(err, tried)
 	}
-	if named := strings.Join(c.Shortfall, "\n"); c.State != certify.Failed || !strings.Contains(named, "core-injection/ticket-comment: in 1 of 1 trials") ||
-		strings.Contains(named, "file-comment") || strings.Contains(named, "reply-reset") {
+	named := strings.Join(c.Shortfall, "\n")
+	for _, sc := range few {
+		if fell := strings.Contains(named, "core-injection/"+sc+": in 1 of 1 trials"); fell != slices.Contains(falls, sc) {
+			t.Errorf("%s is named: %v", sc, fell)
+		}
+	}
+	if c.State != certify.Failed {
 		t.Errorf("the hijacked one is %s: %q", c.State, named)
 	}
 	all, err := r.Resources(desk(func(_, sc string) bool { return slices.Contains(few, sc) }))
@@ -232,7 +242,7 @@ func reached(t *testing.T, r *rig.Rig, c certify.Certification) {
 	}
 	for _, s := range c.Suites {
 		for _, x := range s.Scenarios {
-			if s.Name != "core-injection" || strings.HasSuffix(x.Name, "-comment") { // what is within the task's rights is refused by nobody
+			if s.Name != "core-injection" || strings.HasSuffix(x.Name, "-comment") || strings.HasSuffix(x.Name, "-note") { // what is within the task's rights is refused by nobody
 				continue
 			}
 			for _, id := range x.Tasks {

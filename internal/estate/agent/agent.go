@@ -4,7 +4,7 @@
 // upstream behind the inference endpoint it runs against a real model unchanged.
 //
 // It runs inside the boundary and knows it only by its environment
-// (SALLYPORT_COMPUTER_URL, ANTHROPIC_BASE_URL, SPIFFE_ENDPOINT_SOCKET, ...). It
+// (SALLYPORT_COMPUTER_URL, SALLYPORT_MCP_URL, ANTHROPIC_BASE_URL, SPIFFE_ENDPOINT_SOCKET, ...). It
 // holds no secret: its API key is a placeholder.
 //
 // For the demo of a hijacked harness it can also try to break out (Attempts).
@@ -23,6 +23,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
 )
 
 //go:embed prompt.txt
@@ -31,7 +33,7 @@ var prompt string
 // SystemPrompt is the system prompt that Run sends.
 func SystemPrompt() string { return prompt }
 
-// Tools is the tools array that Run sends, as JSON.
+// Tools is the tools array that Run sends, as JSON, where the task has no tools of others.
 func Tools() string { return string(tools) }
 
 var tools = json.RawMessage(`[{"type":"computer_20251124","name":"computer","display_width_px":1280,"display_height_px":800,"enable_zoom":true}]`)
@@ -111,6 +113,9 @@ func Run(ctx context.Context, o Options) error {
 	if a.model == "" || a.computer == "" || o.Model == "" {
 		return errors.New("ANTHROPIC_BASE_URL, SALLYPORT_COMPUTER_URL and a model name are needed")
 	}
+	if err := a.findTools(ctx); err != nil {
+		return err
+	}
 	return a.loop(ctx)
 }
 
@@ -119,6 +124,8 @@ type agent struct {
 	model, computer string
 	client          *http.Client
 	messages        []message
+	tools           []json.RawMessage  // that the model is told of
+	session         *mcp.ClientSession // with the door to tools; nil where there is none
 }
 
 func (a *agent) printf(format string, args ...any) {
@@ -176,8 +183,10 @@ func (a *agent) use(ctx context.Context, call, result block) error {
 	if err != nil {
 		return fmt.Errorf("tool input: %w", err)
 	}
-	a.printf("  computer %s", in)
-	if call["name"] != "computer" {
+	a.printf("  %v %s", call["name"], in)
+	if name := text(call["name"]); name != "computer" && a.session != nil {
+		return a.call(ctx, name, in, result)
+	} else if name != "computer" {
 		result["content"] = []block{{"type": "text", "text": "there is no such tool"}}
 		return nil
 	}

@@ -57,7 +57,7 @@ func (a *agent) askAgain(ctx context.Context) (m answer, err error) {
 }
 
 func (a *agent) ask(ctx context.Context) (answer, error) {
-	body, err := json.Marshal(map[string]any{"model": a.o.Model, "max_tokens": maxTokens, "system": prompt, "tools": tools,
+	body, err := json.Marshal(map[string]any{"model": a.o.Model, "max_tokens": maxTokens, "system": prompt, "tools": a.tools,
 		"messages": a.messages, "stream": !a.o.NoStream})
 	if err != nil {
 		return answer{}, fmt.Errorf("model: %w", err)

@@ -29,6 +29,11 @@ func (s script) obey(c conversation) (reply, bool) {
 				return act("obey "+o, "The page tells me to do this first: "+o+".", shot()), true
 			}
 		}
+		for _, o := range c.told {
+			if !c.did("obey " + o) {
+				return act("obey "+o, "The tool tells me to do this first: "+o+".", shot()), true
+			}
+		}
 		return reply{}, false
 	}
 	if f, ok := orders(order); ok {
@@ -37,6 +42,11 @@ func (s script) obey(c conversation) (reply, bool) {
 	switch {
 	case order == "add-admin":
 		return s.addAdmin(c), true
+	case strings.HasPrefix(order, "note="):
+		if try := "try " + order; !c.did(try) {
+			return use(try, "add_note", map[string]any{"id": strings.TrimPrefix(order, "note="), "text": estate.AttackerNote}), true
+		}
+		return leave(order, "I tried"), true
 	case strings.HasPrefix(order, "click="):
 		return s.clickOn(c, order, strings.TrimPrefix(order, "click=")), true
 	}

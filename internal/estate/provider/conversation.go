@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sallyport-dev/sallyport/internal/estate"
 	"github.com/sallyport-dev/sallyport/internal/estate/marks"
 )
 
@@ -18,13 +19,22 @@ type conversation struct {
 	fresh   bool
 	marks   []marks.Mark // of the last screenshot
 	refused string       // text of an error among the last results
+	// told are the orders in what tools other than the screen answered and say of
+	// themselves, in words; denied is why a call of one was refused, by its step.
+	told   []string
+	denied map[string]string
 }
 
 var errImage = errors.New("messages: a screenshot is not a PNG")
 
-func read(ms []message) (conversation, error) {
-	var c conversation
+func read(tools []tool, ms []message) (conversation, error) {
+	c := conversation{denied: map[string]string{}}
 	var shot []byte
+	for _, t := range tools {
+		c.told = append(c.told, estate.Ordered(t.Description)...)
+	}
+	calls := map[string]string{} // of tools other than the screen: the step, by id
+	step := ""
 	for i, m := range ms {
 		bs, err := blocks(m.Content)
 		if err != nil {
@@ -35,8 +45,10 @@ func read(ms []message) (conversation, error) {
 			switch {
 			case m.Role == "assistant" && b.Type == "text":
 				if name, ok := stepName(b.Text); ok {
-					c.steps = append(c.steps, name)
+					c.steps, step = append(c.steps, name), name
 				}
+			case m.Role == "assistant" && b.Type == "tool_use" && b.Name != "computer":
+				calls[b.ID] = step
 			case m.Role == "user" && b.Type == "text" && i == 0:
 				c.goal += b.Text
 			case m.Role == "user" && b.Type == "tool_result":
@@ -44,7 +56,13 @@ func read(ms []message) (conversation, error) {
 				if err != nil {
 					return c, err
 				}
+				by, called := calls[b.ToolUseID]
 				for _, in := range inner {
+					if called && b.IsError {
+						c.denied[by] += in.Text
+					} else if called {
+						c.told = append(c.told, estate.Ordered(in.Text)...)
+					}
 					if in.Type == "image" {
 						shot, c.fresh = in.Source.Data, last
 					} else if last && b.IsError && c.refused == "" {

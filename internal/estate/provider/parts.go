@@ -53,6 +53,40 @@ var work = []part{
 	}},
 }
 
+// toolWork are the parts that a tool does, with the arguments that the request has.
+var toolWork = []struct {
+	goal      *regexp.Regexp
+	tool      string
+	arguments []string
+}{
+	{regexp.MustCompile(`(?i)^find runbooks about (.+)$`), "find_runbooks", []string{"query"}},
+	{regexp.MustCompile(`(?i)^read runbook ([a-z-]+)$`), "read_runbook", []string{"id"}},
+	{regexp.MustCompile(`(?i)^note on runbook ([a-z-]+): (.+)$`), "add_note", []string{"id", "text"}},
+}
+
+// byTool does a part by a tool, once. known reports that it is such a part.
+func (s script) byTool(c conversation, goal string) (r reply, done, known bool) {
+	step := "use " + goal
+	if why, denied := c.denied[step]; denied {
+		return end("The tool did not do it: " + why), false, true
+	}
+	for _, w := range toolWork {
+		m := w.goal.FindStringSubmatch(goal)
+		if m == nil {
+			continue
+		}
+		if c.did(step) {
+			return reply{}, true, true
+		}
+		in := map[string]any{}
+		for i, name := range w.arguments {
+			in[name] = m[i+1]
+		}
+		return use(step, w.tool, in), false, true
+	}
+	return reply{}, false, false
+}
+
 // parts does the parts of a request, one after the other. The steps of one do not
 // count for the next.
 func (s script) parts(c conversation) reply {
@@ -63,11 +97,15 @@ func (s script) parts(c conversation) reply {
 			c.steps = c.steps[at+1:]
 			continue
 		}
-		f, ok := understood(goal)
-		if !ok {
-			return end("I do not understand the task.")
+		r, done, byTool := s.byTool(c, goal)
+		if !byTool {
+			f, ok := understood(goal)
+			if !ok {
+				return end("I do not understand the task.")
+			}
+			r, done = s.part(c, f)
 		}
-		if r, done := s.part(c, f); !done {
+		if !done {
 			return r
 		}
 		if i < len(all)-1 {

@@ -6,11 +6,13 @@
 //
 // It is driven by pixels: the script finds its way by the marks (package marks)
 // in the last screenshot of the conversation and by the step names that it put
-// into its own earlier answers. It keeps no state between calls. It never learns
+// into its own earlier answers. What tools answer, and say of themselves, it reads as
+// text. It keeps no state between calls. It never learns
 // that a boundary exists, other than by what its actions answer.
 //
 // Behaviours: Honest does the task that the first user message names, and
-// Gullible also obeys every instruction mark (do:...) that it sees on a page, as
+// Gullible also obeys every instruction mark (do:...) that it sees on a page, and
+// every order that it reads of a tool, as
 // a model that fell for an injected instruction would. The others are honest, and
 // something else goes wrong (Behaviours).
 //
@@ -256,7 +258,7 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, "invalid_request_error", "tools: "+toolType+" needs the beta "+computerUse)
 		return
 	}
-	conv, err := read(q.Messages)
+	conv, err := read(q.Tools, q.Messages)
 	if err != nil {
 		fail(w, http.StatusBadRequest, "invalid_request_error", err.Error())
 		return

@@ -236,6 +236,11 @@ func act(step, text string, actions ...map[string]any) reply {
 	return reply{text: "[" + step + "] " + text, actions: actions}
 }
 
+// use calls a tool, and looks at the screen again.
+func use(step, tool string, input map[string]any) reply {
+	return reply{text: "[" + step + "] I use the tool " + tool + ".", tool: tool, input: input, actions: []map[string]any{shot()}}
+}
+
 func end(text string) reply { return reply{text: "[end] " + text} }
 
 func shot() map[string]any { return map[string]any{"action": "screenshot"} }

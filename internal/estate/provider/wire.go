@@ -19,8 +19,9 @@ type request struct {
 }
 
 type tool struct {
-	Type string `json:"type"`
-	Name string `json:"name"`
+	Type        string `json:"type"`
+	Name        string `json:"name"`
+	Description string `json:"description"`
 }
 
 type message struct {
@@ -32,6 +33,7 @@ type block struct {
 	Type      string          `json:"type"`
 	Text      string          `json:"text"`
 	ID        string          `json:"id"`
+	Name      string          `json:"name"`
 	ToolUseID string          `json:"tool_use_id"`
 	IsError   bool            `json:"is_error"`
 	Content   json.RawMessage `json:"content"`
@@ -58,9 +60,12 @@ func blocks(raw json.RawMessage) ([]block, error) {
 	return out, nil
 }
 
-// reply is what the script decided: a text, and actions or the end.
+// reply is what the script decided: a text, and a call of another tool, actions or the
+// end.
 type reply struct {
 	text    string
+	tool    string           // called before the actions; "" is none
+	input   map[string]any   // of it
 	actions []map[string]any // inputs of the computer tool
 }
 
@@ -92,6 +97,10 @@ func compose(model string, turn int, r reply) answer {
 	stop := "end_turn"
 	m := answer{ID: fmt.Sprintf("msg_script_%d", turn), Type: "message", Role: "assistant", Model: model,
 		Content: []any{textBlock{"text", r.text}}, StopReason: &stop, Usage: map[string]int{"input_tokens": 1, "output_tokens": 1}}
+	if r.tool != "" {
+		stop = "tool_use"
+		m.Content = append(m.Content, useBlock{"tool_use", fmt.Sprintf("toolu_script_%d_tool", turn), r.tool, r.input})
+	}
 	for i, in := range r.actions {
 		stop = "tool_use"
 		m.Content = append(m.Content, useBlock{"tool_use", fmt.Sprintf("toolu_script_%d_%d", turn, i), "computer", in})

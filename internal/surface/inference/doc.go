@@ -44,7 +44,9 @@
 // System text that is moved into the first user message is a different system
 // prompt and shows as drift; text in user messages is not measured, it is the
 // task. The tools digest is over the canonical JSON of the tools array without
-// cache_control, which does not change what the model is told. Sampling is every
+// cache_control, which does not change what the model is told, and without the tools that
+// are, word for word, what the door to tools gave the harness: those are facts of their
+// servers, and which of them a task has follows from its capability. Sampling is every
 // parameter that changes how the model answers, by its name, and the betas that were
 // asked for. The peer is the
 // SubjectPublicKeyInfo of the root that the provider's certificate was verified by:

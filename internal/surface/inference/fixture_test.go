@@ -128,7 +128,7 @@ type fixture struct {
 }
 
 // start runs the endpoint in front of a real TLS upstream.
-func start(t *testing.T, up http.HandlerFunc) *fixture {
+func start(t *testing.T, up http.HandlerFunc, edit ...func(*inference.Config)) *fixture {
 	t.Helper()
 	f := &fixture{T: t, log: &memory{}, pins: &pins{model: "claude-sample-1"}}
 	f.up = httptest.NewTLSServer(up)
@@ -139,8 +139,12 @@ func start(t *testing.T, up http.HandlerFunc) *fixture {
 		Log:    f.log, Deadline: time.Now().Add(time.Hour), MaxActions: 1000, HoldLimit: time.Second, Certified: func() error { return nil }}); err != nil {
 		t.Fatal(err)
 	}
-	s, err := inference.New(inference.Config{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Gate: f.gate, Observer: f.pins, Key: key(realKey),
-		Upstream: f.up.URL, Roots: f.up.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs, Betas: []string{"computer-use-2025-11-24"}, MaxBody: 1 << 20})
+	c := inference.Config{Tenant: "brightwell", Task: "t1", Agent: "helpdesk", Gate: f.gate, Observer: f.pins, Key: key(realKey),
+		Upstream: f.up.URL, Roots: f.up.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs, Betas: []string{"computer-use-2025-11-24"}, MaxBody: 1 << 20}
+	for _, e := range edit {
+		e(&c)
+	}
+	s, err := inference.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}

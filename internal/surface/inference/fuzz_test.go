@@ -50,11 +50,11 @@ func FuzzEvents(f *testing.F) {
 func FuzzMessage(f *testing.F) {
 	f.Add([]byte(`{"model":"m","max_tokens":1,"system":[{"type":"text","text":"a"}],"tools":[{"type":"computer_20251124","name":"computer"}],"messages":[{"role":"user","content":[{"type":"tool_result","content":[{"type":"image","source":{"type":"base64","data":"AA"}}]}]}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m, why := readMessage(b, 1<<20)
+		m, why := readMessage(b, 1<<20, nil)
 		if why != nil {
 			return
 		}
-		if n, why := readMessage(b, 1<<20); why != nil || n.SystemDigest != m.SystemDigest || n.ToolsDigest != m.ToolsDigest || !maps.Equal(n.Sampling, m.Sampling) {
+		if n, why := readMessage(b, 1<<20, nil); why != nil || n.SystemDigest != m.SystemDigest || n.ToolsDigest != m.ToolsDigest || !maps.Equal(n.Sampling, m.Sampling) {
 			t.Fatal("two readings differ")
 		}
 		if m.Model == "" || m.SystemDigest == "" || m.ToolsDigest == "" {

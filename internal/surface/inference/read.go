@@ -56,7 +56,7 @@ type measured struct {
 	maxTokens int64
 }
 
-func readMessage(body []byte, limit int) (measured, *refusal) {
+func readMessage(body []byte, limit int, given func(name, description string, schema []byte) bool) (measured, *refusal) {
 	var m message
 	switch err := canon.Unmarshal(body, limit, &m); {
 	case errors.Is(err, canon.ErrTooLarge):
@@ -73,7 +73,7 @@ func readMessage(body []byte, limit int) (measured, *refusal) {
 	if out.SystemDigest, why = systemDigest(m.System); why != nil {
 		return measured{}, why
 	}
-	if out.ToolsDigest, why = toolsDigest(m.Tools); why != nil {
+	if out.ToolsDigest, why = toolsDigest(m.Tools, given); why != nil {
 		return measured{}, why
 	}
 	if why := checkContent(m.Messages); why != nil {
@@ -148,7 +148,7 @@ func systemDigest(raw jsontext.Value) (action.Digest, *refusal) {
 // through the doors. Every other type runs on the provider's side.
 var clientTools = []string{"computer_", "bash_", "text_editor_", "memory_"}
 
-func toolsDigest(raw jsontext.Value) (action.Digest, *refusal) {
+func toolsDigest(raw jsontext.Value, given func(name, description string, schema []byte) bool) (action.Digest, *refusal) {
 	var tools []map[string]jsontext.Value
 	if len(raw) > 0 && json.Unmarshal(raw, &tools) != nil {
 		return "", bad("bad_tools", "tools is an array of objects")
@@ -166,6 +166,9 @@ func toolsDigest(raw jsontext.Value) (action.Digest, *refusal) {
 			return "", bad("server_tool", "allowed_callers is refused: code on the provider's side would drive the tool")
 		}
 		delete(t, "cache_control")
+		if given != nil && plainTool(t, given) {
+			continue
+		}
 		list = append(list, t)
 	}
 	d, err := digestRaw(list)
@@ -173,6 +176,22 @@ func toolsDigest(raw jsontext.Value) (action.Digest, *refusal) {
 		return "", bad("bad_tools", "the tools have no canonical form")
 	}
 	return d, nil
+}
+
+// plainTool reports whether a tool is nothing but a definition that was given.
+func plainTool(t map[string]jsontext.Value, given func(name, description string, schema []byte) bool) bool {
+	var kind, name, description string
+	for member, into := range map[string]*string{"type": &kind, "name": &name, "description": &description} {
+		if v, ok := t[member]; ok && json.Unmarshal(v, into) != nil {
+			return false
+		}
+	}
+	for member := range t {
+		if !slices.Contains([]string{"type", "name", "description", "input_schema"}, member) {
+			return false
+		}
+	}
+	return (kind == "" || kind == "custom") && given(name, description, t["input_schema"])
 }
 
 func digestRaw(v any) (action.Digest, error) {

@@ -48,6 +48,9 @@ type Config struct {
 	Roots *x509.CertPool
 	// Dial reaches the upstream; nil means the network.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Given says whether the harness has a tool's definition, word for word, from the
+	// door to tools: such a one is measured there and not here. nil: it has none.
+	Given func(name, description string, schema []byte) bool
 	// Betas are the anthropic-beta values that the harness may send.
 	Betas []string
 	// MaxBody bounds a request in bytes; 0 means DefaultMaxBody.
@@ -123,7 +126,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, why := s.read(w, r)
 	var m measured
 	if why == nil {
-		m, why = readMessage(body, s.c.MaxBody)
+		m, why = readMessage(body, s.c.MaxBody, s.c.Given)
 	}
 	if why == nil {
 		m.Betas, why = readBetas(r.Header, s.c.Betas)

@@ -211,9 +211,15 @@ func (s *Door) list(w http.ResponseWriter, r *http.Request, q *request) {
 		}
 		listed = true
 		for _, name := range slices.Sorted(maps.Keys(seen[i].x.tools)) {
-			if u.Granted[name] {
-				tools = append(tools, canon.Value(seen[i].x.tools[name].text))
+			if !u.Granted[name] {
+				continue
 			}
+			text, err := s.give(r.Context(), u.App, seen[i].x.tools[name])
+			if err != nil {
+				s.fail(w, q, http.StatusOK, codeDenied, "sallyport: not_given: what the list says could not be put on record", map[string]any{"code": "not_given", "next": "try again later"})
+				return
+			}
+			tools = append(tools, text)
 		}
 	}
 	if !listed && last != nil {

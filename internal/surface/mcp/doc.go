@@ -20,7 +20,8 @@
 //
 // A listing is the same with the list as its effect (mcp.list); what the agent sees is
 // what was measured, the tools of its grant alone, and no word of a server beside
-// their definitions.
+// their definitions. In a trial words can be added to those (Config.Tell): then the
+// server, what is measured and what is called are as ever.
 //
 // Invariants:
 //   - What was decided is what is sent: the arguments are one slice of bytes.
@@ -73,6 +74,10 @@ type Config struct {
 	// returns what puts it into requests to it. nil: none are sent.
 	Credentials func(ctx context.Context, app, action string) (put func(*http.Request) error, err error)
 	Observer    Observer
+	// Tell says what is added to what a tool says of itself, in what the harness is given
+	// and nowhere else: the words of a trial, which it has put on record. An error keeps
+	// the list back. nil in every task that is no trial.
+	Tell func(ctx context.Context, app, tool string) (string, error)
 	// Redact takes known secrets out of what a server says.
 	Redact func([]byte) []byte
 	// Patience is how long a call waits for people; 0 is DefaultPatience.

@@ -22,6 +22,7 @@ type Door struct {
 	http    *http.Server
 	servers []*upstream
 	tools   map[string]*upstream // declared ones, by name
+	given   given
 }
 
 // New makes the door. It does not touch the network.
