@@ -21,10 +21,10 @@ func (v *validator) audit(r *Resource, s *connector.Spec) {
 			v.bad(r, at, "%s is what the log is read with", source)
 		}
 	}
-	if !v.refer(r, at, KindCredentialSource, name) {
-		return
+	src, ok := Of[CredentialSourceSpec](v.all, r.Metadata.Tenant, name)
+	if !ok {
+		return // it comes later, as one that requests take; until then the log is not read
 	}
-	src, _ := Of[CredentialSourceSpec](v.all, r.Metadata.Tenant, name)
 	switch {
 	case src.Connector != r.Metadata.Name:
 		v.bad(r, at, "%s is not for this connector", name)

@@ -56,7 +56,13 @@ spec:
 func TestAuditorsCredential(t *testing.T) {
 	for _, tt := range []struct{ name, old, new, want string }{
 		{"as_it_is", "", "", ""},
-		{"nobody", "credential: {source: auditor", "credential: {source: nobody", `spec.audit.credential.source: there is no CredentialSource "nobody"`},
+		{"comes later", "metadata: {name: auditor, tenant: acme}", "metadata: {name: other, tenant: acme}", "requests to 0 origins of connector api take other"},
+		{"comes later, alone", `---
+apiVersion: sallyport/v1
+kind: CredentialSource
+metadata: {name: auditor, tenant: acme}
+spec: {type: static-request, connector: api, secret: {sealed: auditor}}
+`, "", ""},
 		{"a task's", "credential: {source: auditor", "credential: {source: token", "requests of tasks take token"},
 		{"given to a task", "credentials: [token]", "credentials: [token, auditor]", "and no task is given it"},
 		{"another type", "metadata: {name: auditor, tenant: acme}\nspec: {type: static-request", "metadata: {name: auditor, tenant: acme}\nspec: {type: static-field", "is of type static-field"},

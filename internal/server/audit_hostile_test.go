@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
@@ -80,6 +81,33 @@ spec: {type: static-request, connector: crm, secret: {sealed: crm-auditor}}
 		t.Fatal(err)
 	}
 	return c
+}
+
+// TestAuditorComesLater: who declares the connector does not declare the source with which
+// its log is read. Until it is there the log is not read, and that is said.
+func TestAuditorComesLater(t *testing.T) {
+	var whole []byte
+	later := true
+	c := newCRM(t, func(files map[string][]byte) {
+		whole = files["credentials.yaml"]
+		if later {
+			files["credentials.yaml"] = whole[:bytes.LastIndex(whole, []byte("---\n"))]
+		}
+	})
+	if x := c.says(nil, event(1, `"what":"sign-in"`)); x.Good() || !strings.Contains(x.Failing, "there is no CredentialSource crm-auditor") || c.asked > 0 {
+		t.Errorf("got %+v, asked %d times", x, c.asked)
+	}
+	later = false
+	all, err := c.Resources(c.edit)
+	if err == nil {
+		_, err = c.Server.Apply(t.Context(), rig.As("sven"), all)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x := c.says(nil, event(1, `"what":"sign-in"`)); !x.Good() {
+		t.Errorf("when it is there: %+v", x)
+	}
 }
 
 const crmToken = "crm-auditors-token"

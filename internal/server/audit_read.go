@@ -167,6 +167,9 @@ func places(page []connector.AuditEvent) []reconcile.Line {
 func (r *auditReading) page(ctx context.Context, after string) ([]connector.AuditEvent, error) {
 	a := r.spec.Audit
 	src := r.w.sources[a.Credential.Source]
+	if src == nil {
+		return nil, fmt.Errorf("there is no CredentialSource %s, which the log is read with: apply one", a.Credential.Source)
+	}
 	secret, err := r.t.stageSecret(ctx, src.Secret, action.Production)
 	if err != nil {
 		return nil, err

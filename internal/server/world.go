@@ -376,10 +376,10 @@ func (w *world) credentialsOf(a *agent) []string {
 }
 
 // auditorsOf are the sources with which the audit logs of an agent's applications are
-// read.
+// read, as far as they are declared yet.
 func (w *world) auditorsOf(a *agent) (out []string) {
 	for _, c := range a.spec.Connectors {
-		if x := w.connectors.Spec(c).Audit; x != nil {
+		if x := w.connectors.Spec(c).Audit; x != nil && w.sources[x.Credential.Source] != nil {
 			out = append(out, x.Credential.Source)
 		}
 	}
