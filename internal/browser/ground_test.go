@@ -2,6 +2,8 @@ package browser
 
 import (
 	"testing"
+
+	"github.com/sallyport-dev/sallyport/internal/action"
 )
 
 // The thirteen points of the grounding study, and what hostile markup adds.
@@ -157,11 +159,14 @@ func TestGroundFocus(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w.t = t
-			w.eval(c.focus + ";1")
-			e := w.focus().Element
-			if e.Tag != c.tag || e.FormAction != c.action || e.FrameOrigin != c.origin {
-				t.Errorf("got %+v", e)
+			var e action.Element
+			for range 100 { // frames take the focus when they have loaded, and after that
+				w.eval(c.focus + ";new Promise(r=>setTimeout(r,20))")
+				if e = w.focus().Element; e.Tag == c.tag && e.FormAction == c.action && e.FrameOrigin == c.origin {
+					return
+				}
 			}
+			t.Errorf("got %+v", e)
 		})
 	}
 	w.t = t
