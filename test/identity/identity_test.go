@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -128,10 +127,12 @@ func TestLaunchedProgramAloneHasIdentity(t *testing.T) {
 	}
 	r := rig.New(t, rig.Options{})
 	r.Ready(t)
-	before, err := filepath.Glob(filepath.Join(os.TempDir(), "sallyport-*", "workload.sock"))
+	own, err := os.MkdirTemp("", "own-") // a path of a socket is short
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { os.RemoveAll(own) })
+	t.Setenv("TMPDIR", own) // where others' tasks have no socket
 	x := r.OpenTask(t, rig.Intent(action.Sandbox, "jo", "4711"))
 	var out rig.Output
 	running, err := r.Server.Run(t.Context(), "", x.ID, rig.Harness(t, &out, "program", "svids", "stay"))
@@ -143,18 +144,9 @@ func TestLaunchedProgramAloneHasIdentity(t *testing.T) {
 		s := out.String()
 		return strings.Contains(s, "x509 "+id) && strings.Contains(s, "jwt "+id+" [ticket-system]")
 	})
-	now, err := filepath.Glob(filepath.Join(os.TempDir(), "sallyport-*", "workload.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	socket := ""
-	for _, s := range now {
-		if !slices.Contains(before, s) {
-			socket = s
-		}
-	}
-	if socket == "" {
-		t.Fatalf("the socket of the task was not found among %v", now)
+	sockets, err := filepath.Glob(filepath.Join(own, "sallyport-*", "workload.sock"))
+	if err != nil || len(sockets) != 1 {
+		t.Fatalf("the sockets of the task are %v, %v", sockets, err)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -162,7 +154,7 @@ func TestLaunchedProgramAloneHasIdentity(t *testing.T) {
 	}
 	outside := func() string {
 		cmd := exec.CommandContext(t.Context(), self, "program", "svids")
-		cmd.Env = append(os.Environ(), "SPIFFE_ENDPOINT_SOCKET=unix://"+socket)
+		cmd.Env = append(os.Environ(), "SPIFFE_ENDPOINT_SOCKET=unix://"+sockets[0])
 		b, err := cmd.CombinedOutput()
 		if err == nil {
 			t.Errorf("the same program outside got an identity: %s", b)
