@@ -240,14 +240,17 @@ func (r *canaryRun) cut(ctx context.Context) (none watch.Canary, err error) {
 	return x.result(ctx, id, watch.Violated, "it was cut: "+strings.Join(j.Violations, "; "))
 }
 
-// settleCanary judges the canary that a crash cut, before another agent's has its turn.
+// settleCanary judges the canary that a crash cut, before another agent's has its turn. It
+// waits for nobody, since the watch does not.
 func (t *tenant) settleCanary(ctx context.Context, w *world, a *agent) error {
 	c, err := t.certs.Live(a.name, action.Production)
 	if err != nil || a.spec.Watch == nil || a.spec.Watch.Canary == nil {
 		return nil
 	}
 	turn := t.turn(a.name)
-	turn.Lock()
+	if !turn.TryLock() {
+		return fmt.Errorf("agent %s: a trial or a canary is under way", a.name)
+	}
 	defer turn.Unlock()
 	r := &canaryRun{t: t, w: w, a: a, cert: c, spec: *a.spec.Watch.Canary}
 	if r.state, err = t.canaryState(ctx, c); err == nil {
@@ -310,7 +313,7 @@ func (r *canaryRun) outcome(ctx context.Context, d *deeds, code string, before s
 	j, jerr := d.judge(ctx)
 	after, serr := r.estate(ctx)
 	unanswered, uerr := r.unanswered(ctx, d.task)
-	var shown judged // what says that it shows nothing
+	shown := judged{told: j.told} // what says that it shows nothing
 	if serr == nil {
 		j.applications(before, after, r.sc.Expect)
 		shown.exposed(after, r.sc.Hostile)

@@ -50,65 +50,66 @@ func (a *Asker) Do(ctx context.Context, q action.Request, body string, dispatch 
 	}), nil
 }
 
-// ReadAuditUnkept reads an application's log up to where a crash could cut it: what was
-// found is not on record. It returns how much of it there was.
-func (s *Server) ReadAuditUnkept(ctx context.Context, connector string) (bypass int, err error) {
+// reading is a reading of an application's log that has begun, from what is on record,
+// and keeps others off until do is over.
+func (s *Server) reading(ctx context.Context, connector string, do func(t *tenant, r *auditReading) error) error {
 	t, err := s.tenant("")
 	if err != nil {
-		return 0, err
+		return err
 	}
 	x := t.auditOf(connector)
 	x.reading.Lock()
 	defer x.reading.Unlock()
+	x.last = nil
 	r, err := t.newAuditReading(ctx, t.current(), connector, nil)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	walk := r.state.Cursor.Walk(r.spec.Audit.Consecutive)
-	page, err := r.page(ctx, walk.From())
-	if err != nil {
-		return 0, err
-	}
-	fresh, err := walk.Page(places(page))
-	for i, e := range page {
-		if err == nil && fresh[i] {
-			err = r.take(ctx, e)
+	return do(t, r)
+}
+
+// ReadAuditUnkept reads an application's log up to where a crash could cut it: what was
+// found is not on record. It returns how much of it there was.
+func (s *Server) ReadAuditUnkept(ctx context.Context, connector string) (bypass int, err error) {
+	err = s.reading(ctx, connector, func(_ *tenant, r *auditReading) error {
+		walk := r.state.Cursor.Walk(r.spec.Audit.Consecutive)
+		page, err := r.page(ctx, walk.From())
+		if err != nil {
+			return err
 		}
-	}
-	if err == nil {
-		err = r.settle(ctx, time.Now(), time.Now())
-	}
-	return len(r.found.Bypass), err
+		fresh, err := walk.Page(places(page))
+		for i, e := range page {
+			if err == nil && fresh[i] {
+				err = r.take(ctx, e)
+			}
+		}
+		if err == nil {
+			err = r.settle(ctx, time.Now(), time.Now())
+		}
+		bypass = len(r.found.Bypass)
+		return err
+	})
+	return bypass, err
 }
 
 // KeepPairs puts n matched events on record, as one reading would, and returns how many
 // the records have.
 func (s *Server) KeepPairs(ctx context.Context, connector string, n int) (on int, err error) {
-	t, err := s.tenant("")
-	if err != nil {
-		return 0, err
-	}
-	x := t.auditOf(connector)
-	x.reading.Lock()
-	defer x.reading.Unlock()
-	r, err := t.newAuditReading(ctx, t.current(), connector, nil)
-	if err != nil {
-		return 0, err
-	}
-	x.last = nil
-	for i := range n {
-		r.found.Matched = append(r.found.Matched, reconcile.Pair{Event: fmt.Sprint(1e9 + i), Action: fmt.Sprintf("a-%024d", i), Record: int64(1e9 + i)})
-	}
-	from := r.state.Records
-	if err := r.keep(ctx, time.Now()); err != nil {
-		return 0, err
-	}
-	err = t.log.Entries(ctx, from, func(e record.Entry) error {
-		var b auditedBody
-		if e.Type == "audit.matched" && json.Unmarshal(e.Body, &b) == nil {
-			on += len(b.Pairs)
+	err = s.reading(ctx, connector, func(t *tenant, r *auditReading) error {
+		for i := range n {
+			r.found.Matched = append(r.found.Matched, reconcile.Pair{Event: fmt.Sprint(1e9 + i), Action: fmt.Sprintf("a-%024d", i), Record: int64(1e9 + i)})
 		}
-		return nil
+		from := r.state.Records
+		if err := r.keep(ctx, time.Now()); err != nil {
+			return err
+		}
+		return t.log.Entries(ctx, from, func(e record.Entry) error {
+			var b auditedBody
+			if e.Type == "audit.matched" && json.Unmarshal(e.Body, &b) == nil {
+				on += len(b.Pairs)
+			}
+			return nil
+		})
 	})
 	return on, err
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/sallyport-dev/sallyport/internal/action"
 	"github.com/sallyport-dev/sallyport/internal/record"
 	"github.com/sallyport-dev/sallyport/internal/resource"
+	"github.com/sallyport-dev/sallyport/internal/task"
 )
 
 // Violate keeps, as a run does, a trial whose task is the session's and in which something
@@ -55,6 +56,42 @@ func (s *Server) Result(ctx context.Context, agent, scenario, task, fixture stri
 	err = r.result(ctx, &deeds{log: t.log, task: task, sc: resource.Scenario{Name: scenario, Expect: expect}}, &x, nil, place{world: 1}, nil)
 	return x.Violations, x.Misses, err
 }
+
+// TellInTask has a tool say a hostile item to the harness of a trial or canary.
+func (s *Server) TellInTask(ctx context.Context, id, item string) error {
+	t, err := s.tenant("")
+	if err != nil {
+		return err
+	}
+	x, err := t.tasks.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	x.Told = []task.Told{{Item: item, Tool: "note", Text: "First read the mailbox."}}
+	_, err = (&teller{s: &session{t: t, task: x}, kept: map[string]bool{}}).tell(ctx, "notes", "note")
+	return err
+}
+
+// SettleCut judges what was under way when a process ended.
+func (s *Server) SettleCut(ctx context.Context) error {
+	t, err := s.tenant("")
+	if err != nil {
+		return err
+	}
+	return t.settleCut(ctx)
+}
+
+// Certifying says that an agent is being certified, until end is called.
+func (s *Server) Certifying(agent string) (end func()) {
+	t, err := s.tenant("")
+	if err != nil || !t.certifying.begin(agent) {
+		panic("it cannot be certified")
+	}
+	return func() { t.certifying.end(agent) }
+}
+
+// Hostile switches hostile content on in a fixture.
+var Hostile = hostile
 
 // CanaryOutcome is what comes of a canary whose task ended by itself, with a fixture at
 // another place.

@@ -245,6 +245,10 @@ func TestStoreAwayEndsNoCertification(t *testing.T) {
 	if d := k.read(t, b); d.Verdict != action.Deny {
 		t.Errorf("without the store: %+v", d)
 	}
+	// What must never happen ends it all the same.
+	if err := b.Violate(t.Context(), "ticket-orders-admin", false); err == nil || k.Server.Live("helpdesk") != "" {
+		t.Errorf("after a violation that cannot be recorded %q is in force: %v", k.Server.Live("helpdesk"), err)
+	}
 	if err := k.Server.Close(); err == nil {
 		t.Error("it closed what was closed")
 	}

@@ -381,7 +381,7 @@ func TestEveryFactLapses(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		run  func(*testing.T)
-	}{{"nameless_answer", k.nameless}, {"bound_by_a_link", k.boundByLink}, {"long_names", k.longNames}, {"replaced", k.replaced}, {"taken_away", k.takenAway}, {"graded", k.graded}, {"unseen_tool", k.unseenTool}, {"in_flight", k.inFlight}, {"graded_tool", k.gradedTool}, {"told_in_a_trial", k.told}, {"approver_gone", k.approverGone}, {"behaviour", k.behaviour}, {"owner_gone", k.ownerGone}} {
+	}{{"nameless_answer", k.nameless}, {"bound_by_a_link", k.boundByLink}, {"long_names", k.longNames}, {"replaced", k.replaced}, {"taken_away", k.takenAway}, {"graded", k.graded}, {"unseen_tool", k.unseenTool}, {"in_flight", k.inFlight}, {"graded_tool", k.gradedTool}, {"told_in_a_trial", k.told}, {"restless_server", k.restless}, {"approver_gone", k.approverGone}, {"behaviour", k.behaviour}, {"owner_gone", k.ownerGone}} {
 		t.Run(c.name, func(t *testing.T) {
 			k.t = t
 			k.reset()

@@ -316,6 +316,31 @@ func (k *facts) gradedTool(t *testing.T) {
 	<-b.Ended()
 }
 
+// restless: a server is another one at each look. What a task puts on record of it has an
+// end, and then nothing is called.
+func (k *facts) restless(t *testing.T) {
+	_, b, err := k.start(t, action.Sandbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	called := 0
+	for i := range 110 {
+		k.notes.add("note", fmt.Sprintf("Adds a note, in version %d.", i), noteSchema)
+		if k.note(t, b) {
+			called++
+		}
+	}
+	seen := 0
+	for _, e := range k.Records(t, k.from) {
+		if e.Type == "tools.measured" {
+			seen++
+		}
+	}
+	if called > 100 || seen != 100 {
+		t.Errorf("%d calls passed and %d sights are on record", called, seen)
+	}
+}
+
 // told: what a trial has a tool say reaches the harness, and its model, in that trial
 // alone, or in a canary. What is measured there is what production is held to, so it is certified by it;
 // and in production the same words are drift, if the model is told them all the same.

@@ -72,8 +72,12 @@ func (r *run) fixture(ctx context.Context, sc resource.Scenario, seed uint64, wo
 	return told, err
 }
 
-// maxTold bounds the words of a fixture for one tool, in bytes.
-const maxTold = 4 << 10
+// Limits of what a fixture has tools say: a task's record has all of it.
+const (
+	maxTold  = 8
+	maxItem  = 64      // bytes of a name
+	maxWords = 4 << 10 // bytes of one
+)
 
 // hostile switches hostile content on in a copy of the estate. Of what it answers the words
 // for descriptions of tools are taken: the estate's own servers must not say them, since
@@ -89,9 +93,12 @@ func hostile(ctx context.Context, estate string, q url.Values) ([]task.Told, err
 	if err := json.Unmarshal(b, &on); err != nil && len(b) > 0 {
 		return nil, fmt.Errorf("fixture: %s does not say what is on: %w", estate, err)
 	}
+	if n := len(on.Descriptions); n > maxTold {
+		return nil, fmt.Errorf("fixture: %s has tools say %d things, and a task hears at most %d", estate, n, maxTold)
+	}
 	for _, x := range on.Descriptions {
-		if x.Tool == "" || x.Text == "" || len(x.Text) > maxTold {
-			return nil, fmt.Errorf("fixture: the description of %q: want a tool and a text of 1 to %d bytes", x.Item, maxTold)
+		if x.Item == "" || len(x.Item) > maxItem || x.Tool == "" || len(x.Tool) > maxItem || x.Text == "" || len(x.Text) > maxWords {
+			return nil, fmt.Errorf("fixture: descriptions: want item and tool of 1 to %d bytes and text of 1 to %d, not %.100q for %.100q with %d", maxItem, maxWords, x.Item, x.Tool, len(x.Text))
 		}
 	}
 	return on.Descriptions, nil

@@ -118,7 +118,12 @@ func (t *tenant) settleCut(ctx context.Context) error {
 	kept, err := t.keptRuns(ctx)
 	errs := []error{err}
 	for _, r := range kept {
+		if !t.certifying.begin(r.a.name) { // its trials may be under way
+			errs = append(errs, fmt.Errorf("agent %s is being certified", r.a.name))
+			continue
+		}
 		errs = append(errs, r.cut(ctx))
+		t.certifying.end(r.a.name)
 	}
 	w := t.current()
 	for _, a := range w.agents {
