@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -40,9 +41,17 @@ func Build(t testing.TB, name string) string {
 }
 
 // Modules runs npm ci in a folder where the modules are missing or are not those of
-// its lock file.
+// its lock file. Tests of two packages may get there at once.
 func Modules(dir string) error {
-	lock, err := os.ReadFile(filepath.Join(dir, "package-lock.json"))
+	guard, err := os.Open(filepath.Join(dir, "package-lock.json"))
+	if err != nil {
+		return err
+	}
+	defer guard.Close() // and lets go of the lock
+	if err := syscall.Flock(int(guard.Fd()), syscall.LOCK_EX); err != nil {
+		return err
+	}
+	lock, err := os.ReadFile(guard.Name())
 	if err != nil {
 		return err
 	}
@@ -52,9 +61,9 @@ func Modules(dir string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	c := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--omit=optional")
-	c.Dir = dir
-	if out, err := c.CombinedOutput(); err != nil {
+	npm := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--omit=optional")
+	npm.Dir = dir
+	if out, err := npm.CombinedOutput(); err != nil {
 		return fmt.Errorf("npm ci: %w\n%s", err, out)
 	}
 	return os.WriteFile(mark, lock, 0o644)
