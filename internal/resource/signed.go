@@ -106,7 +106,8 @@ func openEither(text []byte) (dsse, error) {
 }
 
 func openEnvelope(text []byte) (e dsse, err error) {
-	return e, canon.UnmarshalOpen(text, maxSigned, &e)
+	err = canon.UnmarshalOpen(text, maxSigned, &e)
+	return e, err
 }
 
 // openStatement verifies an envelope and reads the in-toto statement in it, of one of
