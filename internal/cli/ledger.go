@@ -211,7 +211,7 @@ func (x entry) summary() string {
 	if st := part[operated](x, "statement"); st.Kind != "" {
 		add(st.String())
 	}
-	for _, name := range []string{"name", "scenario", "scope", "capability", "connector", "source", "audience"} {
+	for _, name := range []string{"name", "scenario", "scope", "capability", "connector", "tool", "item", "source", "audience"} {
 		add(part[string](x, name))
 	}
 	for _, f := range part[[]server.AuditFinding](x, "findings") {

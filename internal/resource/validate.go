@@ -160,7 +160,7 @@ func (v *validator) one(r *Resource) {
 			}
 			reads := c.Audit != nil && c.Audit.Credential.Source == r.Metadata.Name
 			if n := len(takenAt(c, r.Metadata.Name)); s.PutIn() && n != 1 && !reads {
-				v.bad(r, "spec.connector", "requests to %d origins of connector %s take %s, want one: takes", n, s.Connector, r.Metadata.Name)
+				v.bad(r, "spec.connector", "requests to %d origins of connector %s take %s, want one (takes), or that its audit log is read with it (audit.credential)", n, s.Connector, r.Metadata.Name)
 			}
 		}
 	case *connector.Spec:

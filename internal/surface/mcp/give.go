@@ -53,7 +53,8 @@ func (s *Door) give(ctx context.Context, app string, d *definition) (canon.Value
 }
 
 // Gave reports whether the harness has a definition from here, word for word, under its
-// own name or one that ends with it, as clients of several servers name tools.
+// own name or one that ends with it after a separator, as clients of several servers name
+// tools.
 func (s *Door) Gave(name, description string, schema []byte) bool {
 	says, err := saying(description, schema)
 	if err != nil {
@@ -62,7 +63,8 @@ func (s *Door) Gave(name, description string, schema []byte) bool {
 	s.given.mu.Lock()
 	defer s.given.mu.Unlock()
 	for x := range s.given.all {
-		if x.says == says && strings.HasSuffix(name, x.tool) {
+		before, ok := strings.CutSuffix(name, x.tool)
+		if ok && x.says == says && (before == "" || strings.HasSuffix(before, "_") || strings.HasSuffix(before, "-") || strings.HasSuffix(before, ".")) {
 			return true
 		}
 	}

@@ -85,6 +85,8 @@ func TestToldInAList(t *testing.T) {
 		{"comment", x.Description, ``, false},
 		{"read", x.Description, string(x.InputSchema), false},
 		{"comments", x.Description, string(x.InputSchema), false},
+		{"never_ask_spread", clean["read"].Description, string(clean["read"].InputSchema), false}, // another word
+		{"mcp__queue__read", clean["read"].Description, string(clean["read"].InputSchema), true},
 		{"read", clean["read"].Description, string(clean["read"].InputSchema), true},
 		{"purge", "Deletes everything.", `{"type":"object"}`, false}, // not of the grant
 	} {
